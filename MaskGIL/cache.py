@@ -1,0 +1,255 @@
+"""The token cache: every crop of every image encoded once, then read through a memory map.
+
+A folder of `index.json`, `tokens-HxW.bin` (little-endian codes) and `labels.bin` (int32, -1 for a
+file that could not be read). Chunks of 256 images are the unit of work, hash and resume: the
+bytes depend on neither ranks nor interruptions. R rows, C crops, B batch, h w token grid.
+"""
+
+import json
+import mmap
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from MaskGIL.cache_index import (
+    Index,
+    Part,
+    check_classes,
+    check_files,
+    check_same,
+    check_tokenizer,
+    dtype_of,
+    new_index,
+    read_index,
+    replace_file,
+    sha256,
+    to_json,
+    write_durably,
+)
+from MaskGIL.data import Images
+from MaskGIL.data.crops import all_crops, to_float
+from MaskGIL.data.folders import BadFiles, UnreadableImage
+from Network.config import UserError
+from Network.tokenizer import Tokenizer
+
+
+def write_cache(
+    folder: str | Path,
+    images: Images,
+    tokenizer: Tokenizer,
+    *,
+    crops: str,
+    image_size: int,
+    bad: BadFiles,
+    device: torch.device | str = "cpu",
+    encode_batch: int = 64,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Callable[[int], object] = lambda num_images: None,
+) -> None:
+    """Encode this rank's chunks, rank::world_size, unless an earlier run has finished them.
+
+    Afterwards all ranks meet and rank 0 calls `finish_cache`. The tokenizer stands on `device`;
+    `progress` gets the number of images of each chunk. Raises UserError when the folder was begun
+    with another tokenizer, transform or classes, when the disk is too small, and for too many
+    unreadable files.
+    """
+    folder = Path(folder)
+    index = _begin(folder, new_index(images, tokenizer, crops, image_size, encode_batch))
+    if index["complete"]:
+        return
+    part = Part.of(folder, index)
+    with part.path.open("ab") as file:
+        file.truncate(part.size)  # other ranks may have done so; nothing is lost by it
+    chunks = range(rank, part.num_chunks, world_size)
+    finished = _finished(part, _read_logs(folder), chunks)
+    for chunk in finished:
+        progress(len(part.rows_of(chunk)))
+    pending = [chunk for chunk in chunks if chunk not in finished]
+    rows = [row for chunk in pending for row in part.rows_of(chunk)]
+    samples = _load(images, rows, index["transform"], workers)
+    with part.path.open("r+b") as file, (folder / f"chunks-{rank}.jsonl").open("ab") as log:
+        for chunk in pending:
+            data, skipped = _encode_chunk(samples, part.rows_of(chunk), index, tokenizer, device)
+            for row, error in skipped.items():
+                bad.add(row, error)
+            file.seek(part.rows_of(chunk).start * part.row_bytes)
+            write_durably(file, data)
+            record = {"chunk": chunk, "sha256": sha256(data), "skipped": list(skipped)}
+            write_durably(log, b"\n%b\n" % json.dumps(record).encode())
+            progress(len(part.rows_of(chunk)))
+
+
+def finish_cache(folder: str | Path, images: Images, bad: BadFiles) -> None:
+    """Read every chunk again, then write the labels and the complete index.
+
+    For rank 0, once every rank is back from `write_cache`. Raises UserError when the ranks
+    together skipped too many files.
+    """
+    folder = Path(folder)
+    index = read_index(folder)
+    if not index["complete"]:
+        part, finished = Part.of(folder, index), _read_logs(folder)
+        hashes = [part.hash_of(chunk) for chunk in range(part.num_chunks)]
+        missing = [chunk for chunk in enumerate(hashes) if chunk not in finished]
+        assert not missing, f"chunks {missing} are not written: has every rank returned?"
+        skipped = [row for chunk in enumerate(hashes) for row in finished[chunk]]
+        bad.check(len(skipped))
+        labels = images.labels.astype("<i4")
+        labels[skipped] = -1
+        replace_file(folder / "labels.bin", labels.tobytes())
+        index["parts"][0]["sha256"] = hashes
+        index |= {"labels_sha256": sha256(labels.tobytes()), "skipped": len(skipped)}
+        replace_file(folder / "index.json", to_json(index | {"complete": True}))
+    for log in folder.glob("chunks-*.jsonl"):
+        log.unlink()
+
+
+def cache_size(num_rows: int, crops: int, grid: tuple[int, int], codebook_size: int) -> int:
+    """Bytes of the tokens and labels on disk."""
+    return num_rows * (crops * grid[0] * grid[1] * dtype_of(codebook_size).itemsize + 4)
+
+
+class TokenCache:
+    """A finished cache, read-only.
+
+    `labels` (R,) int64, -1 where no tokens are; `classes` their names; `grid` (h, w).
+    """
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        (part,) = index["parts"]
+        self.grid: tuple[int, int] = tuple(part["grid"])
+        self.num_crops: int = part["crops"]
+        self.codebook_size: int = index["tokenizer"]["codebook_size"]
+        self.classes = list(index["classes"])
+        self.labels = np.fromfile(folder / "labels.bin", "<i4").astype(np.int64)
+        with (folder / part["file"]).open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # A plain array: each piece of an np.memmap would pay for the subclass
+        codes = np.frombuffer(memory, index["dtype"])
+        self._sequences = codes.reshape(part["rows"] * part["crops"], -1)  # (R * C, h * w)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        tokenizer: Tokenizer | None = None,
+        classes: Sequence[str] | None = None,
+        verify: bool = True,
+    ) -> "TokenCache":
+        """Check a cache and map it; `verify` compares the hashes of all chunks.
+
+        Raises UserError for a missing, unfinished or damaged cache, and for one of another
+        tokenizer or other classes than given.
+        """
+        folder = Path(folder)
+        index = read_index(folder)
+        if not index["complete"]:
+            raise UserError(f"The token cache {folder} is unfinished; run its command again.")
+        if tokenizer is not None:
+            check_tokenizer(folder, index, tokenizer.fingerprint)
+        if classes is not None:
+            check_classes(folder, index, classes)
+        check_files(folder, index, verify)
+        return cls(folder, index)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def tokens(self, rows: np.ndarray, crops: np.ndarray) -> Tensor:
+        """Tokens (B, h, w) int64 of rows (B,) and crops (B,)."""
+        sequences = self._sequences.take(rows * self.num_crops + crops, axis=0)  # (B, h * w)
+        return torch.from_numpy(sequences.astype(np.int64)).view(-1, *self.grid)
+
+
+def _begin(folder: Path, index: Index) -> Index:
+    """The index of a folder begun before, if for the same work; else of a folder begun here.
+
+    All ranks may come here at once: each would write the same.
+    """
+    if (folder / "index.json").exists():
+        found = read_index(folder)
+        check_tokenizer(folder, found, index["tokenizer"]["fingerprint"])
+        check_same(folder, "transform", found["transform"], index["transform"])
+        check_classes(folder, found, list(index["classes"]))
+        rows = [{"number of images": each["parts"][0]["rows"]} for each in (found, index)]
+        check_same(folder, "data set", *rows)
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    size, free = Part.of(folder, index).size, shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"The token cache {folder} needs {size / 1e9:.1f} GB, its disk has only "
+            f"{free / 1e9:.1f} GB left; choose another data.cache or fewer data.crops."
+        )
+    replace_file(folder / "index.json", to_json(index))
+    return index
+
+
+# ------------------------------------------------------------------------------------ chunks
+class _Crops(Dataset):
+    """All crops of a row (C, 3, S, S) uint8, or why there are none; read in worker processes."""
+
+    def __init__(self, images: Images, crops: str, size: int) -> None:
+        self.images, self.crops, self.size = images, crops, size
+
+    def __getitem__(self, row: int) -> Tensor | UnreadableImage:
+        try:
+            return all_crops(self.images.image(row), self.crops, self.size)
+        except UnreadableImage as error:
+            return error
+
+
+def _load(images: Images, rows: list[int], transform: dict, workers: int) -> Iterator:
+    dataset = _Crops(images, transform["crops"], transform["image_size"])
+    generator = torch.Generator()  # else the loader would draw from the global one
+    return iter(DataLoader(dataset, None, sampler=rows, num_workers=workers, generator=generator))
+
+
+@torch.inference_mode()
+def _encode_chunk(
+    samples: Iterator, rows: range, index: Index, tokenizer: Tokenizer, device: torch.device | str
+) -> tuple[bytes, dict[int, UnreadableImage]]:
+    """Tokens of a chunk (rows, C, h, w) as bytes, and its unreadable rows, whose tokens are 0."""
+    num_crops, size = index["parts"][0]["crops"], index["transform"]["image_size"]
+    batch = max(1, index["transform"]["encode_batch"] // num_crops)
+    codes, skipped = [], {}
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        pictures = torch.zeros(len(part), num_crops, 3, size, size, dtype=torch.uint8)
+        for picture, row in zip(pictures, part):
+            sample = next(samples)
+            if isinstance(sample, UnreadableImage):
+                skipped[row] = sample
+            else:
+                picture.copy_(sample)
+        tokens = tokenizer.encode(to_float(pictures.flatten(0, 1).to(device))).cpu().numpy()
+        assert 0 <= tokens.min() <= tokens.max() < tokenizer.codebook_size
+        codes.append(tokens.reshape(len(part), -1).astype(index["dtype"]))
+    data = np.concatenate(codes)
+    data[[row - rows.start for row in skipped]] = 0
+    return data.tobytes(), skipped
+
+
+def _finished(part: Part, logs: dict[tuple[int, str], list[int]], chunks: range) -> set[int]:
+    """The chunks that are in a log and still on disk as they were."""
+    logged = {chunk for chunk, _ in logs}
+    return {chunk for chunk in chunks if chunk in logged and (chunk, part.hash_of(chunk)) in logs}
+
+
+def _read_logs(folder: Path) -> dict[tuple[int, str], list[int]]:
+    """(chunk, sha256) -> its skipped rows, of all chunks that any rank has finished."""
+    records = {}
+    for log in folder.glob("chunks-*.jsonl"):
+        for line in log.read_bytes().splitlines():
+            if line.endswith(b"}"):  # else torn by a kill; records stand between empty lines
+                record = json.loads(line)
+                records[record["chunk"], record["sha256"]] = record["skipped"]
+    return records

@@ -1,0 +1,173 @@
+"""The one command-line language of all entry points, and what becomes of their errors.
+
+`[CONFIG.yaml] [key=value ...] [--help] [--print-config] [--dry-run] [--debug]`: settings are keys
+of a configuration schema, see `config.py`; flags say what to do with them.
+"""
+
+import os
+import re
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
+
+from MaskGIL.config import Setting, leaves, load_config, sections, to_yaml
+from MaskGIL.values import choices, did_you_mean, quote, show_value
+from Network.config import UserError
+
+T = TypeVar("T")
+
+FLAGS = {
+    "--help": "print this text",
+    "--print-config": "print the resulting configuration as YAML",
+    "--dry-run": "check everything and tell what would be done, without doing it",
+    "--debug": "show the traceback of a mistake too",
+}
+_COLUMNS = 100
+_DEFAULT_COLUMNS = 14
+_LANGUAGE = (
+    "Keys below are written key=value, lists as a,b without brackets. They win over the YAML file, "
+    "which may start from another one by the line 'base: other.yaml'."
+)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What a job is asked besides its configuration."""
+
+    dry_run: bool = False
+    debug: bool = False
+
+
+def run_command(
+    job: Callable[[T, Flags], int | None],
+    schema: type[T],
+    argv: Sequence[str],
+    *,
+    program: str,
+    about: str,
+) -> int:
+    """Call `job(config, flags)` with what `argv` (without the program's name) asks for.
+
+    Returns the exit code: the job's own (None: 0), 2 for a UserError, 130 for Ctrl-C, 1 for any
+    other exception. `program` is how the command is written, `about` what it does. Under torchrun
+    rank 0 alone speaks; tracebacks come from every rank.
+    """
+    is_main = os.environ.get("RANK", "0") == "0"
+    try:
+        path, overrides, flags = parse(schema, argv)
+        if "--help" in flags:
+            return _show(help_text(schema, program, about), is_main)
+        config = load_config(schema, path, overrides)
+        if "--print-config" in flags:
+            return _show(to_yaml(config), is_main)
+        return job(config, Flags("--dry-run" in flags, "--debug" in flags)) or 0
+    except UserError as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        if is_main:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def parse(schema: type, argv: Sequence[str]) -> tuple[str | None, list[str], set[str]]:
+    """Return the YAML file, the `key=value` words and the flags; raises UserError for others."""
+    path: str | None = None
+    overrides: list[str] = []
+    flags: set[str] = set()
+    for position, word in enumerate(argv):
+        if word.startswith("-"):
+            flags.add(_flag(schema, word, argv[position + 1 :]))
+        elif re.match(r"[^/]*=", word):  # a path such as runs/lr=1/config.yaml does not match
+            overrides.append(word)
+        elif not word.endswith((".yaml", ".yml")):
+            raise UserError(_stray_word(schema, word))
+        elif path is not None:
+            raise UserError(f"Two YAML files, {path} and {word}: give one, with a 'base:' line.")
+        else:
+            path = word
+    return path, overrides, flags
+
+
+def help_text(schema: type, program: str, about: str) -> str:
+    """Usage, `about`, then every key with default, sentence and choices, grouped by section."""
+    flags = " ".join(f"[{flag}]" for flag in FLAGS)
+    usage = textwrap.fill(
+        f"Usage: {program} [CONFIG.yaml] [key=value ...] {flags}", _COLUMNS, subsequent_indent="  "
+    )
+    keys = list(leaves(schema))
+    width = max(len(name) for name in [*FLAGS, *(leaf.key for leaf in keys)])
+    blocks = [usage, textwrap.fill(about, _COLUMNS), textwrap.fill(_LANGUAGE, _COLUMNS)]
+    blocks.append(_table([(flag, "", sentence) for flag, sentence in FLAGS.items()], width))
+    titles = {section.key: f"{section.key}: {section.help}" for section in sections(schema)}
+    order = ["", *titles]
+    keys.sort(key=lambda leaf: order.index(_section(leaf)))  # keeps the order of the fields
+    for section, members in groupby(keys, _section):
+        rows = [(leaf.key, show_value(leaf.default), _sentence(leaf)) for leaf in members]
+        title = textwrap.fill(titles.get(section, "general"), _COLUMNS)
+        blocks.append(f"{title}\n{_table(rows, width)}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _show(text: str, is_main: bool) -> int:
+    if is_main:
+        print(text, end="")
+    return 0
+
+
+def _section(leaf: Setting) -> str:
+    return leaf.key.rpartition(".")[0]
+
+
+def _sentence(leaf: Setting) -> str:
+    known = choices(leaf.type)
+    missing = [word for word in known if not re.search(rf"\b{re.escape(word)}\b", leaf.help)]
+    if isinstance(leaf.default, bool) or not missing:
+        return leaf.help  # the sentence has explained them
+    return f"{leaf.help} ({' | '.join(known)})"
+
+
+def _table(rows: Sequence[tuple[str, str, str]], width: int) -> str:
+    """Three aligned columns; a default too long for its column pushes the sentence below it."""
+    indent = 2 + width + 2 + _DEFAULT_COLUMNS + 2
+    lines: list[str] = []
+    for key, default, sentence in rows:
+        start = f"  {key:{width}}  {default:{_DEFAULT_COLUMNS}}  "
+        if len(start) > indent:
+            lines += textwrap.wrap(start, _COLUMNS, subsequent_indent=" " * (4 + width))
+            start = " " * indent
+        lines += textwrap.wrap(
+            sentence, _COLUMNS, initial_indent=start, subsequent_indent=" " * indent
+        ) or [start.rstrip()]
+    return "\n".join(lines)
+
+
+def _flag(schema: type, word: str, rest: Sequence[str]) -> str:
+    if word in FLAGS:
+        return word
+    if word == "-h":
+        return "--help"
+    name, equals, value = word.lstrip("-").partition("=")
+    name = name.replace("-", "_")
+    if name in {leaf.key for leaf in leaves(schema)}:
+        value = value if equals else next(iter(rest), "VALUE")
+        raise UserError(f"Keys have no dashes: write {name}={value} instead of {word}.")
+    hint = (
+        did_you_mean(word, FLAGS) or f" Flags are {', '.join(FLAGS)}; keys are written key=value."
+    )
+    raise UserError(f"Unknown flag {quote(word)}.{hint}")
+
+
+def _stray_word(schema: type, word: str) -> str:
+    if word in {leaf.key for leaf in leaves(schema)}:
+        return f"'{word}' has no value: write {word}=VALUE."
+    hint = did_you_mean(f"--{word}", FLAGS)
+    return f"{quote(word)} is neither a .yaml file nor key=value nor a flag.{hint}"

@@ -1,0 +1,109 @@
+"""Square crops of a picture, and the one border between bytes and numbers of the whole project.
+
+Resizing follows ADM: halve with a box filter while the shorter side is twice too long, then
+bicubic (`center_crop_arr` of openai/guided-diffusion). A mirrored picture is a crop of its own.
+S size of a crop, C crops of a picture.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from Network.config import UserError
+
+Crop = Callable[[Image.Image, int], Image.Image]  # square picture, size -> picture of that size
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A square of `scale` times the wanted size is cut from the middle, then cropped in C ways."""
+
+    scale: float
+    crops: tuple[Crop, ...]
+
+
+def _at(row: float, column: float, mirror: bool = False) -> Crop:
+    """A window at parts (0 to 1) of the free space; `mirror` flips it left to right."""
+
+    def crop(square: Image.Image, size: int) -> Image.Image:
+        window = _window(square, size, size, row, column)
+        return window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else window
+
+    return crop
+
+
+_CENTER = (0.5, 0.5)
+_FIVE = ((0, 0), (0, 1), (1, 0), (1, 1), _CENTER)  # torchvision's five_crop
+
+_MAX_ASPECT = 16  # a longer picture is cut first: resized, 1 x 1,000,000 pixels fill the memory
+
+# `ten` is LlamaGen's extract_codes_c2i.py: five crops of a square 1.1 times as large, each mirrored
+CROPS = {
+    "center": Recipe(1.0, (_at(*_CENTER),)),
+    "flip": Recipe(1.0, (_at(*_CENTER), _at(*_CENTER, mirror=True))),
+    "ten": Recipe(1.1, tuple(_at(*place, mirror=m) for m in (False, True) for place in _FIVE)),
+}
+
+
+def num_crops(name: str) -> int:
+    """How many crops a recipe cuts from a picture. Raises UserError for an unknown name."""
+    return len(_recipe(name).crops)
+
+
+def crop_image(image: Image.Image, name: str, index: int, size: int) -> Tensor:
+    """Crop number `index` of a recipe: (3, S, S) uint8."""
+    recipe = _recipe(name)
+    return _to_tensor(recipe.crops[index](_square(image, int(size * recipe.scale)), size))
+
+
+def all_crops(image: Image.Image, name: str, size: int) -> Tensor:
+    """Every crop of a recipe, resized once: (C, 3, S, S) uint8."""
+    recipe = _recipe(name)
+    square = _square(image, int(size * recipe.scale))
+    return torch.stack([_to_tensor(crop(square, size)) for crop in recipe.crops])
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Bytes -> numbers in [-1, 1], float32, any shape: u / 127.5 - 1, undone by `to_uint8`."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Numbers in [-1, 1] -> bytes: clamp(127.5 x + 128, 0, 255) truncated, any shape.
+
+    This is rounding half up, as DiT's sample_ddp.py does it, and the exact inverse of `to_float`.
+    Every picture that is saved or scored passes here, so that no two metrics round differently.
+    """
+    return (127.5 * images.float() + 128).clamp(0, 255).to(torch.uint8)
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in CROPS:
+        raise UserError(f"data.crops={name} is unknown; choose {', '.join(CROPS)}.")
+    return CROPS[name]
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """The middle square, its side resized to `size`; a side that has it already stays untouched."""
+    longest = _MAX_ASPECT * min(image.size)
+    image = _window(image, min(image.width, longest), min(image.height, longest), *_CENTER)
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    if scale != 1:
+        shape = (round(image.width * scale), round(image.height * scale))
+        image = image.resize(shape, Image.Resampling.BICUBIC)
+    return _window(image, size, size, *_CENTER)
+
+
+def _window(image: Image.Image, width: int, height: int, row: float, column: float) -> Image.Image:
+    top, left = int((image.height - height) * row), int((image.width - width) * column)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, S, S)

@@ -1,0 +1,243 @@
+"""Images in class folders, ROOT/train/CLASS/* and ROOT/val/CLASS/*, as torchvision's ImageFolder.
+
+Every picture becomes 8-bit RGB. A file that cannot be read is skipped and named in a list, and
+too many of them end the run. Stands on Pillow, restricted to the formats of photographs.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from Network.config import UserError
+
+# Pillow looks at the content, not the name: without this list an .eps named .jpg starts Ghostscript
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MAX_PIXELS = 50_000_000  # 150 MB as RGB
+SPLITS = ("train", "val")
+LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg inside"
+
+
+class UnreadableImage(Exception):
+    """A file that is no picture of the supported kinds. Has the `name` and the `reason`."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"cannot read {self.name}: {self.reason}"
+
+
+class Folder:
+    """The pictures of one split. Rows follow the sorted class names, then the sorted file names.
+
+    `labels` (N,) int64 index `classes`. Nested and linked folders count, hidden ones do not.
+    Raises UserError when a folder or the pictures of a class are missing, or when the classes of
+    `val` are not those of `train`.
+    """
+
+    classes: list[str]
+    labels: np.ndarray
+
+    def __init__(self, root: str | Path, split: Literal["train", "val"]) -> None:
+        self.root = Path(root)
+        self.classes = _class_names(self.root, split)
+        files = [_image_files(self.root / split, name) for name in self.classes]
+        _check_counts(self.root / split, self.classes, [len(names) for names in files])
+        self.labels = np.repeat(np.arange(len(files)), [len(names) for names in files])
+        # One block of bytes: worker processes would copy a list of a million str bit by bit
+        self._names = np.array([name for names in files for name in names])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        """Path of the file below the root, for instance `train/cat/01.jpg`."""
+        return os.fsdecode(self._names[index])
+
+    def image(self, index: int) -> Image.Image:
+        """The picture as RGB, upright. Raises UnreadableImage."""
+        name = self.name(index)
+        try:
+            return read_image(self.root / name)
+        except UnreadableImage as error:
+            raise UnreadableImage(name, error.reason) from error
+
+
+class BadFiles:
+    """The files that could not be read: each is one line of `path`, too many of them end the run.
+
+    `max_bad` is the largest allowed part of the `num_images` in the data set.
+    """
+
+    def __init__(self, path: str | Path, num_images: int, max_bad: float) -> None:
+        self.path, self.num_images, self.max_bad = Path(path), num_images, max_bad
+        self.found: dict[int, UnreadableImage] = {}
+
+    def add(self, index: int, error: UnreadableImage) -> None:
+        """Note the file of a row, once. Raises UserError when there are too many now."""
+        if index in self.found:
+            return
+        self.found[index] = error
+        self._write(error)
+        self.check(len(self.found))
+
+    def check(self, num_bad: int) -> None:
+        """Raise UserError if `num_bad` files are more than the data set may have."""
+        if num_bad <= self.max_bad * self.num_images:
+            return
+        first = next(iter(self.found.values()), None)
+        example = f" First: {first.name}: {first.reason}." if first else ""
+        raise UserError(
+            f"{num_bad} of {self.num_images} images cannot be read (limit data.max_bad="
+            f"{self.max_bad}); see {self.path}.{example}"
+        )
+
+    def _write(self, error: UnreadableImage) -> None:
+        name, reason = (
+            text.encode("utf-8", "backslashreplace").decode().replace("\n", " ")
+            for text in (error.name, error.reason)  # a file name may be any bytes
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            # Another rank or an earlier run may have met the file
+            if all(line.split("\t")[0] != name for line in file):
+                file.write(f"{name}\t{reason}\n")
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """An image file as 8-bit RGB, turned upright by its EXIF tag; of an animation the first frame.
+
+    Transparent pixels are laid on white. Raises UnreadableImage for anything else than a whole
+    picture of FORMATS with at most MAX_PIXELS pixels.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:  # asked before a pixel is decoded
+                raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+            return _upright(_to_rgb(image), _orientation(image))
+    except Exception as error:  # broken files raise whatever the decoder stumbled over
+        reason = str(error) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = f"not an image of the formats {', '.join(FORMATS)}"
+        raise UnreadableImage(str(path), reason) from error
+
+
+# ---------------------------------------------------------------------------------- pictures
+_ORIENTATION = 0x0112  # the EXIF tag; EXIF 2.32, table of orientations
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block says nothing against the pixels
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    transposition = _TRANSPOSITIONS.get(orientation)
+    return image if transposition is None else image.transpose(transposition)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed white")
+    if image.mode.startswith("I"):  # 16 bits; Pillow would clip instead of scale
+        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+# ----------------------------------------------------------------------------------- folders
+def _class_names(root: Path, split: str) -> list[str]:
+    train = _subfolders(_existing(root, "train"))
+    if not train:
+        raise UserError(f"{root / 'train'} holds no class folders; data.path needs {LAYOUT}.")
+    if split == "train":
+        return train
+    other = _subfolders(_existing(root, split))
+    if other != train:
+        odd = sorted(set(train) ^ set(other))
+        raise UserError(
+            f"{root / split} has {len(other)} classes, {root / 'train'} has {len(train)}; "
+            f"only one of them has {_some(odd)}: give both the same class folders."
+        )
+    return train
+
+
+def _existing(root: Path, split: str) -> Path:
+    """ROOT/SPLIT, or UserError that tells what is there instead."""
+    if not root.is_dir():
+        parent = next(folder for folder in root.absolute().parents if folder.is_dir())
+        raise UserError(
+            f"No such folder: data.path={root}; it must have {LAYOUT}. "
+            f"{parent} holds {_some(_subfolders(parent))}."
+        )
+    if not (root / split).is_dir():
+        raise UserError(
+            f"data.path={root} has no folder {split} inside; it must have {LAYOUT}. "
+            f"It holds {_some(_subfolders(root))}{_hint(root, split)}."
+        )
+    return root / split
+
+
+def _hint(root: Path, split: str) -> str:
+    if root.name in SPLITS and (root.parent / split).is_dir():
+        return f"; use data.path={root.parent}"
+    classes = [name for name in _subfolders(root) if name not in SPLITS]
+    if any(_is_image(file.name) for name in classes for file in os.scandir(root / name)):
+        return f"; move those class folders into {root / split}"
+    return ""
+
+
+def _check_counts(folder: Path, classes: list[str], counts: list[int]) -> None:
+    empty = [name for name, count in zip(classes, counts) if count == 0]
+    if empty:
+        raise UserError(
+            f"{len(empty)} of {len(classes)} class folders in {folder} have no image "
+            f"({', '.join(IMG_EXTENSIONS)}): {_some(empty)}; fill or remove them."
+        )
+
+
+def _image_files(folder: Path, class_name: str) -> list[bytes]:
+    """Paths below the root, as bytes, sorted."""
+    prefix = len(str(folder.parent / "_")) - 1
+    names = []
+    for place, folders, files in os.walk(folder / class_name, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        # A slice, because pathlib would take ten seconds for ImageNet
+        names += [os.path.join(place, name)[prefix:] for name in files if _is_image(name)]
+    return sorted(map(os.fsencode, names))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(
+        entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."
+    )
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "no folders") + more

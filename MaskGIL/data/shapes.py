@@ -1,0 +1,283 @@
+"""The embedded data set: coloured shapes on soft backgrounds, drawn by numpy when asked for.
+
+A scene follows from (seed, split, index) alone, so nothing is stored and nothing downloaded.
+Colours and shapes are few and plain, because an 8x8 grid of tokens has to hold a 64x64 picture.
+H height, W width, N pictures; rows grow downwards.
+"""
+
+import colorsys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+
+from Network.config import UserError
+
+Plane = NDArray[np.floating]  # one number per pixel (H, W)
+Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
+Distance = Callable[[Plane, Plane], Plane]
+
+
+@dataclass(frozen=True)
+class Object:
+    """One shape. `row`, `column` place its centre of mass, as parts of the height and width.
+
+    `size` is its diameter as a part of the short side; `rgb` None paints it as the table says.
+    """
+
+    shape: str
+    colour: str
+    row: float
+    column: float
+    size: float
+    rgb: Colour | None = None
+
+
+@dataclass(frozen=True)
+class Background:
+    """Two muted colours, mixed by waves (cycles per short side down and across, phase in turns)."""
+
+    kind: str
+    colours: tuple[Colour, Colour]
+    waves: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows. The first object is the largest and gives the label."""
+
+    objects: tuple[Object, ...]
+    background: Background
+
+
+class Shapes:
+    """A data set of `num_images` drawn pictures, each with one to `max_objects` objects.
+
+    `size` is (height, width). `labels` (N,) int64 index `classes`, every class equally often in
+    each run of 16 pictures. More pictures never change the first ones. Raises UserError for a
+    split, number or size out of range; IndexError for an index that is.
+    """
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    def __init__(
+        self,
+        split: Literal["train", "val"],
+        num_images: int,
+        size: tuple[int, int],
+        max_objects: int = 1,
+        seed: int = 0,
+    ) -> None:
+        _check(split, num_images, size, max_objects, seed)
+        self.size = size
+        self.max_objects = max_objects
+        self.classes = CLASSES
+        self._key = (seed, SPLITS.index(split))
+        self.labels = _even_labels(np.random.default_rng((*self._key, 0)), num_images)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def scene(self, index: int) -> Scene:
+        """The scene of a picture, undrawn."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        random = np.random.default_rng((*self._key, index + 1))
+        num_objects = int(random.integers(1, self.max_objects + 1))
+        objects = _random_objects(random, int(self.labels[index]), num_objects, self.size)
+        return Scene(objects, _random_background(random))
+
+    def image(self, index: int) -> Image.Image:
+        """The picture, RGB."""
+        return Image.fromarray(draw(self.scene(index), *self.size))
+
+    def caption(self, index: int) -> str:
+        """The sentence that describes the picture."""
+        return caption(self.scene(index))
+
+
+def draw(scene: Scene, height: int, width: int) -> NDArray[np.uint8]:
+    """Paint a scene: (H, W, 3), edges antialiased over one pixel, later objects on top."""
+    short = min(height, width)
+    row = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / short  # (H, 1)
+    column = (np.arange(width, dtype=np.float32)[None, :] + 0.5) / short  # (1, W)
+    picture = _paint_background(scene.background, row, column)  # (H, W, 3)
+    for item in scene.objects:
+        down = (row - item.row * height / short) / item.size
+        across = (column - item.column * width / short) / item.size
+        distance = SHAPES[item.shape].distance(down, across) * (item.size * short)  # in pixels
+        cover = np.clip(0.5 - distance, 0, 1)[:, :, None]  # (H, W, 1)
+        paint = np.asarray(item.rgb or colour_of(item.colour), np.float32)
+        picture += cover * (paint - picture)
+    return (picture * 255 + 0.5).astype(np.uint8)
+
+
+def caption(scene: Scene) -> str:
+    """E.g. "a red circle at the top left and a blue ring in the centre on a striped background"."""
+    objects = [f"a {item.colour} {item.shape} {_place(item)}" for item in scene.objects]
+    return f"{' and '.join(objects)} on a {scene.background.kind} background"
+
+
+def colour_of(name: str) -> Colour:
+    """The colour that objects of this name vary around."""
+    return _rgb(*COLOURS[name])
+
+
+# ------------------------------------------------------------------------------------ shapes
+def _round_max(a: Plane, b: Plane, radius: float = 0.06) -> Plane:
+    """The larger of two distances, which rounds the corner where they meet."""
+    return (a + b + np.sqrt(np.square(a - b) + radius**2)) / 2
+
+
+def _circle(down: Plane, across: Plane) -> Plane:
+    return np.hypot(down, across) - 0.5
+
+
+def _ring(down: Plane, across: Plane) -> Plane:
+    return np.abs(np.hypot(down, across) - 0.37) - 0.13
+
+
+def _square(down: Plane, across: Plane) -> Plane:
+    return _round_max(np.abs(down), np.abs(across)) - 0.44
+
+
+def _triangle(down: Plane, across: Plane) -> Plane:
+    flanks = _round_max(across, -across) * 0.75**0.5 - down / 2  # equilateral, point up
+    return _round_max(down, flanks) - 0.33
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Signed distance to the edge, in diameters from the centre of mass, and the farthest reach."""
+
+    distance: Distance
+    reach: float
+
+
+SHAPES = {
+    "circle": Shape(_circle, 0.5),
+    "square": Shape(_square, 0.5),
+    "triangle": Shape(_triangle, 0.6),
+    "ring": Shape(_ring, 0.5),
+}
+COLOURS = {  # hue in turns, saturation, value
+    "red": (0.005, 0.80, 0.87),
+    "green": (0.390, 0.74, 0.66),
+    "blue": (0.600, 0.78, 0.85),
+    "yellow": (0.128, 0.80, 0.96),
+}
+CLASSES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
+SPLITS = ("train", "val")
+
+
+# ------------------------------------------------------------------------------- backgrounds
+@dataclass(frozen=True)
+class _Pattern:
+    """Waves across the picture and how they mix: (waves, H, W) in [-1, 1] -> (H, W)."""
+
+    frequency: tuple[float, float]  # cycles per short side, least and most
+    turns: tuple[float, ...]  # directions of the waves, relative to the first, in turns
+    mix: Callable[[Plane], Plane]
+
+
+BACKGROUNDS = {
+    "plain": _Pattern((0.2, 0.4), (0,), lambda waves: waves[0]),
+    "striped": _Pattern((2.0, 3.0), (0,), lambda waves: np.clip(2 * waves[0], -1, 1)),
+    "checked": _Pattern((1.2, 1.8), (0, 0.25), lambda waves: np.clip(3 * waves.prod(0), -1, 1)),
+    "cloudy": _Pattern((0.5, 1.3), (0, 0.21, 0.38, 0.67), lambda waves: waves.sum(0) / 2.4),
+}
+
+
+def _paint_background(background: Background, row: Plane, column: Plane) -> Plane:
+    down, across, phase = np.asarray(background.waves, np.float32).T[:, :, None, None]
+    waves = np.sin(np.float32(2 * np.pi) * (down * row + across * column + phase))
+    mix = np.clip(BACKGROUNDS[background.kind].mix(waves), -1, 1)[:, :, None] / 2 + 0.5
+    dark, light = np.asarray(background.colours, np.float32)
+    return dark + mix * (light - dark)
+
+
+def _random_background(random: Generator) -> Background:
+    kind = str(random.choice(list(BACKGROUNDS)))
+    pattern = BACKGROUNDS[kind]
+    hue, saturation, value = random.uniform((0.0, 0.06, 0.55), (1.0, 0.20, 0.85))
+    drift, contrast = random.uniform((-0.06, 0.07), (0.06, 0.13))
+    colours = _rgb(hue, saturation, value), _rgb(hue + drift, saturation * 0.8, value + contrast)
+    first = random.integers(8) / 8  # a few directions only: a small codebook holds them
+    waves = []
+    for turn in pattern.turns:
+        frequency, phase = random.uniform((pattern.frequency[0], 0), (pattern.frequency[1], 1))
+        angle = 2 * np.pi * (first + turn)
+        waves.append((frequency * np.sin(angle), frequency * np.cos(angle), phase))
+    return Background(kind, colours, tuple(waves))
+
+
+# ----------------------------------------------------------------------------- random scenes
+SIZES = {1: (0.36, 0.55), 2: (0.34, 0.44), 3: (0.32, 0.38)}  # of the largest, by their number
+_LAYOUTS = 128  # tried at once; about one in eight keeps three objects apart
+
+
+def _random_objects(
+    random: Generator, label: int, number: int, size: tuple[int, int]
+) -> tuple[Object, ...]:
+    labels = [label, *random.integers(len(CLASSES), size=number - 1)]
+    names = [CLASSES[label].split(" ") for label in labels]
+    sizes = random.uniform(*SIZES[number]) * np.append(1, random.uniform(0.68, 0.84, number - 1))
+    reach = sizes * [SHAPES[shape].reach for _, shape in names]
+    sides = np.array(size) / min(size)  # height and width in short sides
+    places = _places(random, reach, sides) / sides
+    return tuple(
+        Object(shape, colour, row, column, diameter, _jitter(random, colour))
+        for (colour, shape), (row, column), diameter in zip(names, places.tolist(), sizes.tolist())
+    )
+
+
+def _places(random: Generator, reach: NDArray, sides: NDArray) -> NDArray:
+    """Centres (objects, 2) inside the picture: of many layouts the first without overlap."""
+    margin = reach[:, None] + 0.02
+    layouts = random.uniform(margin, sides - margin, (_LAYOUTS, len(reach), 2))
+    first, second = np.triu_indices(len(reach), 1)
+    apart = np.linalg.norm(layouts[:, first] - layouts[:, second], axis=-1)
+    slack = (apart - reach[first] - reach[second] - 0.03).min(axis=1, initial=np.inf)
+    return layouts[np.argmax(np.minimum(slack, 0))]  # or the least overlap, should all overlap
+
+
+def _jitter(random: Generator, colour: str) -> Colour:
+    hue, saturation, value = COLOURS[colour]
+    shift = random.uniform(-1, 1, 3) * (0.018, 0.08, 0.05)
+    return _rgb(hue + shift[0], saturation + shift[1], min(value + shift[2], 1.0))
+
+
+def _rgb(hue: float, saturation: float, value: float) -> Colour:
+    return colorsys.hsv_to_rgb(hue % 1, saturation, value)
+
+
+def _even_labels(random: Generator, num_images: int) -> NDArray[np.int64]:
+    """A new order of all classes for each 16 pictures, so that every class comes equally often."""
+    rounds = -(-num_images // len(CLASSES))
+    return random.random((rounds, len(CLASSES))).argsort(axis=1).reshape(-1)[:num_images]
+
+
+def _place(item: Object) -> str:
+    rows = "top" if item.row < 0.42 else "bottom" if item.row > 0.58 else ""
+    columns = "left" if item.column < 0.42 else "right" if item.column > 0.58 else ""
+    if not rows and not columns:
+        return "in the centre"
+    return f"at the {rows} {columns}".rstrip() if rows else f"on the {columns}"
+
+
+def _check(split: str, num_images: int, size: tuple[int, int], max_objects: int, seed: int) -> None:
+    if split not in SPLITS:
+        raise UserError(f"The shapes have no split {split!r}; choose {' or '.join(SPLITS)}.")
+    if num_images < 1:
+        raise UserError(f"Asked for {num_images} shapes pictures; num_images must be at least 1.")
+    if min(size) < 16:
+        raise UserError(f"A shapes picture of size {size} is too small; use at least 16 x 16.")
+    if max_objects not in SIZES:
+        raise UserError(f"max_objects is {max_objects}; a shapes picture holds 1 to {len(SIZES)}.")
+    if seed < 0:
+        raise UserError(f"The seed of the shapes is {seed}; use 0 or more.")

@@ -1,0 +1,129 @@
+"""Decoding: a plan says how many tokens each step reveals, one short loop reveals them.
+
+A predictor turns tokens into logits (`MaskGIL/predictor.py`). Shapes: B batch, N tokens, M rows
+still hidden, V codebook.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from MaskGIL.config import SamplingConfig
+from MaskGIL.guidance import draw_tokens
+from MaskGIL.masking import SCHEDULES
+from MaskGIL.noise import uniform
+from Network.config import UserError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One decoding step: how many of the plan's tokens it reveals, and which first."""
+
+    count: int
+    progress: float  # 0 at the first step, 1 at the last
+    order: str
+
+
+class Predictor(Protocol):
+    """Turns a partly hidden grid into logits; owns network, condition and guidance."""
+
+    def start(self, tokens: Tensor) -> None:
+        """Prepare for decoding tokens (B, h, w)."""
+
+    def __call__(self, tokens: Tensor, rows: Tensor, progress: float) -> Tensor:
+        """Tokens (B, h, w) and rows (B, M) -> logits (B, M, V)."""
+        ...
+
+
+def mar_plan(
+    num_tokens: int, num_steps: int, schedule: str = "arccos", order: str = "confidence"
+) -> list[Step]:
+    """Reveal `num_tokens` in `num_steps` along a schedule; each step at least one token.
+
+    Behind step i the hidden share is schedule((i + 1) / num_steps), as in MaskGIT (Chang et al.,
+    2022). Raises UserError unless 1 <= num_steps <= num_tokens, and for an unknown name.
+    """
+    _check_plan(num_tokens, num_steps, schedule, order)
+    steps, revealed = [], 0
+    for index in range(num_steps):
+        hidden_share = SCHEDULES[schedule]((index + 1) / num_steps, num_tokens)
+        target = round(num_tokens * (1 - hidden_share))
+        target = min(max(target, revealed + 1), num_tokens - (num_steps - 1 - index))
+        progress = index / (num_steps - 1) if num_steps > 1 else 1.0
+        steps.append(Step(target - revealed, progress, order))
+        revealed = target
+    return steps
+
+
+@torch.no_grad()
+def decode(
+    predictor: Predictor,
+    tokens: Tensor,
+    plan: Sequence[Step],
+    seeds: Tensor,
+    *,
+    mask_id: int,
+    sampling: SamplingConfig,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Reveal every hidden token of tokens (B, h, w) int64; given tokens never change.
+
+    A plan is scaled to the number of hidden tokens of each image. seeds (B,) int64: image b's noise
+    depends on seeds[b], the step and the position alone. `on_step(index, tokens)` follows.
+    """
+    shape, tokens = tokens.shape, tokens.flatten(1).clone()
+    totals = (tokens == mask_id).sum(1)  # (B,)
+    most = int(totals.max())  # the only time that the device is waited for
+    planned, revealed, left = sum(step.count for step in plan), 0, most
+    predictor.start(tokens.view(shape))
+    for index, step in enumerate(plan):
+        revealed += step.count
+        if left > (left_after := most - _share(most, revealed, planned)):
+            hidden = tokens == mask_id
+            rows = hidden.to(torch.uint8).argsort(1, descending=True, stable=True)[:, :left]
+            logits = predictor(tokens.view(shape), rows, step.progress).float()  # (B, M, V)
+            noise = uniform(seeds[:, None], "token", index, rows)  # (B, M)
+            drawn, log_probability = draw_tokens(logits, noise, sampling)
+            score = ORDERS[step.order](log_probability, seeds, index, rows, step, sampling)
+            score = score.masked_fill(~hidden.gather(1, rows), -torch.inf)
+            counts = hidden.sum(1) - totals + _share(totals, revealed, planned)
+            chosen = score.argsort(1, descending=True).argsort(1) < counts[:, None]  # (B, M)
+            tokens.scatter_(1, rows, torch.where(chosen, drawn, tokens.gather(1, rows)))
+            left = left_after
+        if on_step:
+            on_step(index, tokens.view(shape))
+    return tokens.view(shape)
+
+
+def _confidence(log_probability, seeds, index, rows, step, sampling):
+    """MaskGIT: log p of the drawn token plus Gumbel noise, annealed to none."""
+    noise = uniform(seeds[:, None], "confidence", index, rows)
+    gumbel = -torch.log(-torch.log(noise))
+    return log_probability + sampling.noise * (1 - step.progress) * gumbel
+
+
+def _random(log_probability, seeds, index, rows, step, sampling):
+    """Every hidden position alike."""
+    return uniform(seeds[:, None], "decoding order", index, rows)
+
+
+# Which hidden positions a step reveals first: the highest scores (B, M).
+ORDERS = {"confidence": _confidence, "random": _random}
+
+
+def _share(total, revealed: int, planned: int):
+    """Tokens of `total` (a number or (B,)) revealed when `revealed` of `planned` are: rounded."""
+    return (2 * total * revealed + planned) // (2 * planned)
+
+
+def _check_plan(num_tokens: int, num_steps: int, schedule: str, order: str) -> None:
+    if not 1 <= num_steps <= num_tokens:
+        raise UserError(
+            f"num_steps={num_steps} must lie between 1 and the number of tokens, {num_tokens}."
+        )
+    for key, name, table in (("schedule", schedule, SCHEDULES), ("order", order, ORDERS)):
+        if name not in table:
+            raise UserError(f"Unknown {key} {name!r}. Known: {', '.join(table)}.")

@@ -1,0 +1,64 @@
+"""Where tensors live and how wide they are: the one place that decides device and precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from MaskGIL.distributed import local_rank
+from Network.config import UserError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is cuda, mps or cpu, whichever is there first; else the device of that name.
+
+    Raises UserError when the asked device is not there.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    kind = name.split(":")[0]
+    if kind not in available:
+        raise UserError(f"Unknown device {name!r}. Known: auto, {', '.join(available)}.")
+    if not available[kind]:
+        raise UserError(f"No {kind} device here; use device=cpu (slow) or device=auto.")
+    if name == "cuda":
+        device = torch.device("cuda", local_rank())
+        torch.cuda.set_device(device)
+        return device
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bf16 where the hardware has it, else fp16 on CUDA, else fp32."""
+    if name != "auto":
+        if name == "fp16" and device.type != "cuda":
+            raise UserError("precision=fp16 needs a CUDA device; use precision=auto.")
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Matrix products in `dtype`; nothing at all for float32 and float64."""
+    if dtype in (torch.float32, torch.float64):
+        return nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+def decoder_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Precision of a tokenizer's decoder, whose activations overflow fp16."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def _cpu_has_bf16() -> bool:
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)

@@ -1,0 +1,77 @@
+"""Processes: started by torchrun or alone, and what they tell each other.
+
+The only place that reads or writes the environment of the process group. Plain `python main.py`
+equals torchrun with one process.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the other ranks, with nccl on CUDA and gloo elsewhere; alone this does nothing."""
+    if world_size() == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process, 0 when alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """The number of this process on its machine: the index of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes work together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process prints and writes."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def all_reduce(tensor: Tensor) -> Tensor:
+    """Sum a tensor over ranks, in place; returns it."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """Concatenate equally shaped tensors of all ranks along the first dimension."""
+    if world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor)
+    return torch.cat(parts)
+
+
+def chunks(count: int, size: int) -> list[range]:
+    """This rank's share of range(count), in chunks of `size` dealt out in turn.
+
+    The chunks are the same for any number of ranks; only who takes which differs.
+    """
+    starts = range(0, count, size)[rank() :: world_size()]
+    return [range(start, min(start + size, count)) for start in starts]

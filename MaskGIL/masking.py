@@ -1,0 +1,112 @@
+"""Masking: schedules, how many tokens of each image are hidden, which ones, and the loss on them.
+
+A schedule maps progress in [0, 1] to the share of tokens still hidden. Training draws the progress
+of each image from it, sampling walks along it: one table serves both. `mask` is True where hidden.
+Shapes: B batch, N tokens, V codebook, M counted rows.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from MaskGIL.noise import seed_of, uniform
+
+Schedule = Callable[[float, int], float]
+
+# progress, num_tokens -> hidden share; 1 at progress 0 and 0 at progress 1. root, square, linear,
+# cosine, exp: MaskGIT (Chang et al., 2022), appendix; arccos: Halton-MaskGIT and MaskGIL.
+SCHEDULES: dict[str, Schedule] = {
+    "root": lambda progress, num_tokens: 1 - math.sqrt(progress),
+    "linear": lambda progress, num_tokens: 1 - progress,
+    "square": lambda progress, num_tokens: 1 - progress**2,
+    "cosine": lambda progress, num_tokens: math.cos(math.pi / 2 * progress),
+    "arccos": lambda progress, num_tokens: math.acos(progress) / (math.pi / 2),
+    "exp": lambda progress, num_tokens: 1 - num_tokens ** (progress - 1),
+}
+
+_SHIFTS = 1024  # the random shift of a batch is one of so many: then its row bound is exact
+
+
+def hidden_counts(schedule: str, batch: int, num_tokens: int, seed: int, step: int) -> np.ndarray:
+    """How many tokens are hidden in each image of the global batch of `step`: (batch,) in [1, N].
+
+    Image j has progress frac(van der Corput(j) + shift(seed, step)): uniform over steps for each
+    image, and evenly spread inside any run of images of one step.
+    """
+    shift = seed_of(seed, 0x5417F7, step) % _SHIFTS / _SHIFTS
+    progress = (van_der_corput(batch) + shift) % 1.0
+    return _counts(schedule, progress, num_tokens)
+
+
+def max_hidden(schedule: str, batch: int, micro_batch: int, num_tokens: int) -> int:
+    """The most tokens that any micro-batch of any step hides: a static bound, and a tight one.
+
+    `micro_batch` consecutive images of the global batch form a micro-batch.
+    """
+    levels = np.arange(_SHIFTS) / _SHIFTS
+    sequence = van_der_corput(batch)
+    bound = 0
+    for start in range(0, batch, micro_batch):
+        progress = (sequence[start : start + micro_batch, None] + levels) % 1.0
+        bound = max(bound, int(_counts(schedule, progress, num_tokens).sum(0).max()))
+    return bound
+
+
+def van_der_corput(length: int) -> np.ndarray:
+    """The first `length` points of the base-2 van der Corput sequence, in [0, 1)."""
+    index = np.arange(length, dtype=np.uint64)
+    points = np.zeros(length)
+    for bit in range(max(1, int(length).bit_length())):
+        points += (index >> np.uint64(bit) & np.uint64(1)).astype(float) / 2 ** (bit + 1)
+    return points
+
+
+def draw_mask(counts: Tensor, seed: int, sample_indices: Tensor, num_tokens: int) -> Tensor:
+    """Hide counts (B,) positions of each image, drawn by (seed, sample index): bool (B, N)."""
+    device = counts.device
+    scores = uniform(
+        torch.tensor(seed, device=device),
+        "mask",
+        sample_indices[:, None],
+        torch.arange(num_tokens, device=device),
+    )
+    return scores.argsort(1).argsort(1) < counts[:, None]
+
+
+def mask_tokens(tokens: Tensor, mask: Tensor, mask_id: int) -> Tensor:
+    """Replace tokens (B, ...) by `mask_id` where mask (B, ...) is True."""
+    return tokens.masked_fill(mask, mask_id)
+
+
+def counted_rows(mask: Tensor, bound: int) -> tuple[Tensor, Tensor]:
+    """Flat positions of hidden tokens, padded to `bound`: (bound,) int64, and weights 1 or 0.
+
+    Raises AssertionError if more than `bound` tokens are hidden (checked by the caller's plan).
+    """
+    flat = mask.flatten()
+    rows = flat.to(torch.uint8).argsort(descending=True, stable=True)[:bound]  # hidden ones first
+    return rows, flat[rows].float()
+
+
+def masked_loss(
+    logits: Tensor, targets: Tensor, weights: Tensor, total: float, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of logits (M, V) against targets (M,), weighted by weights (M,).
+
+    Divided by `total`, the weight counted over all ranks and micro-batches, so that their sums add
+    up to the mean. Returns the loss and the (equally divided) share of right guesses.
+    """
+    losses = F.cross_entropy(
+        logits.float(), targets, reduction="none", label_smoothing=label_smoothing
+    )
+    right = (logits.detach().argmax(-1) == targets).float()
+    return (losses * weights).sum() / total, (right * weights).sum() / total
+
+
+def _counts(schedule: str, progress: np.ndarray, num_tokens: int) -> np.ndarray:
+    hidden_share = np.vectorize(SCHEDULES[schedule], otypes=[float])(progress, num_tokens)
+    return np.clip(np.rint(hidden_share * num_tokens), 1, num_tokens).astype(np.int64)

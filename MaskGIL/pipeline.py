@@ -1,0 +1,184 @@
+"""The pipeline: labels -> images, with everything between. What users hold in their hands.
+
+Stands on a weights folder (`MaskGIL/weights.py`) and on `decode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from MaskGIL.classes import class_index
+from MaskGIL.config import SamplingConfig
+from MaskGIL.data.crops import to_uint8
+from MaskGIL.decoding import decode, mar_plan
+from MaskGIL.device import autocast, choose_device, choose_precision, decoder_dtype
+from MaskGIL.noise import random_bits
+from MaskGIL.predictor import GuidedPredictor
+from MaskGIL.weights import load_weights
+from Network.config import UserError
+from Network.gpt import GPT
+from Network.tokenizer.vq import VQTokenizer
+
+StepCallback = Callable[["Pipeline", int, dict[str, Tensor]], None]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a call made: images (PIL, or a uint8 tensor (B, 3, H, W)) and tokens (B, h, w)."""
+
+    images: list[Image.Image] | Tensor
+    tokens: Tensor
+
+
+class Pipeline:
+    """Samples images of classes.
+
+    pipe = Pipeline.from_pretrained("runs/demo/generator/weights")
+    pipe(class_labels=["red circle"], generator=0).images[0].save("circle.png")
+    """
+
+    def __init__(
+        self,
+        network: GPT,
+        tokenizer: VQTokenizer,
+        classes: Sequence[str] = (),
+        sampling: SamplingConfig | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.network, self.tokenizer = network.eval(), tokenizer.eval()
+        self.classes, self.sampling = list(classes), sampling or SamplingConfig()
+        self.dtype = dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        ema: bool = True,
+    ) -> Pipeline:
+        """Load a weights folder; the averaged weights unless `ema` is False.
+
+        Device and dtype default to the best that is there. Raises UserError if it cannot be read.
+        """
+        place = choose_device(str(device or "auto"))
+        weights = load_weights(folder, ema=ema)
+        if weights.network is None:
+            raise UserError(f"{folder} holds a tokenizer, no generator; give weights=RUN/weights.")
+        network, tokenizer = weights.network.to(place), weights.tokenizer.to(place)
+        dtype = dtype or choose_precision("auto", place)
+        return cls(network, tokenizer, weights.classes, weights.sampling, dtype=dtype)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | str | Sequence[int | str] | None = None,
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: int | torch.Generator | Sequence[int] = 0,
+        height: int | None = None,
+        width: int | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        output_type: str = "pil",
+        **sampling: object,
+    ) -> Output:
+        """Sample one image per class label (numbers or names; None: one unconditional image).
+
+        `generator` is a seed, a torch.Generator, or one seed per image: the noise of an image
+        depends on its seed alone, not on the batch it is in. `height` and `width` are pixels,
+        `output_type` is "pil" or "uint8"; further keywords replace sampler settings. The callback
+        gets (pipeline, step, {"tokens": (B, h, w)}). Raises UserError for what is out of range.
+        """
+        labels = self.labels(class_labels)
+        changed = {"num_steps": num_inference_steps, "guidance_scale": guidance_scale, **sampling}
+        settings = replace(self.sampling, **{k: v for k, v in changed.items() if v is not None})
+        grid = self._grid(height, width)
+        seeds = self._seeds(generator, len(labels))
+
+        def on_step(step: int, tokens: Tensor) -> None:
+            if callback_on_step_end:
+                callback_on_step_end(self, step, {"tokens": tokens})
+
+        tokens = self.sample_tokens(labels, seeds, settings, grid, on_step)
+        images = to_uint8(self.pixels(tokens))
+        if output_type == "pil":
+            arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+            return Output([Image.fromarray(array) for array in arrays], tokens)
+        return Output(images, tokens)
+
+    @torch.no_grad()
+    def sample_tokens(
+        self,
+        labels: Tensor,
+        seeds: Tensor,
+        settings: SamplingConfig | None = None,
+        grid: tuple[int, int] | None = None,
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Labels (B,) and seeds (B,), int64 -> tokens (B, h, w), decoded from an empty grid."""
+        settings, grid = settings or self.sampling, grid or self.network.config.grid
+        plan = mar_plan(grid[0] * grid[1], settings.num_steps, settings.schedule, settings.order)
+        scale = settings.guidance_scale if self.network.null_label else 1.0
+        predictor = GuidedPredictor(self.network, labels, settings.guidance, scale)
+        empty = torch.full((len(labels), *grid), self.network.mask_id, device=self.device)
+        with autocast(self.device, self.dtype):
+            return decode(
+                predictor,
+                empty,
+                plan,
+                seeds,
+                mask_id=self.network.mask_id,
+                sampling=settings,
+                on_step=on_step,
+            )
+
+    @torch.no_grad()
+    def pixels(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h, w) -> images (B, 3, H, W) in [-1, 1]. The decoder never runs in fp16."""
+        with autocast(self.device, decoder_dtype(self.dtype)):
+            return self.tokenizer.decode(tokens).float()
+
+    def labels(self, class_labels: int | str | Sequence[int | str] | None) -> Tensor:
+        """Class numbers or names -> labels (B,) int64 on the device. Raises UserError."""
+        null = self.network.null_label
+        if class_labels is None:
+            return torch.tensor([null], device=self.device)
+        if isinstance(class_labels, int | str):
+            class_labels = [class_labels]
+        numbers = [class_index(label, self.classes, null) for label in class_labels]
+        return torch.tensor(numbers, dtype=torch.int64, device=self.device)
+
+    def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:
+        stride, grid = self.tokenizer.stride, self.network.config.grid
+        height, width = height or grid[0] * stride, width or grid[1] * stride
+        if height % stride or width % stride:
+            raise UserError(f"height={height} and width={width} must be multiples of {stride}.")
+        return height // stride, width // stride
+
+    def _seeds(self, generator: int | torch.Generator | Sequence[int], count: int) -> Tensor:
+        if isinstance(generator, torch.Generator):
+            generator = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        if isinstance(generator, int):
+            return image_seeds(generator, torch.arange(count, device=self.device))
+        if len(generator) != count:
+            raise UserError(f"generator has {len(generator)} seeds for {count} images.")
+        return torch.tensor(generator, dtype=torch.int64, device=self.device)
+
+
+def image_seeds(seed: int, indices: Tensor) -> Tensor:
+    """Seeds (B,) of the images `indices` (B,) of the sample set number `seed`."""
+    return random_bits(torch.tensor(seed, device=indices.device), "seed", 0, indices)

@@ -1,0 +1,41 @@
+"""The predictor of masked decoding: network, condition and guidance behind one call.
+
+Condition and null condition are encoded once per image; a step runs both as one batch, or the
+condition alone where the guidance scale is 1.
+"""
+
+import torch
+from torch import Tensor
+
+from MaskGIL.guidance import GUIDANCE, guide
+from Network.gpt import GPT, Context
+
+
+class GuidedPredictor:
+    """Logits of a bidirectional network under guidance."""
+
+    def __init__(self, network: GPT, labels: Tensor, guidance: str, scale: float):
+        """Labels (B,) int64; `guidance` a key of GUIDANCE; scale 1 switches it off."""
+        self.network, self.labels = network, labels
+        self.guidance, self.scale = GUIDANCE[guidance], scale
+        self.conditional: Context | None = None
+        self.both: Context | None = None
+
+    def start(self, tokens: Tensor) -> None:
+        """Encode the conditions of tokens (B, h, w)."""
+        assert len(tokens) == len(self.labels)
+        self.conditional = self.network.encode(self.labels)
+        if self.scale != 1:
+            null = torch.full_like(self.labels, self.network.null_label)
+            self.both = Context.cat([self.conditional, self.network.encode(null)])
+
+    def __call__(self, tokens: Tensor, rows: Tensor, progress: float) -> Tensor:
+        """Tokens (B, h, w) and rows (B, M) -> guided logits (B, M, V)."""
+        scale = self.guidance(self.scale, progress)
+        if scale == 1:
+            return self.network.head(self.network.hidden(tokens, self.conditional, rows))
+        twice = torch.cat([tokens, tokens])
+        hidden = self.network.hidden(twice, self.both, torch.cat([rows, rows]))
+        if self.network.head_is_linear:  # then mixing before the head is the same, at half the cost
+            return self.network.head(guide(*hidden.chunk(2), scale))
+        return guide(*self.network.head(hidden).chunk(2), scale)

@@ -1,0 +1,94 @@
+"""The VQGAN encoder and decoder (Esser et al., 2021), with the key names of taming-transformers.
+
+Level 0 is the full resolution in both; the decoder runs from the last level to level 0.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from Network.config import TokenizerConfig
+from Network.Taming.blocks import AttentionBlock, Downsample, ResBlock, Upsample, group_norm
+
+
+class Level(nn.Module):
+    """Residual blocks of one resolution, attention behind each where configured, a resampling."""
+
+    def __init__(self, channels_in: int, channels: int, depth: int, attention: bool):
+        super().__init__()
+        inputs = [channels_in] + [channels] * (depth - 1)
+        self.block = nn.ModuleList(ResBlock(width, channels) for width in inputs)
+        self.attn = nn.ModuleList(AttentionBlock(channels) for _ in range(depth * attention))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, C_in, H, W) -> (B, C, H, W), resampled where the level has a resampling."""
+        for index, block in enumerate(self.block):
+            x = block(x)
+            x = self.attn[index](x) if len(self.attn) else x
+        for resampling in ("downsample", "upsample"):
+            x = getattr(self, resampling)(x) if hasattr(self, resampling) else x
+        return x
+
+
+class Middle(nn.Module):
+    """Two residual blocks with attention between them, at the lowest resolution."""
+
+    def __init__(self, channels: int, attention: bool):
+        super().__init__()
+        self.block_1 = ResBlock(channels, channels)
+        self.attn_1 = AttentionBlock(channels) if attention else nn.Identity()
+        self.block_2 = ResBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, C, h, w) -> the same shape."""
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Encoder(nn.Module):
+    """Images (B, 3, H, W) -> latents (B, C, h, w)."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        widths = [config.width * multiplier for multiplier in config.multipliers]
+        self.conv_in = nn.Conv2d(3, config.width, 3, padding=1)
+        self.down = nn.ModuleList()
+        for level, (width_in, width) in enumerate(zip([config.width, *widths], widths)):
+            attention = level in config.attention_levels
+            self.down.append(Level(width_in, width, config.res_blocks, attention))
+            if level < len(widths) - 1:
+                self.down[-1].downsample = Downsample(width)
+        self.mid = Middle(widths[-1], config.middle_attention)
+        self.norm_out = group_norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], config.latent_width, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)."""
+        x = self.conv_in(images)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """Latents (B, C, h, w) -> images (B, 3, H, W), not clamped."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        widths = [config.width * multiplier for multiplier in config.multipliers]
+        self.conv_in = nn.Conv2d(config.latent_width, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], config.middle_attention)
+        self.up = nn.ModuleList()
+        for level, width in enumerate(widths):
+            width_in = widths[min(level + 1, len(widths) - 1)]
+            attention = level in config.attention_levels
+            self.up.append(Level(width_in, width, config.res_blocks + 1, attention))
+            if level > 0:
+                self.up[-1].upsample = Upsample(width)
+        self.norm_out = group_norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> images (B, 3, H, W) around [-1, 1]."""
+        x = self.mid(self.conv_in(latents))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))

@@ -1,0 +1,76 @@
+"""Building blocks of the VQGAN encoder and decoder, under the names of its public checkpoints.
+
+Facts from taming-transformers (3ba01b24): GroupNorm of 32 groups and eps 1e-6, swish, asymmetric
+padding when downsampling. Shapes: (B, C, H, W).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with 32 groups, or fewer where a small network has not 32 channels."""
+    return nn.GroupNorm(min(32, channels), channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """Pre-activation residual block; a 1x1 shortcut where the number of channels changes."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.norm1 = group_norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm2 = group_norm(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        if channels_in != channels_out:
+            self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, C_in, H, W) -> (B, C_out, H, W)."""
+        branch = self.conv1(F.silu(self.norm1(x)))
+        branch = self.conv2(F.silu(self.norm2(branch)))
+        shortcut = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
+        return shortcut + branch
+
+
+class AttentionBlock(nn.Module):
+    """Residual single-head attention over all positions, scaled by C^-0.5."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, C, H, W) -> the same shape."""
+        normed = self.norm(x)
+        q, k, v = (layer(normed).flatten(2).mT[:, None] for layer in (self.q, self.k, self.v))
+        attended = F.scaled_dot_product_attention(q, k, v)[:, 0]  # (B, H W, C)
+        return x + self.proj_out(attended.mT.unflatten(2, x.shape[2:]))
+
+
+class Downsample(nn.Module):
+    """Halve the resolution: one zero row and column right and below, then a stride of 2."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, C, H, W) -> (B, C, H/2, W/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double the resolution: nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, C, H, W) -> (B, C, 2H, 2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

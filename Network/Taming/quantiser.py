@@ -1,0 +1,62 @@
+"""The vector quantiser: nearest code, straight-through gradient, its two loss terms.
+
+With `l2_norm` latents and codes live on the unit sphere (ViT-VQGAN; LlamaGen), and a looked-up code
+is its normalised row. Shapes: B batch, C code width, h x w grid, K codes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from Network.config import TokenizerConfig
+
+
+class VectorQuantiser(nn.Module):
+    """A codebook (K, C) and the nearest neighbour in it."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.l2_norm = config.l2_norm
+        self.codebook_weight = config.codebook_weight
+        self.commitment_weight = config.commitment_weight
+        self.embedding = nn.Embedding(config.codebook_size, config.code_width)
+        spread = 1.0 / config.codebook_size
+        nn.init.uniform_(self.embedding.weight, -spread, spread)  # as VQ-VAE (van den Oord, 2017)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Latents (B, C, h, w) -> codes (B, C, h, w), tokens (B, h, w) int64, loss terms.
+
+        The terms `codebook` and `commitment` are weighted; their sum is the quantiser's loss. The
+        codes carry the gradient of `z` (straight-through).
+        """
+        z = self._normalise(z.float())
+        tokens = self.nearest(z)
+        codes = self.lookup(tokens)
+        losses = {
+            "codebook": self.codebook_weight * F.mse_loss(codes, z.detach()),
+            "commitment": self.commitment_weight * F.mse_loss(z, codes.detach()),
+        }
+        return z + (codes - z).detach(), tokens, losses
+
+    @torch.no_grad()
+    def nearest(self, z: Tensor) -> Tensor:
+        """Latents (B, C, h, w), normalised where the codes are -> tokens (B, h, w) int64.
+
+        |z|^2 + |e|^2 - 2 z e in this expanded form, the first minimum on ties, as the references.
+        """
+        flat = z.movedim(1, -1).flatten(0, -2)  # (B h w, C)
+        codes = self._codes()
+        distances = flat.square().sum(1, keepdim=True) + codes.square().sum(1)
+        distances = torch.addmm(distances, flat, codes.T, alpha=-2)  # (B h w, K)
+        return distances.argmin(1).view(z.shape[0], *z.shape[2:])
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h, w) -> codes (B, C, h, w)."""
+        return F.embedding(tokens, self._codes()).movedim(-1, 1)
+
+    def _codes(self) -> Tensor:
+        codes = self.embedding.weight.float()
+        return F.normalize(codes, dim=1) if self.l2_norm else codes
+
+    def _normalise(self, z: Tensor) -> Tensor:
+        return F.normalize(z, dim=1) if self.l2_norm else z

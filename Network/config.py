@@ -1,0 +1,61 @@
+"""What a network and a tokenizer are made of: two frozen dataclasses, and how a setting is declared.
+
+Every floor declares its own settings with `setting`; the run's configuration nests them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Norm = Literal["pre", "post", "sandwich"]
+Rotary = Literal["grid2d", "llamagen"]
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: one plain sentence with the key or file and the remedy."""
+
+
+def setting(default: Any, help: str, *, free: bool = False) -> Any:
+    """Declare one configuration key.
+
+    `help` is its sentence in `--help`. A `free` key may change when a run is resumed (paths,
+    logging, number of workers); any other key belongs to the identity of the run.
+    """
+    return field(default=default, metadata={"help": help, "free": free})
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Architecture of a generator. `size` names a row of `SIZES`; "" reads depth, width, heads."""
+
+    kind: Literal["gpt"] = setting("gpt", "architecture: gpt is the Bi-LLaMA of MaskGIL")
+    size: str = setting("", "a named size (B, L, XL, XXL), or empty to give depth, width and heads")
+    depth: int = setting(6, "number of blocks")
+    width: int = setting(192, "width of the hidden states")
+    heads: int = setting(6, "attention heads; must divide the width")
+    codebook_size: int = setting(16384, "codes of the tokenizer; the mask token is one more")
+    num_classes: int = setting(1000, "classes of the condition; 0 trains without condition")
+    grid: tuple[int, int] = setting((16, 16), "height, width of the token grid")
+    norm: Norm = setting("post", "where the normalisation of a branch stands")
+    qk_norm: bool = setting(True, "RMSNorm over each head of queries and keys")
+    embed_norm: bool = setting(True, "RMSNorm of embedded tokens and condition")
+    rotary: Rotary = setting("grid2d", "layout of the rotary positions")
+    dropout: float = setting(0.0, "dropout of embedded tokens and of both branches")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """A tokenizer: where its weights are, or the architecture to train one."""
+
+    weights: str = setting("", "weights folder of a trained tokenizer; replaces the keys below")
+    family: Literal["taming"] = setting("taming", "family of the tokenizer")
+    width: int = setting(128, "channels at full resolution")
+    multipliers: tuple[int, ...] = setting((1, 1, 2, 2, 4), "channels per level, as multiples")
+    res_blocks: int = setting(2, "residual blocks per level")
+    attention_levels: tuple[int, ...] = setting((4,), "levels with attention, 0 = full resolution")
+    middle_attention: bool = setting(True, "attention between the two middle blocks")
+    latent_width: int = setting(256, "channels of the encoder's output")
+    codebook_size: int = setting(16384, "number of codes")
+    code_width: int = setting(8, "width of a code")
+    l2_norm: bool = setting(True, "codes and latents on the unit sphere (LlamaGen, ViT-VQGAN)")
+    codebook_weight: float = setting(1.0, "weight of the loss that moves codes to latents")
+    commitment_weight: float = setting(0.25, "weight of the loss that moves latents to codes")

@@ -1,0 +1,81 @@
+"""Weights in files: read safely, loaded strictly, told in one sentence when they do not fit."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from Network.config import UserError
+
+WRAPPERS = ("module.", "_orig_mod.")  # what DDP and torch.compile put before a name
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU. Nothing in the file is executed.
+
+    Raises UserError if the file is missing, empty, a Git LFS pointer, a web page or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"No such weights file: {path}.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(64)
+    if size == 0:
+        raise UserError(f"{path} is empty; copy or download it again.")
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a Git LFS pointer of {size} bytes; run `git lfs pull`.")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise UserError(f"{path} is a web page, not weights; download the file itself.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a whole safetensors file ({reason}).") from None
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+    """Copy `state` into `module`; every name and shape must agree.
+
+    Prefixes of DDP and torch.compile are dropped. Raises UserError that names `source` and at most
+    five names that do not fit.
+    """
+    given = {_unwrapped(name): tensor for name, tensor in state.items()}
+    wanted = module.state_dict()
+    wrong = [f"missing {name}" for name in wanted if name not in given]
+    wrong += [f"unexpected {name}" for name in given if name not in wanted]
+    wrong += [
+        f"{name} is {_shape(given[name])}, not {_shape(tensor)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise UserError(
+            f"The weights in {source} do not fit this architecture: {'; '.join(wrong[:5])}{more}."
+        )
+    module.load_state_dict(given, strict=True)
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Sha256 over names, dtypes, shapes and values of tensors, in order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"

@@ -1,0 +1,343 @@
+"""The LLaMA of MaskGIL: bidirectional for masked tokens (MAR), causal with a KV cache (AR).
+
+Condition tokens attend only to each other, image tokens to everything, so what the condition
+contributes (keys and values per block) is computed once per image: `encode`, then `hidden` as
+often as needed. Shapes: B batch, N image tokens, P condition tokens, D width, H heads, V codebook.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from Network.condition import ClassCondition
+from Network.config import NetworkConfig, UserError
+from Network.rotary import condition_table, rotary_table, rotate
+
+
+class Size(NamedTuple):
+    """Depth, width and heads of a named size."""
+
+    depth: int
+    width: int
+    heads: int
+
+
+SIZES = {
+    "B": Size(12, 768, 12),  # 111M at 16,384 codes and 1,000 classes
+    "L": Size(24, 1024, 16),  # 343M
+    "XL": Size(36, 1280, 20),  # 775M
+    "XXL": Size(48, 1536, 24),  # 1.4B
+    "3B": Size(24, 3200, 32),  # 3.1B, LlamaGen's autoregressive one
+}
+
+
+@dataclass
+class Context:
+    """What image tokens need of the condition: per block keys and values (B, H, P, head_dim).
+
+    `last` (B, 1, D) is the last condition token behind all blocks: it predicts image token 0 in
+    causal order, and is None in bidirectional order.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    last: Tensor | None = None
+
+    @staticmethod
+    def cat(contexts: list[Context]) -> Context:
+        """Join along the batch, as guidance does with condition and null condition."""
+        depth = range(len(contexts[0].keys))
+        lasts = [context.last for context in contexts if context.last is not None]
+        return Context(
+            [torch.cat([context.keys[block] for context in contexts]) for block in depth],
+            [torch.cat([context.values[block] for context in contexts]) for block in depth],
+            torch.cat(lasts) if lasts else None,
+        )
+
+
+@dataclass
+class KVCache:
+    """Keys and values of the image tokens seen so far, per block; grows in place up to N."""
+
+    num_tokens: int
+    length: int = 0
+    buffers: dict[int, Tensor] = field(default_factory=dict)
+
+    def extend(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values (B, H, n, head_dim); return all so far (B, H, length + n, .)."""
+        batch, heads, new, width = keys.shape
+        if block not in self.buffers:
+            self.buffers[block] = keys.new_empty(2, batch, heads, self.num_tokens, width)
+        buffer, end = self.buffers[block], self.length + new
+        buffer[0, :, :, self.length : end] = keys
+        buffer[1, :, :, self.length : end] = values
+        return buffer[0, :, :, :end], buffer[1, :, :, :end]
+
+
+class GPT(nn.Module):
+    """LLaMA blocks over image tokens. `tokens == codebook_size` means hidden."""
+
+    head_is_linear = True  # so guidance may mix hidden states instead of logits
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        self.config = config = resolve_size(config)
+        width = config.width
+        self.token_embedding = nn.Embedding(config.codebook_size + 1, width)
+        self.condition = ClassCondition(config.num_classes, width)
+        self.embed_norm = RMSNorm(width) if config.embed_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = RMSNorm(width)
+        self.output = nn.Linear(width, config.codebook_size, bias=False)
+        self.apply(_initialise)
+        nn.init.zeros_(self.output.weight)
+
+    @property
+    def mask_id(self) -> int:
+        """The token that stands for a hidden one."""
+        return self.config.codebook_size
+
+    @property
+    def null_label(self) -> int:
+        """The label of the null condition."""
+        return self.condition.null
+
+    def forward(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
+        """Tokens (B, h, w) or (B, N) and labels (B,) -> logits (B, N, V)."""
+        return self.head(self.hidden(tokens, self.encode(condition, causal), causal=causal))
+
+    def encode(self, condition: Tensor, causal: bool = False) -> Context:
+        """Labels (B,) -> the context of their images, for every step of decoding."""
+        x = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
+        head_dim = self.config.width // self.config.heads
+        table = condition_table(self.config.rotary, x.shape[1], head_dim, x.device)
+        mask = _causal_mask(x.shape[1], 0, x.device) if causal and x.shape[1] > 1 else None
+        context = Context([], [])
+        for block in self.blocks:
+            x, keys, values = block(x, table, mask=mask)
+            context.keys.append(keys)
+            context.values.append(values)
+        context.last = x[:, -1:] if causal else None
+        return context
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        context: Context,
+        rows: Tensor | None = None,
+        causal: bool = False,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Hidden states before the head: (B, N, D), or (B, M, D) of rows (B, M) int64.
+
+        Row j predicts token rows[:, j]. In causal order it has seen the tokens before it; a
+        `cache` then keeps what earlier calls computed, and only tokens up to the last row are
+        read. In bidirectional order it has seen all tokens, and the cache must be None.
+        """
+        grid, tokens = self._grid(tokens)
+        if causal:
+            return self._hidden_causal(tokens, grid, context, rows, cache)
+        assert cache is None
+        x, table = self._embed(tokens), self._table(grid, tokens.device)
+        for index, block in enumerate(self.blocks):
+            last = index == len(self.blocks) - 1
+            past = (context.keys[index], context.values[index])
+            x, _, _ = block(x, table, past=past, rows=rows if last else None)
+        return self.norm(x)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., D) -> logits (..., V) over exactly the codes of the tokenizer."""
+        return self.output(hidden)
+
+    def _hidden_causal(
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        context: Context,
+        rows: Tensor | None,
+        cache: KVCache | None,
+    ) -> Tensor:
+        first = cache.length if cache else 0  # tokens before it are in the cache
+        end = tokens.shape[1] - 1 if rows is None or cache is None else int(rows.max())
+        assert context.last is not None, "encode the condition with causal=True"
+        x = self._embed(tokens[:, first:end])  # (B, n, D)
+        table = self._table(grid, tokens.device)[first:end]
+        mask = _causal_mask(end - first, context.keys[0].shape[2] + first, tokens.device)
+        if end > first:
+            for index, block in enumerate(self.blocks):
+                past = (context.keys[index], context.values[index])
+                store = (cache, index) if cache else None
+                x, _, _ = block(x, table, past=past, mask=mask, store=store)
+        if cache:
+            cache.length = max(first, end)
+        x = torch.cat([context.last, x], 1) if first == 0 else x  # row j now predicts token j
+        if rows is not None:
+            x = _gather(x, rows - (first + 1 if first else 0))
+        return self.norm(x)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.dropout(self.embed_norm(self.token_embedding(tokens)))
+
+    def _table(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+        return rotary_table(*grid, self.config.width // self.config.heads, device)
+
+    def _grid(self, tokens: Tensor) -> tuple[tuple[int, int], Tensor]:
+        if tokens.dim() == 3:
+            return (tokens.shape[1], tokens.shape[2]), tokens.flatten(1)
+        height, width = self.config.grid
+        if tokens.shape[1] != height * width:
+            raise ValueError(
+                f"{tokens.shape[1]} tokens do not fill the grid {height}x{width} of network.grid; "
+                "give tokens as (batch, height, width)"
+            )
+        return (height, width), tokens
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each a residual branch with its normalisation before or behind."""
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        pre, post = config.norm != "post", config.norm != "pre"
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm_in = RMSNorm(config.width) if pre else nn.Identity()
+        self.attention_norm_out = RMSNorm(config.width) if post else nn.Identity()
+        self.feed_forward_norm_in = RMSNorm(config.width) if pre else nn.Identity()
+        self.feed_forward_norm_out = RMSNorm(config.width) if post else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        table: Tensor,
+        *,
+        past: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+        rows: Tensor | None = None,
+        store: tuple[KVCache, int] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """X (B, n, D) -> the same, or its rows (B, M, D), and the keys and values it made."""
+        branch, keys, values = self.attention(
+            self.attention_norm_in(x), table, past=past, mask=mask, rows=rows, store=store
+        )
+        x = x if rows is None else _gather(x, rows)
+        x = x + self.dropout(self.attention_norm_out(branch))
+        branch = self.feed_forward(self.feed_forward_norm_in(x))
+        return x + self.dropout(self.feed_forward_norm_out(branch)), keys, values
+
+
+class Attention(nn.Module):
+    """Multi-head attention with QK-norm before the rotation and fused projections."""
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        self.heads, self.head_dim = config.heads, config.width // config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)  # rows: q, k, v
+        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,
+        table: Tensor,
+        *,
+        past: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        rows: Tensor | None,
+        store: tuple[KVCache, int] | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """X (B, n, D) attends to `past`, the stored tokens and itself; queries may be rows only."""
+        q, k, v = self._project(x, rows)
+        q = rotate(self.q_norm(q), table if rows is None else table[rows]).to(v.dtype)
+        k = rotate(self.k_norm(k), table).to(v.dtype)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, n, head_dim)
+        keys, values = store[0].extend(store[1], k, v) if store else (k, v)
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
+        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        return self.out(attended.transpose(1, 2).flatten(2)), k, v
+
+    def _project(self, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        heads = (-1, self.head_dim)
+        if rows is None:
+            q, k, v = self.qkv(x).unflatten(-1, heads).chunk(3, 2)  # (B, n, H, head_dim) each
+            return q, k, v
+        width = x.shape[-1]
+        q = F.linear(_gather(x, rows), self.qkv.weight[:width])  # (B, M, D)
+        k, v = F.linear(x, self.qkv.weight[width:]).chunk(2, -1)
+        return q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer, 2020): down(silu(gate x) * up x)."""
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        inner = feed_forward_width(config.width)
+        self.gate = nn.Linear(config.width, inner, bias=False)
+        self.up = nn.Linear(config.width, inner, bias=False)
+        self.down = nn.Linear(inner, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, n, D) -> (B, n, D)."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm with eps 1e-5 (LLaMA); statistics in float32 or wider, whatever comes in."""
+
+    def __init__(self, width: int):
+        super().__init__(width, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (..., width) -> the same shape with weighted root mean square 1."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.rms_norm(x.to(wide), self.normalized_shape, self.weight.to(wide), self.eps)
+
+
+def feed_forward_width(width: int) -> int:
+    """LLaMA's inner width: 2/3 of 4 x width, rounded up to a multiple of 256."""
+    return -(-(8 * width // 3) // 256) * 256
+
+
+def resolve_size(config: NetworkConfig) -> NetworkConfig:
+    """Replace a named size by its depth, width and heads.
+
+    Raises UserError for an unknown size and for heads that do not divide the width.
+    """
+    if config.size:
+        if config.size not in SIZES:
+            close = get_close_matches(config.size.upper(), SIZES, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"Unknown network.size {config.size!r}.{hint} Known: {', '.join(SIZES)}.")
+        fields = {**config.__dict__, **SIZES[config.size]._asdict(), "size": ""}
+        config = NetworkConfig(**fields)
+    if config.width % config.heads or config.width // config.heads % 4:
+        raise UserError(
+            f"network.heads={config.heads} must divide network.width={config.width} into heads "
+            "whose width is a multiple of 4."
+        )
+    return config
+
+
+def _gather(x: Tensor, rows: Tensor) -> Tensor:
+    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))  # (B, M, D)
+
+
+def _causal_mask(num_queries: int, num_earlier: int, device: torch.device) -> Tensor:
+    ones = torch.ones(num_queries, num_earlier + num_queries, dtype=torch.bool, device=device)
+    return ones.tril(num_earlier)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)

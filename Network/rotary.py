@@ -1,0 +1,66 @@
+"""Rotary positions: a complex table with one row per token, and the rotation itself.
+
+A row holds exp(i angle) for every pair of channels; a zero row multiplies its token by zero. Pairs
+are neighbours (2k, 2k + 1), as in LlamaGen, so its weights load without reordering.
+Source: RoFormer (Su et al., 2021), axial in two dimensions as in LlamaGen.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+BASE = 10000.0
+
+
+def grid_angles(height: int, width: int, head_dim: int) -> Tensor:
+    """Angles (height * width, head_dim / 2) of a grid in row-major order.
+
+    The first half of the pairs turns with the row, the second half with the column:
+    position * BASE^(-2 i / (head_dim / 2)) for i = 0 .. head_dim / 4 - 1.
+    """
+    half = head_dim // 2
+    frequencies = BASE ** (-torch.arange(0, half, 2, dtype=torch.float32) / half)
+    by_row = torch.arange(height).float()[:, None] * frequencies  # (h, D/4)
+    by_column = torch.arange(width).float()[:, None] * frequencies  # (w, D/4)
+    rows = by_row[:, None].expand(height, width, -1)
+    columns = by_column[None].expand(height, width, -1)
+    return torch.cat([rows, columns], -1).flatten(0, 1)  # (h w, D/2)
+
+
+@lru_cache(maxsize=64)
+def rotary_table(height: int, width: int, head_dim: int, device: torch.device) -> Tensor:
+    """Complex table (height * width, head_dim / 2) of the image tokens on `device`.
+
+    Raises ValueError unless head_dim is a multiple of 4.
+    """
+    if head_dim % 4:
+        raise ValueError(f"head_dim must be a multiple of 4 for two dimensions, not {head_dim}")
+    angles = grid_angles(height, width, head_dim)
+    return torch.polar(torch.ones_like(angles), angles).to(device)
+
+
+def condition_table(layout: str, num_tokens: int, head_dim: int, device: torch.device) -> Tensor:
+    """Complex table (num_tokens, head_dim / 2) of the condition tokens.
+
+    `grid2d` leaves them at angle 0; `llamagen` multiplies their queries and keys by zero, a
+    quirk that its published weights were trained with.
+    """
+    fill = {"grid2d": 1.0, "llamagen": 0.0}[layout]
+    return torch.full((num_tokens, head_dim // 2), fill, dtype=torch.complex64, device=device)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate x (B, N, H, head_dim) by table (N, head_dim / 2) or (B, N, head_dim / 2).
+
+    Computed in float32 or wider.
+    """
+    table = table.unsqueeze(-2)  # one row for all heads
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    pairs = x.unflatten(-1, (-1, 2))  # (B, N, H, D/2, 2)
+    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, not complex
+        real, imaginary = pairs.unbind(-1)
+        cosine, sine = torch.view_as_real(table).unbind(-1)
+        turned = [real * cosine - imaginary * sine, real * sine + imaginary * cosine]
+        return torch.stack(turned, -1).flatten(-2)
+    return torch.view_as_real(torch.view_as_complex(pairs) * table).flatten(-2)

@@ -1,0 +1,56 @@
+"""Tokenizers behind one protocol, built by name or configuration."""
+
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from Network.config import TokenizerConfig, UserError
+from Network.files import load_strict, read_tensors
+from Network.tokenizer.vq import VQTokenizer
+
+# Architectures of the public tokenizers by name. Facts: taming-transformers' released configs.
+NAMED = {
+    "taming-f16-1024": TokenizerConfig(
+        codebook_size=1024, code_width=256, l2_norm=False, codebook_weight=0.25, commitment_weight=1.0
+    ),
+    "taming-f16-16384": TokenizerConfig(
+        codebook_size=16384, code_width=256, l2_norm=False, codebook_weight=0.25, commitment_weight=1.0
+    ),
+}  # fmt: skip
+
+FAMILIES = {"taming": VQTokenizer}
+
+
+class Tokenizer(Protocol):
+    """What every tokenizer offers; see `VQTokenizer` for shapes and ranges."""
+
+    codebook_size: int
+    stride: int
+    fingerprint: str
+    name: str
+
+    def encode(self, images: Tensor) -> Tensor: ...  # noqa: D102
+    def decode(self, tokens: Tensor, clamp: bool = True) -> Tensor: ...  # noqa: D102
+    def latents(self, images: Tensor) -> Tensor: ...  # noqa: D102
+    def quantise(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]: ...  # noqa: D102
+    def lookup(self, tokens: Tensor) -> Tensor: ...  # noqa: D102
+
+
+def build_tokenizer(
+    name_or_config: str | TokenizerConfig, weights: str | Path | None = None
+) -> VQTokenizer:
+    """Build a tokenizer; with `weights` (a safetensors file) its weights are loaded strictly.
+
+    Raises UserError for an unknown name and for a file that does not fit.
+    """
+    config, name = name_or_config, ""
+    if isinstance(config, str):
+        name = config
+        if name not in NAMED:
+            raise UserError(f"Unknown tokenizer {name!r}. Known: {', '.join(NAMED)}.")
+        config = NAMED[name]
+    tokenizer = FAMILIES[config.family](config, name)
+    if weights is not None:
+        load_strict(tokenizer, read_tensors(weights), weights)
+    return tokenizer

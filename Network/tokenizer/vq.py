@@ -1,0 +1,76 @@
+"""The tokenizer of the VQGAN kind: encoder, quantiser, decoder behind the Tokenizer protocol.
+
+Stands on `Network/Taming`; its state dict has the key names of taming-transformers' checkpoints.
+"""
+
+from torch import Tensor, nn
+
+from Network.config import TokenizerConfig
+from Network.files import fingerprint
+from Network.Taming.autoencoder import Decoder, Encoder
+from Network.Taming.quantiser import VectorQuantiser
+
+
+class VQTokenizer(nn.Module):
+    """Images <-> grids of codes. Shapes: B batch, H x W pixels, h x w tokens, C code width."""
+
+    def __init__(self, config: TokenizerConfig, name: str = ""):
+        super().__init__()
+        self.config = config
+        self.name = name or f"{config.family}-f{2 ** (len(config.multipliers) - 1)}"
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantize = VectorQuantiser(config)
+        self.quant_conv = nn.Conv2d(config.latent_width, config.code_width, 1)
+        self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_width, 1)
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return self.config.codebook_size
+
+    @property
+    def stride(self) -> int:
+        """Pixels per token along a side."""
+        return 2 ** (len(self.config.multipliers) - 1)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over names and values of all weights; a token cache remembers it."""
+        return fingerprint(self.state_dict())
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Images (B, 3, H, W) in [-1, 1] -> reconstruction, tokens (B, h, w), loss terms."""
+        codes, tokens, losses = self.quantise(self.latents(images))
+        return self.pixels(codes), tokens, losses
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> tokens (B, h, w) int64, row-major."""
+        return self.quantise(self.latents(images))[1]
+
+    def decode(self, tokens: Tensor, clamp: bool = True) -> Tensor:
+        """Tokens (B, h, w) -> images (B, 3, H, W); in [-1, 1] if clamped."""
+        images = self.pixels(self.lookup(tokens))
+        return images.clamp(-1, 1) if clamp else images
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> latents (B, C, h, w) before quantisation.
+
+        Raises ValueError unless the stride divides H and W.
+        """
+        height, width = images.shape[-2:]
+        if height % self.stride or width % self.stride:
+            raise ValueError(f"images of {height}x{width} are not divisible by {self.stride}")
+        return self.quant_conv(self.encoder(images))
+
+    def quantise(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Latents (B, C, h, w) -> codes with straight-through gradient, tokens, loss terms."""
+        return self.quantize(z)
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h, w) -> codes (B, C, h, w)."""
+        return self.quantize.lookup(tokens)
+
+    def pixels(self, codes: Tensor) -> Tensor:
+        """Codes (B, C, h, w) -> images (B, 3, H, W), not clamped."""
+        return self.decoder(self.post_quant_conv(codes))

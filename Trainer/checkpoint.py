@@ -1,0 +1,158 @@
+"""Resume checkpoints: a folder per step, written aside, hashed, then renamed into place.
+
+`step-0000500/` holds tensors as safetensors, numbers as JSON, and a manifest with the sha256 of
+each file; `latest` names the newest. The loop waits for the copy to the CPU only.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+FORMAT = 1
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+
+Snapshot = dict[str, Mapping[str, Any]]  # file name -> tensors, or numbers for *.json
+
+
+class Checkpoints:
+    """The checkpoints of one run. Writing happens in one thread, in order."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder, keep
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future | None = None
+
+    def save(self, step: int, snapshot: Snapshot) -> None:
+        """Write a snapshot in the background; waits only for the one before it."""
+        self.wait()
+        self._pending = self._writer.submit(self._write, step, snapshot)
+
+    def wait(self) -> None:
+        """Wait until everything is on disk. Raises what the writing raised."""
+        if self._pending:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint, or None. Damaged ones are passed over, with a warning."""
+        for folder in sorted(self.folder.glob("step-*"), reverse=True):
+            if folder.suffix == ".tmp":
+                continue
+            if (damage := damaged_file(folder)) is None:
+                return folder
+            print(f"warning: checkpoint {folder.name} is passed over: {damage}", flush=True)
+        return None
+
+    def _write(self, step: int, snapshot: Snapshot) -> None:
+        final = self.folder / f"step-{step:07d}"
+        aside = final.with_suffix(".tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for name, content in snapshot.items():
+            if name.endswith(".json"):
+                (aside / name).write_text(json.dumps(content, indent=1))
+            else:
+                save_file(dict(content), aside / name)
+        hashes = {name: _sha256(aside / name) for name in snapshot}
+        manifest = {"format": FORMAT, "step": step, "sha256": hashes}
+        (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        for file in aside.iterdir():
+            _sync(file)
+        shutil.rmtree(final, ignore_errors=True)  # the same step again, of a resumed run
+        os.replace(aside, final)
+        _sync(self.folder)
+        (self.folder / "latest.tmp").write_text(final.name)
+        os.replace(self.folder / "latest.tmp", self.folder / "latest")
+        for old in sorted(self.folder.glob("step-*[0-9]"))[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def damaged_file(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, in a few words; None if nothing is."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for name, expected in manifest["sha256"].items():
+            if _sha256(folder / name) != expected:
+                return f"{name} is damaged"
+    except (OSError, ValueError, KeyError) as error:
+        return f"manifest.json or a file of it is missing or unreadable ({error})"
+    return None
+
+
+def take_snapshot(
+    module: nn.Module,
+    optimizer: Optimizer,
+    ema: Mapping[str, Tensor],
+    extra: Mapping[str, Tensor],
+    state: dict,
+) -> Snapshot:
+    """Copy everything that resuming needs to the CPU."""
+    moments = get_optimizer_state_dict(module, optimizer, options=_WHOLE)
+    tensors = {name: value for name, value in moments.items() if isinstance(value, Tensor)}
+    numbers = {name: value for name, value in moments.items() if not isinstance(value, Tensor)}
+    return {
+        "model.safetensors": _copied(get_model_state_dict(module, options=_WHOLE)),
+        "ema.safetensors": _copied(ema),
+        "optim.safetensors": _copied(tensors),
+        "extra.safetensors": _copied(extra),
+        "state.json": {**state, "optimizer": numbers},
+    }
+
+
+def restore(
+    folder: Path,
+    module: nn.Module,
+    optimizer: Optimizer,
+    ema: Mapping[str, Tensor],
+    extra: Mapping[str, Tensor],
+) -> dict:
+    """Load a checkpoint into module, optimiser, average and extra; returns the rest of the state."""
+    state = json.loads((folder / "state.json").read_text())
+    module.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    for file, tensors in (("ema.safetensors", ema), ("extra.safetensors", extra)):
+        saved = load_file(folder / file)
+        assert saved.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            tensor.copy_(saved[name])
+    moments = {**load_file(folder / "optim.safetensors"), **state.pop("optimizer")}
+    set_optimizer_state_dict(module, optimizer, moments, options=_WHOLE)
+    return state
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU and apart from the originals, which the next step changes."""
+    return {
+        name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()
+    }
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

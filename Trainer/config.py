@@ -1,0 +1,99 @@
+"""The configuration of a run: settings of the loop, and the nesting of every floor's own."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from MaskGIL.config import (
+    DataConfig,
+    MaskingConfig,
+    SamplingConfig,
+    require_at_least,
+    require_within,
+)
+from Network.config import NetworkConfig, TokenizerConfig, UserError, setting
+
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its learning rate over the steps, and the average of the weights."""
+
+    batch: int = setting(256, "images per step, over all ranks")
+    lr: float = setting(4e-4, "learning rate at this batch, not scaled by anything")
+    warmup: int = setting(100, "steps over which the learning rate grows from 0")
+    final_lr: float = setting(0.0, "share of the learning rate left at the end of the cosine")
+    beta1: float = setting(0.9, "decay of AdamW's mean of gradients")
+    beta2: float = setting(0.96, "decay of AdamW's mean of squared gradients")
+    weight_decay: float = setting(0.03, "weight decay of the matrices")
+    clip: float = setting(1.0, "largest norm of the gradient; 0 does not clip")
+    ema: float = setting(0.9999, "decay of the averaged weights; young averages decay faster")
+
+    def __post_init__(self):
+        require_at_least("optim.batch", self.batch, 1)
+        require_at_least("optim.lr", self.lr, 0)
+        require_at_least("optim.warmup", self.warmup, 0)
+        require_within("optim.final_lr", self.final_lr, 0, 1)
+        require_at_least("optim.clip", self.clip, 0)
+        require_within("optim.ema", self.ema, 0, 1)
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long the loop runs and how often it reports. All of it may change on resume."""
+
+    steps: int = setting(1000, "steps of the whole run")
+    accumulation: int = setting(1, "parts that a rank's share of a batch is computed in")
+    compile: bool = setting(False, "torch.compile the network")
+    log_every: int = setting(50, "steps between two lines of the log")
+    sample_every: int = setting(500, "steps between two pictures of samples; 0 makes none")
+    validate_every: int = setting(500, "steps between two validations; 0 makes none")
+    save_every: int = setting(500, "steps between two checkpoints")
+    keep: int = setting(2, "newest checkpoints that are kept; at least 2")
+
+    def __post_init__(self):
+        for name in ("steps", "accumulation", "log_every", "save_every"):
+            require_at_least(f"loop.{name}", getattr(self, name), 1)
+        require_at_least("loop.sample_every", self.sample_every, 0)
+        require_at_least("loop.validate_every", self.validate_every, 0)
+        require_at_least("loop.keep", self.keep, 2)
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    """The loss of a tokenizer, and how codes that nobody uses come back to life."""
+
+    l1: float = setting(1.0, "weight of the absolute error of a pixel")
+    l2: float = setting(1.0, "weight of the squared error of a pixel")
+    revive_every: int = setting(25, "steps between two revivals of dead codes; 0 never")
+    revive_until: float = setting(0.8, "share of the run after which no code is replaced")
+
+    def __post_init__(self):
+        require_at_least("reconstruction.revive_every", self.revive_every, 0)
+        require_within("reconstruction.revive_until", self.revive_until, 0, 1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run is made of."""
+
+    job: Literal["generator", "tokenizer", "cache"] = setting(
+        "generator", "train a generator, train a tokenizer, or only write the token cache"
+    )
+    out_dir: str = setting("", "folder of the run; running again resumes it", free=True)
+    seed: int = setting(0, "seed of weights, order, crops and masks")
+    device: str = setting("auto", "auto, cuda, mps or cpu", free=True)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto", "auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32", free=True
+    )
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig, metadata={"free": True})
+    sampling: SamplingConfig = field(default_factory=SamplingConfig, metadata={"free": True})
+
+    def __post_init__(self):
+        if self.seed < 0:
+            raise UserError(f"seed must be at least 0, not {self.seed}.")

@@ -1,0 +1,106 @@
+"""What a run says: one greppable line, `metrics.jsonl`, TensorBoard, a bar on a terminal only."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from MaskGIL.distributed import is_main
+
+
+class Logger:
+    """Writes for the main process; silent on every other rank."""
+
+    def __init__(self, folder: Path, step: int, total: int):
+        """Continue the records of a run at `step`; lines of steps behind it are dropped."""
+        self.total, self.start = total, step
+        self.active = is_main()
+        if not self.active:
+            return
+        self._metrics = folder / "metrics.jsonl"
+        _drop_after(self._metrics, step)
+        self._text = (folder / "log.txt").open("a")
+        self._board = SummaryWriter(str(folder / "tb"), purge_step=step + 1)
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=step, disable=not terminal, leave=False, unit="step")
+        self._clock = time.monotonic()
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar and keep it in log.txt."""
+        if self.active:
+            self._bar.write(text, file=sys.stdout)
+            sys.stdout.flush()
+            print(text, file=self._text, flush=True)
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
+        if self.active:
+            self._bar.update(step - self._bar.n)
+
+    def record(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Keep values of a step: a line of metrics.jsonl and curves in TensorBoard."""
+        if not self.active:
+            return
+        with self._metrics.open("a") as file:
+            print(json.dumps({"step": step, "kind": kind, **values}), file=file)
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def progress(self, step: int, values: dict[str, float], rate: float, data_share: float) -> None:
+        """The line of a training step; `values` are shown in their order."""
+        if not self.active:
+            return
+        width = len(str(self.total))
+        shown = " | ".join(f"{name} {format_value(name, value)}" for name, value in values.items())
+        spent = time.monotonic() - self._clock
+        eta = spent / max(1, step - self.start) * (self.total - step)
+        self.line(
+            f"step {step:{width}d}/{self.total} {step / self.total:4.0%} | {shown} | "
+            f"{rate:,.0f} img/s | data {data_share:.0%} | eta {format_seconds(eta)}"
+        )
+
+    def close(self) -> None:
+        """Write out everything."""
+        if self.active:
+            self._bar.close()
+            self._board.close()
+            self._text.close()
+
+
+def format_value(name: str, value: float) -> str:
+    """A number as its name wants it: shares in percent, learning rates in powers of ten."""
+    if name in ("acc", "usage"):
+        return f"{value:.1%}"
+    return f"{value:.1e}" if name == "lr" else f"{value:.4g}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds as 45s, 3m20s or 5h07m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}m{seconds:02d}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def format_bytes(count: float) -> str:
+    """Bytes as 512 B, 3.2 MB, 6.6 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """A run that was killed may have logged steps behind its last checkpoint."""
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    path.write_text("".join(line + "\n" for line in kept))

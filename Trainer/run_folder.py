@@ -1,0 +1,96 @@
+"""The folder of a run: what it holds, whose it is, and whether a run may go on in it."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import torchvision
+
+from MaskGIL.config import changed_keys, identity, load_config, to_yaml
+from MaskGIL.distributed import barrier, is_main, world_size
+from Network.config import UserError
+from Trainer.config import RunConfig
+
+
+def open_run_folder(config: RunConfig) -> Path:
+    """Create the folder `out_dir`, or check that it is a run which `config` may resume.
+
+    Raises UserError for a folder that is something else, and for a run whose identity differs.
+    """
+    folder = Path(config.out_dir)
+    check_run_folder(config)
+    barrier()  # no rank writes before all have looked
+    if is_main():
+        for name in ("checkpoints", "samples", "tb"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        _write(folder / "config.yaml", to_yaml(config))
+        with (folder / "command.txt").open("a") as file:
+            print(shlex.join([Path(sys.executable).name, *sys.argv]), file=file)
+        _write(folder / "env.json", json.dumps(environment(), indent=1))
+    barrier()
+    return folder
+
+
+def check_run_folder(config: RunConfig) -> None:
+    """Raise UserError unless `out_dir` is new, empty or a run with the identity of `config`."""
+    if not config.out_dir:
+        raise UserError("out_dir is empty; name the folder of the run, out_dir=runs/NAME.")
+    folder = Path(config.out_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out_dir={folder} is a file; name another folder.")
+    if not folder.exists() or {path.name for path in folder.iterdir()} <= {"cache", "bad_files.txt"}:
+        return
+    if not (folder / "config.yaml").is_file():
+        raise UserError(
+            f"out_dir={folder} is not empty and not one of our runs (it has no config.yaml); "
+            "name another folder."
+        )
+    earlier = load_config(RunConfig, folder / "config.yaml", [])
+    changes = changed_keys(identity(earlier), identity(config))
+    if changes:
+        key, old, new = changes[0]
+        more = f" ({len(changes) - 1} more keys differ)" if len(changes) > 1 else ""
+        raise UserError(
+            f"out_dir={folder} holds a run with {key}={old}, not {new}{more}; "
+            "resume it unchanged or name another folder."
+        )
+
+
+def environment() -> dict[str, object]:
+    """Versions and machine, for the record; no environment variables."""
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "commit": _commit(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if cuda
+        else ["cpu"],
+        "ranks": world_size(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the code, where it is a checkout and git is there."""
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_suffix(".tmp")
+    aside.write_text(text)
+    os.replace(aside, path)

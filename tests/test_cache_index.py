@@ -1,0 +1,120 @@
+import hashlib
+import json
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from MaskGIL.cache_index import (
+    CHUNK,
+    Part,
+    check_classes,
+    check_same,
+    dtype_of,
+    new_index,
+    read_index,
+    replace_file,
+    to_json,
+)
+from Network.config import UserError
+
+
+class Rows(list):
+    classes = ("ant", "lone byte \udcff")
+
+
+def index_of(num_rows, image_size=48, crops="ten"):
+    tokenizer = SimpleNamespace(name="t", fingerprint="f00d", codebook_size=1024, stride=16)
+    return new_index(Rows(range(num_rows)), tokenizer, crops, image_size, 64)
+
+
+@pytest.mark.parametrize("num_rows", [1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK, 1_281_167])
+def test_chunks_cover_every_row_once(tmp_path, num_rows):
+    part = Part.of(tmp_path, index_of(num_rows))
+    chunks = [part.rows_of(chunk) for chunk in range(part.num_chunks)]
+    assert chunks[0].start == 0
+    assert chunks[-1].stop == num_rows
+    assert all(one.stop == two.start for one, two in pairwise(chunks))
+    assert all(len(chunk) == CHUNK for chunk in chunks[:-1])
+    assert 0 < len(chunks[-1]) <= CHUNK
+    assert part.size == num_rows * 10 * 3 * 3 * 2  # crops, h, w, bytes
+
+
+def test_hash_of_a_chunk(tmp_path):
+    part = Part.of(tmp_path, index_of(CHUNK + 2, image_size=16, crops="center"))
+    codes = np.arange(CHUNK + 2, dtype="<u2")
+    part.path.write_bytes(codes.tobytes())
+    assert part.hash_of(0) == hashlib.sha256(codes[:CHUNK].tobytes()).hexdigest()
+    assert part.hash_of(1) == hashlib.sha256(codes[CHUNK:].tobytes()).hexdigest()
+
+
+def test_index_survives_json_whatever_the_class_names():
+    index = index_of(3)
+    assert json.loads(to_json(index)) == index
+    assert to_json(index) == to_json(index_of(3))
+
+
+def test_size_without_grid():
+    with pytest.raises(UserError, match=r"data.image_size=50 is no multiple of 16, the stride"):
+        index_of(3, image_size=50)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"^No token cache in .*: index.json is missing; write the cache first.$"),
+        ("{", r"index.json is not JSON \(.*\); write the cache again.$"),
+        ('{"version": 9}', r"index.json has version 9, not 1; write the cache again.$"),
+    ],
+)
+def test_broken_index(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "index.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_index(tmp_path)
+
+
+def test_code_width():
+    assert dtype_of(65_536).itemsize == 2  # the largest code is 65,535
+    assert dtype_of(65_537).itemsize == 4
+
+
+def test_first_difference_is_named(tmp_path):
+    check_same(tmp_path, "thing", {"a": 1, "b": [2]}, {"b": [2], "a": 1})
+    for found, wanted, text in [
+        ({"a": 1, "b": 2}, {"a": 1, "b": 3}, "another thing: b is 2 there and 3 here"),
+        ({"a": 1}, {}, "a is 1 there and None here"),
+        ({}, {"a": 1}, "a is None there and 1 here"),
+    ]:
+        with pytest.raises(UserError, match=text):
+            check_same(tmp_path, "thing", found, wanted)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "index.json"
+    replace_file(path, b"old")
+    replace_file(path, b"new")
+    assert [file.name for file in tmp_path.iterdir()] == ["index.json"]
+
+    def power_cut(descriptor):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", power_cut)
+    with pytest.raises(OSError, match="no space left"):
+        replace_file(path, b"newer")
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(
+    ("classes", "difference"),
+    [
+        (["ant", "cow", "bee"], "cow is 2 there and 1 here"),
+        (["ant", "bee"], "cow is 2 there and None here"),
+        (["ant", "bee", "cow", "dog"], "dog is None there and 3 here"),
+    ],
+)
+def test_other_classes(tmp_path, classes, difference):
+    index = {"classes": {"ant": 0, "bee": 1, "cow": 2}}
+    with pytest.raises(UserError, match=f"another list of classes: {difference}"):
+        check_classes(tmp_path, index, classes)
