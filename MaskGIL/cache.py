@@ -163,6 +163,11 @@ class TokenCache:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the tokens on disk."""
+        return self._sequences.nbytes
+
     def tokens(self, rows: np.ndarray, crops: np.ndarray) -> Tensor:
         """Tokens (B, h, w) int64 of rows (B,) and crops (B,)."""
         sequences = self._sequences.take(rows * self.num_crops + crops, axis=0)  # (B, h * w)

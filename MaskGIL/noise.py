@@ -44,11 +44,11 @@ def random_bits(seeds: Tensor, stream: str, step: Tensor | int, position: Tensor
 
 
 def uniform(seeds: Tensor, stream: str, step: Tensor | int, position: Tensor | int) -> Tensor:
-    """Uniforms in the open interval (0, 1), float32 with 24 bits; shapes as `random_bits`.
+    """Uniforms in the open interval (0, 1), float32 with 23 bits; shapes as `random_bits`.
 
     For seeds (B,) and positions (N,) call `uniform(seeds[:, None], stream, step, positions)`.
     """
-    return (_shift(random_bits(seeds, stream, step, position), 40).float() + 0.5) * 2.0**-24
+    return (_shift(random_bits(seeds, stream, step, position), 41).float() + 0.5) * 2.0**-23
 
 
 def seed_of(*numbers: int) -> int:

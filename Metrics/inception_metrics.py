@@ -156,13 +156,11 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float
 
 def _factor(covariance: Tensor) -> Tensor:
     """L (D, rank) with L L^T = covariance: Cholesky's at full rank, else of the eigenvectors."""
-    lowest = len(covariance) * torch.finfo(covariance.dtype).eps  # numpy's tolerance of a rank
     factor, failed = torch.linalg.cholesky_ex(covariance)
-    pivots = factor.diagonal().square()
-    if not failed and pivots.min() > lowest * pivots.max():
+    if not failed:
         return factor
     values, vectors = torch.linalg.eigh(covariance)
-    kept = values > lowest * values[-1]
+    kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]  # as numpy ranks
     return vectors[:, kept] * values[kept].sqrt()
 
 

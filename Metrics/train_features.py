@@ -47,7 +47,7 @@ CHOICES: dict[str, tuple[Callable[[Scene], str | int], list]] = {
     "background": (lambda scene: scene.background.kind, list(BACKGROUNDS)),
 }
 NUMBERS = ("row", "column", "size", "blur", "blocks", "noise")
-MOST_BLUR, MOST_BLOCKS, MOST_NOISE = 2.5, 0.4, 0.15  # pixels; parts of the range of a pixel
+MOST_BLUR, MOST_BLOCKS, MOST_NOISE = 2.5, 1.6, 0.15  # pixels; parts of the range of a pixel
 
 
 def main(arguments: list[str]) -> None:
@@ -82,7 +82,7 @@ def degrade(images: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur images (B, 3, H, W) by Gaussians of sigma (B, 1, 1, 1) pixels, renewed at the border."""
+    """Blur images (B, 3, H, W) by Gaussians of sigma (B, 1, 1, 1) pixels, weights summing to 1."""
 
     def along(length: int) -> Tensor:
         pixel = torch.arange(length)

@@ -47,17 +47,12 @@ def open_images(config: DataConfig, split: Split) -> Images:
     return SOURCES[config.source](config, split)
 
 
-class _NamedShapes(Shapes):
-    def name(self, index: int) -> str:
-        return f"shapes {index}"
-
-
 def _shapes(config: DataConfig, split: Split) -> Images:
     # For val an eighth: small beside training. But 256 at least: one chunk of the token cache, and
     # a rate measured on it has a standard error of at most 3 percent (0.5 / sqrt(256)).
     val = max(256, config.num_images // 8)
     num_images = config.num_images if split == "train" else val
-    return _NamedShapes(split, num_images, (config.image_size, config.image_size))
+    return Shapes(split, num_images, (config.image_size, config.image_size))
 
 
 def _folder(config: DataConfig, split: Split) -> Images:

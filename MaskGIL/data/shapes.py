@@ -96,6 +96,10 @@ class Shapes:
         """The picture, RGB."""
         return Image.fromarray(draw(self.scene(index), *self.size))
 
+    def name(self, index: int) -> str:
+        """What a message calls the picture."""
+        return f"shapes {index}"
+
     def caption(self, index: int) -> str:
         """The sentence that describes the picture."""
         return caption(self.scene(index))

@@ -1,0 +1,71 @@
+"""Tokens for a generator: the cache of a run, written first if it is missing."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from MaskGIL.cache import TokenCache, cache_size, finish_cache, write_cache
+from MaskGIL.data import Images, Split, open_images
+from MaskGIL.data.crops import num_crops
+from MaskGIL.data.folders import BadFiles
+from MaskGIL.device import choose_device
+from MaskGIL.distributed import barrier, is_main, rank, world_size
+from MaskGIL.weights import open_tokenizer
+from Network.tokenizer.vq import VQTokenizer
+from Trainer.config import RunConfig
+from Trainer.logger import format_bytes
+
+
+def write_caches(config: RunConfig) -> None:
+    """The job `cache`: write both splits and nothing else."""
+    tokenizer = open_tokenizer(config.tokenizer)
+    for split in ("train", "val"):
+        cached_tokens(config, open_images(config.data, split), tokenizer, split)
+
+
+def cache_folder(config: RunConfig, split: Split) -> Path:
+    """Where the cache of a split lies."""
+    return Path(config.data.cache or Path(config.out_dir) / "cache") / split
+
+
+def cached_tokens(
+    config: RunConfig, images: Images, tokenizer: VQTokenizer, split: Split
+) -> TokenCache:
+    """Open the cache of a split, verified; write it first if it is missing or unfinished.
+
+    Validation images have one centre crop. Raises UserError if the cache belongs to another
+    tokenizer, to other classes or is damaged.
+    """
+    folder, data = cache_folder(config, split), config.data
+    crops = data.crops if split == "train" else "center"
+    side = data.image_size // tokenizer.stride
+    size = cache_size(len(images), num_crops(crops), (side, side), tokenizer.codebook_size)
+    if is_main() and not (folder / "index.json").exists():
+        print(
+            f"cache      {len(images):,} {split} images x {num_crops(crops)} crops -> "
+            f"{side}x{side} tokens, {format_bytes(size)} in {folder}",
+            flush=True,
+        )
+    bad = BadFiles(Path(config.out_dir) / "bad_files.txt", len(images), data.max_bad)
+    device = choose_device(config.device)
+    with tqdm(total=len(images), unit="img", leave=False, disable=None if is_main() else True) as bar:
+        write_cache(
+            folder,
+            images,
+            tokenizer.to(device),
+            crops=crops,
+            image_size=data.image_size,
+            bad=bad,
+            device=device,
+            workers=data.workers,
+            rank=rank(),
+            world_size=world_size(),
+            progress=bar.update,
+        )
+    barrier()
+    if is_main():
+        finish_cache(folder, images, bad)
+    barrier()
+    return TokenCache.open(
+        folder, tokenizer=tokenizer, classes=images.classes, verify=is_main()
+    )

@@ -1,0 +1,227 @@
+"""Trains a MaskGIL generator: masked tokens in, the hidden ones out.
+
+Stands on cached tokens, or encodes images in every step. Shapes: B images, h x w = N tokens, V
+codebook, M counted rows.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from MaskGIL.cache import TokenCache
+from MaskGIL.data import open_images
+from MaskGIL.data.crops import crop_image, num_crops, to_float, to_uint8
+from MaskGIL.data.folders import BadFiles
+from MaskGIL.data.sampler import Sampler
+from MaskGIL.masking import (
+    counted_rows,
+    draw_mask,
+    hidden_counts,
+    mask_tokens,
+    masked_loss,
+    max_hidden,
+)
+from MaskGIL.noise import uniform
+from MaskGIL.pictures import save_grid
+from MaskGIL.pipeline import Pipeline, image_seeds
+from MaskGIL.weights import open_tokenizer, save_weights
+from Network import build_network
+from Network.config import UserError
+from Network.gpt import GPT
+from Network.tokenizer.vq import VQTokenizer
+from Trainer.batches import Batch, ImageBatches, MaskedBatches, TokenBatches
+from Trainer.config import RunConfig
+from Trainer.logger import format_bytes
+from Trainer.tokens import cached_tokens
+from Trainer.trainer import Metrics, Trainer
+
+VALIDATION_IMAGES = 2048
+# Eight classes of ImageNet that DiT and LlamaGen show, so that pictures compare
+FAVOURITES = (207, 360, 387, 974, 88, 979, 417, 279)
+
+
+class GeneratorTrainer(Trainer):
+    """A run that trains a generator on tokens."""
+
+    module: GPT
+
+    def build(self) -> nn.Module:
+        """Open tokenizer, data and cache, check that they fit, and build the network."""
+        data, network = self.config.data, self.config.network
+        self.images = open_images(data, "train")
+        self.tokenizer = open_tokenizer(self.config.tokenizer).to(self.device)
+        check_network(self.config, self.tokenizer, len(self.images.classes))
+        self.num_tokens = network.grid[0] * network.grid[1]
+        self.bound = max_hidden(
+            self.config.masking.schedule, self.config.optim.batch, self.part, self.num_tokens
+        )
+        self.cache: TokenCache | None = None
+        validation = open_images(data, "val")
+        rows = _spread(len(validation), VALIDATION_IMAGES)
+        self.validation_labels = torch.from_numpy(validation.labels)[rows]
+        if data.tokens == "cache":
+            self.cache = cached_tokens(self.config, self.images, self.tokenizer, "train")
+            cache = cached_tokens(self.config, validation, self.tokenizer, "val")
+            self.validation_tokens = cache.tokens(rows.numpy(), torch.zeros_like(rows).numpy())
+        else:
+            crops = [crop_image(validation.image(i), "center", 0, data.image_size) for i in rows.tolist()]
+            parts = [self._encode(images.to(self.device)) for images in torch.stack(crops).split(64)]
+            self.validation_tokens = torch.cat(parts).cpu()
+        return build_network(network)
+
+    def dataset(self) -> Dataset[Batch]:
+        """Tokens or images of the training split, and how many tokens to hide."""
+        config, data = self.config, self.config.data
+        labels = self.cache.labels if self.cache else self.images.labels
+        batch, crops = config.optim.batch, num_crops(data.crops)
+        sampler = Sampler(labels, batch, config.seed, data.balance, crops)
+        if self.cache:
+            source = TokenBatches(self.cache, sampler, self.share)
+        else:
+            path = Path(config.out_dir) / "bad_files.txt"
+            bad = BadFiles(path, len(self.images), data.max_bad)
+            size = data.image_size
+            source = ImageBatches(self.images, sampler, self.share, data.crops, size, bad)
+        schedule = config.masking.schedule
+        return MaskedBatches(source, schedule, batch, self.num_tokens, config.seed, self.share)
+
+    def objective(self) -> nn.Module:
+        """Tokens, labels and rows -> logits of the rows."""
+        return RowLogits(self.module)
+
+    def loss(self, objective: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Masked cross-entropy of tokens (B, h, w), over the counted tokens of all ranks."""
+        masking, seed = self.config.masking, self.config.seed
+        tokens = batch["tokens"] if "tokens" in batch else self._encode(batch["images"])
+        mask = draw_mask(batch["hidden"], seed, batch["samples"], self.num_tokens)  # (B, N)
+        masked = mask_tokens(tokens, mask.view_as(tokens), self.module.mask_id)
+        labels = self._dropped(batch["labels"], batch["samples"])
+        total = batch["hidden_total"][0].float()
+        if masking.visible_weight:
+            rows, weights = None, torch.where(mask, 1.0, masking.visible_weight).flatten()
+            visible = self.num_tokens * self.config.optim.batch - total
+            total = total + masking.visible_weight * visible
+        else:
+            rows, weights = counted_rows(mask, self.bound)
+        logits = objective(masked, labels, rows)  # (M, V)
+        targets = tokens.flatten() if rows is None else tokens.flatten()[rows]
+        loss, accuracy = masked_loss(logits, targets, weights, total, masking.label_smoothing)
+        return loss, {"acc": accuracy}
+
+    def validate(self) -> dict[str, float]:
+        """Loss without smoothing, and accuracy, on validation tokens under fixed masks."""
+        sums = torch.zeros(3, device=self.device)
+        schedule, count = self.config.masking.schedule, len(self.validation_tokens)
+        counts = torch.from_numpy(hidden_counts(schedule, count, self.num_tokens, 0, 0))
+        batch = min(256, self.config.optim.batch)
+        for start in range(0, count, batch):
+            tokens = self.validation_tokens[start : start + batch].to(self.device)
+            labels = self.validation_labels[start : start + batch].to(self.device)
+            samples = torch.arange(start, start + len(tokens), device=self.device)
+            hidden = counts[start : start + batch].to(self.device)
+            mask = draw_mask(hidden, 0, samples, self.num_tokens)
+            masked = mask_tokens(tokens, mask.view_as(tokens), self.module.mask_id)
+            logits = self.module(masked, self._known(labels)).flatten(0, 1)
+            weights = mask.flatten().float()
+            loss, accuracy = masked_loss(logits, tokens.flatten(), weights, 1.0, 0.0)
+            sums += torch.stack([loss, accuracy, weights.sum()])
+        loss, accuracy, hidden = sums.tolist()
+        return {"loss": loss / hidden, "acc": accuracy / hidden}
+
+    def picture(self, path: Path) -> None:
+        """A grid of samples: fixed classes, fixed seeds."""
+        labels = torch.tensor(shown_classes(self.config.network.num_classes), device=self.device)
+        sampler = Pipeline(
+            self.module, self.tokenizer, self.images.classes, self.config.sampling, dtype=self.dtype
+        )
+        seeds = image_seeds(0, torch.arange(len(labels), device=self.device))
+        images = to_uint8(sampler.pixels(sampler.sample_tokens(labels, seeds)))
+        save_grid(images, path, columns=8)
+
+    def export(self, folder: Path) -> None:
+        """Write last and averaged weights, the tokenizer, class names and sampler settings."""
+        save_weights(
+            folder,
+            self.tokenizer,
+            network=self.module,
+            average=self.ema.tensors,
+            classes=self.images.classes,
+            sampling=self.config.sampling,
+        )
+
+    def facts(self) -> dict[str, str]:
+        """Network and data in a few words."""
+        network, batch = self.module.config, self.config.optim.batch
+        parameters = sum(p.numel() for p in self.module.parameters())
+        height, width = network.grid
+        size = f"{network.depth} blocks, width {network.width}, {network.heads} heads"
+        source = "encoded in every step"
+        if self.cache:
+            source = f"cached as {format_bytes(self.cache.num_bytes)}"
+        return {
+            "network": f"{parameters / 1e6:.1f}M parameters: {size}",
+            "tokens": f"{height}x{width} of {network.codebook_size} codes, "
+            f"{batch * height * width:,} per step",
+            "data": f"{len(self.images):,} images of {len(self.images.classes)} classes, {source}",
+        }
+
+    @torch.no_grad()
+    def _encode(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):  # in float32, as the cache does
+            return self.tokenizer.encode(to_float(images))
+
+    def _known(self, labels: Tensor) -> Tensor:
+        """Labels of a conditional network; an unconditional one knows the null label only."""
+        return labels.clamp(max=self.module.null_label)
+
+    def _dropped(self, labels: Tensor, samples: Tensor) -> Tensor:
+        seed = torch.tensor(self.config.seed, device=labels.device)
+        drop = uniform(seed, "class drop", samples, 0) < self.config.masking.class_drop
+        return torch.where(drop, self.module.null_label, self._known(labels))
+
+
+class RowLogits(nn.Module):
+    """What DDP and compile wrap: the network, its head only where the loss looks."""
+
+    def __init__(self, network: GPT):
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: Tensor, labels: Tensor, rows: Tensor | None) -> Tensor:
+        """Tokens (B, h, w), labels (B,), flat rows (M,) or None for all -> logits (M, V)."""
+        hidden = self.network.hidden(tokens, self.network.encode(labels)).flatten(0, 1)
+        return self.network.head(hidden if rows is None else hidden.index_select(0, rows))
+
+
+def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -> None:
+    """Raise UserError, naming the value that would fit, unless network, tokenizer and data agree."""
+    network, side = config.network, config.data.image_size // tokenizer.stride
+    if network.codebook_size != tokenizer.codebook_size:
+        raise UserError(
+            f"The tokenizer has {tokenizer.codebook_size} codes, network.codebook_size is "
+            f"{network.codebook_size}. Use network.codebook_size={tokenizer.codebook_size}."
+        )
+    if network.grid != (side, side):
+        raise UserError(
+            f"Images of {config.data.image_size} pixels give {side}x{side} tokens, network.grid is "
+            f"{network.grid[0]}x{network.grid[1]}. Use network.grid={side},{side}."
+        )
+    if network.num_classes not in (0, num_classes):
+        raise UserError(
+            f"Data has {num_classes} classes, network.num_classes is {network.num_classes}. "
+            f"Use network.num_classes={num_classes} or other data."
+        )
+
+
+def shown_classes(num_classes: int) -> list[int]:
+    """Classes of the sample grid: up to 64 images, rows of eight."""
+    if num_classes > max(FAVOURITES):
+        return [label for label in FAVOURITES for _ in range(8)]
+    each = max(1, 64 // max(1, num_classes))
+    return [label for label in range(max(1, num_classes)) for _ in range(each)][:64]
+
+
+def _spread(length: int, count: int) -> Tensor:
+    return torch.linspace(0, length - 1, min(length, count)).long()

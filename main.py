@@ -1,0 +1,36 @@
+"""Train a generator, train a tokenizer, or cache tokens: `python main.py CONFIG.yaml KEY=VALUE`.
+
+Under torchrun every rank runs this file. The same command again resumes the run of out_dir.
+"""
+
+import sys
+
+from MaskGIL.command import Flags, run_command
+from MaskGIL.device import choose_device
+from MaskGIL.distributed import process_group
+from Trainer.config import RunConfig
+from Trainer.dry_run import dry_run
+from Trainer.run_folder import check_run_folder
+from Trainer.tokens import write_caches
+from Trainer.vit import GeneratorTrainer
+from Trainer.vqgan import TokenizerTrainer
+
+JOBS = {
+    "generator": lambda config: GeneratorTrainer(config).fit(),
+    "tokenizer": lambda config: TokenizerTrainer(config).fit(),
+    "cache": write_caches,
+}
+
+
+def main(config: RunConfig, flags: Flags) -> None:
+    """Do the job of `config`, or say what it would take."""
+    with process_group(choose_device(config.device)):
+        check_run_folder(config)
+        if flags.dry_run:
+            dry_run(config)
+        else:
+            JOBS[config.job](config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, RunConfig, sys.argv[1:], program="main.py", about=__doc__))
