@@ -1,5 +1,6 @@
 """Classes by number or name."""
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -11,13 +12,17 @@ def class_index(label: int | str, classes: Sequence[str], num_classes: int) -> i
 
     Raises UserError for what is neither, suggesting the nearest name.
     """
-    if isinstance(label, int) or label.lstrip("-").isdigit():
+    if not num_classes:
+        raise UserError("This model knows no classes; leave class_labels out.")
+    if not isinstance(label, str) or re.fullmatch("-?[0-9]+", label):
         number = int(label)
         if not 0 <= number < num_classes:
             raise UserError(
                 f"Class {number} does not exist; the model knows 0 to {num_classes - 1}."
             )
         return number
+    if not classes:
+        raise UserError(f"Unknown class {label!r}. The model has numbers, 0 to {num_classes - 1}.")
     lowered = {name.lower(): index for index, name in enumerate(classes)}
     if label.lower() in lowered:
         return lowered[label.lower()]

@@ -76,23 +76,24 @@ def decode(
     """
     shape, tokens = tokens.shape, tokens.flatten(1).clone()
     totals = (tokens == mask_id).sum(1)  # (B,)
-    most = int(totals.max())  # the only time that the device is waited for
-    planned, revealed, left = sum(step.count for step in plan), 0, most
+    amounts = set(totals.tolist())  # the only time that the device is waited for
+    most, planned, revealed = max(amounts), sum(step.count for step in plan), 0
     predictor.start(tokens.view(shape))
     for index, step in enumerate(plan):
-        revealed += step.count
-        if left > (left_after := most - _share(most, revealed, planned)):
-            hidden = tokens == mask_id
-            rows = hidden.to(torch.uint8).argsort(1, descending=True, stable=True)[:, :left]
+        before, revealed = revealed, revealed + step.count
+        if any(_share(n, revealed, planned) > _share(n, before, planned) for n in amounts):
+            hidden, left = tokens == mask_id, most - _share(most, before, planned)
+            rows = hidden.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :left]
             logits = predictor(tokens.view(shape), rows, step.progress).float()  # (B, M, V)
             noise = uniform(seeds[:, None], "token", index, rows)  # (B, M)
             drawn, log_probability = draw_tokens(logits, noise, sampling)
             score = ORDERS[step.order](log_probability, seeds, index, rows, step, sampling)
             score = score.masked_fill(~hidden.gather(1, rows), -torch.inf)
             counts = hidden.sum(1) - totals + _share(totals, revealed, planned)
-            chosen = score.argsort(1, descending=True).argsort(1) < counts[:, None]  # (B, M)
-            tokens.scatter_(1, rows, torch.where(chosen, drawn, tokens.gather(1, rows)))
-            left = left_after
+            ranks = score.argsort(dim=1, descending=True, stable=True).argsort(1)
+            chosen = ranks < counts[:, None]  # (B, M)
+            # A new tensor: `on_step` may keep those of earlier steps
+            tokens = tokens.scatter(1, rows, torch.where(chosen, drawn, tokens.gather(1, rows)))
         if on_step:
             on_step(index, tokens.view(shape))
     return tokens.view(shape)

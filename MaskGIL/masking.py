@@ -17,8 +17,9 @@ from MaskGIL.noise import seed_of, uniform
 
 Schedule = Callable[[float, int], float]
 
-# progress, num_tokens -> hidden share; 1 at progress 0 and 0 at progress 1. root, square, linear,
-# cosine, exp: MaskGIT (Chang et al., 2022), appendix; arccos: Halton-MaskGIT and MaskGIL.
+# progress, num_tokens -> hidden share; 1 at progress 0 (exp: all but one token), 0 at progress 1.
+# root, square, linear, cosine, exp: MaskGIT (Chang et al., 2022), appendix; arccos: Halton-MaskGIT
+# and MaskGIL.
 SCHEDULES: dict[str, Schedule] = {
     "root": lambda progress, num_tokens: 1 - math.sqrt(progress),
     "linear": lambda progress, num_tokens: 1 - progress,
@@ -74,7 +75,7 @@ def draw_mask(counts: Tensor, seed: int, sample_indices: Tensor, num_tokens: int
         sample_indices[:, None],
         torch.arange(num_tokens, device=device),
     )
-    return scores.argsort(1).argsort(1) < counts[:, None]
+    return scores.argsort(dim=1, stable=True).argsort(1) < counts[:, None]
 
 
 def mask_tokens(tokens: Tensor, mask: Tensor, mask_id: int) -> Tensor:
@@ -85,7 +86,8 @@ def mask_tokens(tokens: Tensor, mask: Tensor, mask_id: int) -> Tensor:
 def counted_rows(mask: Tensor, bound: int) -> tuple[Tensor, Tensor]:
     """Flat positions of hidden tokens, padded to `bound`: (bound,) int64, and weights 1 or 0.
 
-    Raises AssertionError if more than `bound` tokens are hidden (checked by the caller's plan).
+    More than `bound` must not be hidden; `max_hidden` is such a bound. To check it here would wait
+    for the device.
     """
     flat = mask.flatten()
     rows = flat.to(torch.uint8).argsort(descending=True, stable=True)[:bound]  # hidden ones first

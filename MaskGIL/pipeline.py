@@ -103,6 +103,8 @@ class Pipeline:
         `output_type` is "pil" or "uint8"; further keywords replace sampler settings. The callback
         gets (pipeline, step, {"tokens": (B, h, w)}). Raises UserError for what is out of range.
         """
+        if output_type not in ("pil", "uint8"):
+            raise UserError(f"Unknown output_type {output_type!r}. Known: pil, uint8.")
         labels = self.labels(class_labels)
         changed = {"num_steps": num_inference_steps, "guidance_scale": guidance_scale, **sampling}
         settings = replace(self.sampling, **{k: v for k, v in changed.items() if v is not None})
@@ -160,6 +162,8 @@ class Pipeline:
         if isinstance(class_labels, int | str):
             class_labels = [class_labels]
         numbers = [class_index(label, self.classes, null) for label in class_labels]
+        if not numbers:
+            raise UserError("class_labels is empty; name a class, or leave it out.")
         return torch.tensor(numbers, dtype=torch.int64, device=self.device)
 
     def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from MaskGIL.guidance import GUIDANCE, guide
+from Network.config import UserError
 from Network.gpt import GPT, Context
 
 
@@ -15,11 +16,15 @@ class GuidedPredictor:
     """Logits of a bidirectional network under guidance."""
 
     def __init__(self, network: GPT, labels: Tensor, guidance: str, scale: float):
-        """Labels (B,) int64; `guidance` a key of GUIDANCE; scale 1 switches it off."""
+        """Labels (B,) int64; `guidance` a key of GUIDANCE; scale 1 switches it off.
+
+        Raises UserError for another name.
+        """
+        if guidance not in GUIDANCE:
+            raise UserError(f"Unknown guidance {guidance!r}. Known: {', '.join(GUIDANCE)}.")
         self.network, self.labels = network, labels
         self.guidance, self.scale = GUIDANCE[guidance], scale
-        self.conditional: Context | None = None
-        self.both: Context | None = None
+        self.conditional = self.both = Context([], [])  # `start` encodes them
 
     def start(self, tokens: Tensor) -> None:
         """Encode the conditions of tokens (B, h, w)."""
@@ -36,6 +41,7 @@ class GuidedPredictor:
             return self.network.head(self.network.hidden(tokens, self.conditional, rows))
         twice = torch.cat([tokens, tokens])
         hidden = self.network.hidden(twice, self.both, torch.cat([rows, rows]))
+        conditional, null = hidden.chunk(2)
         if self.network.head_is_linear:  # then mixing before the head is the same, at half the cost
-            return self.network.head(guide(*hidden.chunk(2), scale))
-        return guide(*self.network.head(hidden).chunk(2), scale)
+            return self.network.head(guide(conditional, null, scale))
+        return guide(self.network.head(conditional), self.network.head(null), scale)

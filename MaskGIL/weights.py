@@ -68,7 +68,8 @@ def save_weights(
         config |= {"sampling": to_dict(sampling or SamplingConfig())}
         _save(network.state_dict(), aside / NETWORK)
         _save(average, aside / NETWORK_EMA)
-    (aside / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False))
+    text = json.dumps(config, indent=1, ensure_ascii=False)
+    (aside / "config.json").write_text(text, "utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(aside, folder)
 
@@ -141,11 +142,12 @@ def read_config(folder: Path) -> dict:
         hint = f" Did you mean {nested}?" if nested.is_dir() else ""
         raise UserError(f"{folder} is no weights folder: it has no config.json.{hint}")
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text("utf-8"))
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); write the weights again.") from None
-    if config.get("format") != FORMAT:
-        raise UserError(f"{file} has format {config.get('format')}, this version reads {FORMAT}.")
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{file} has format {found}, this version reads {FORMAT}.")
     return config
 
 

@@ -43,7 +43,12 @@ def read_objects(images: Any) -> list[list[Object]]:
 
 def classify(images: Any) -> NDArray[np.int64]:
     """Index into CLASSES of the largest object of each picture, (N,); -1 where none is seen."""
-    return np.array([_class_of(objects) for objects in read_objects(images)], dtype=np.int64)
+    return np.array([class_of(objects) for objects in read_objects(images)], dtype=np.int64)
+
+
+def class_of(objects: list[Object]) -> int:
+    """Index into CLASSES of the largest of the objects that `read_objects` saw; -1 for none."""
+    return CLASSES.index(f"{objects[0].colour} {objects[0].shape}") if objects else -1
 
 
 def attributes(images: Any) -> Attributes:
@@ -58,6 +63,15 @@ def spread_ratio(samples: Any, sample_labels: Any, data: Any, data_labels: Any) 
     within-class standard deviation of the samples over that of the data, averaged over classes.
     Only pictures that show their label count; NaN where no class has two of them on either side.
     """
+    return objects_spread_ratio(
+        read_objects(samples), sample_labels, read_objects(data), data_labels
+    )
+
+
+def objects_spread_ratio(
+    samples: list[list[Object]], sample_labels: Any, data: list[list[Object]], data_labels: Any
+) -> dict[str, float]:
+    """`spread_ratio` of pictures that `read_objects` has read, so that none need stay in memory."""
     sample_spread = _spread(samples, np.asarray(sample_labels))
     data_spread = _spread(data, np.asarray(data_labels))
     shared = sorted(sample_spread.keys() & data_spread.keys())
@@ -67,11 +81,10 @@ def spread_ratio(samples: Any, sample_labels: Any, data: Any, data_labels: Any) 
     return dict(zip(("position", "size", "colour"), ratios.tolist()))
 
 
-def _spread(images: Any, labels: NDArray) -> dict[int, Floats]:
+def _spread(objects: list[list[Object]], labels: NDArray) -> dict[int, Floats]:
     """Standard deviations (position, size, colour) of each class that is seen at least twice."""
-    objects = read_objects(images)
     seen = _attributes(objects)
-    right = np.array([_class_of(found) for found in objects]) == labels
+    right = np.array([class_of(found) for found in objects]) == labels
     values = np.column_stack([seen.row, seen.column, seen.size, seen.rgb])  # (N, 6)
     spread = {}
     for label in np.unique(labels[right]).tolist():
@@ -88,10 +101,6 @@ def _attributes(objects: list[list[Object]]) -> Attributes:
     main = [found[0] if found else nothing for found in objects]
     row, column, size = np.array([(m.row, m.column, m.size) for m in main]).reshape(-1, 3).T
     return Attributes(row, column, size, np.array([m.rgb for m in main]).reshape(-1, 3))
-
-
-def _class_of(objects: list[Object]) -> int:
-    return CLASSES.index(f"{objects[0].colour} {objects[0].shape}") if objects else -1
 
 
 def _pictures(images: Any) -> Floats:

@@ -1,4 +1,4 @@
-"""What a network and a tokenizer are made of: two frozen dataclasses, and how a setting is declared.
+"""What a network and a tokenizer are made of, and how a setting is declared.
 
 Every floor declares its own settings with `setting`; the run's configuration nests them.
 """
@@ -51,6 +51,7 @@ class TokenizerConfig:
     width: int = setting(128, "channels at full resolution")
     multipliers: tuple[int, ...] = setting((1, 1, 2, 2, 4), "channels per level, as multiples")
     res_blocks: int = setting(2, "residual blocks per level")
+    groups: int = setting(32, "groups of the group norms")
     attention_levels: tuple[int, ...] = setting((4,), "levels with attention, 0 = full resolution")
     middle_attention: bool = setting(True, "attention between the two middle blocks")
     latent_width: int = setting(256, "channels of the encoder's output")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from Network.config import UserError
 
-WRAPPERS = ("module.", "_orig_mod.")  # what DDP and torch.compile put before a name
+WRAPPERS = ("module", "_orig_mod")  # what DDP and torch.compile put into a name
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -41,8 +41,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
     """Copy `state` into `module`; every name and shape must agree.
 
-    Prefixes of DDP and torch.compile are dropped. Raises UserError that names `source` and at most
-    five names that do not fit.
+    What DDP and torch.compile put into names is dropped. Raises UserError that names `source` and
+    at most five names that do not fit.
     """
     given = {_unwrapped(name): tensor for name, tensor in state.items()}
     wanted = module.state_dict()
@@ -67,14 +67,12 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _unwrapped(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.removeprefix(wrapper)
-    return name
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -29,6 +29,7 @@ def grid_angles(height: int, width: int, head_dim: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a table remembered from inference must serve training too
 def rotary_table(height: int, width: int, head_dim: int, device: torch.device) -> Tensor:
     """Complex table (height * width, head_dim / 2) of the image tokens on `device`.
 

@@ -122,7 +122,7 @@ def restore(
     ema: Mapping[str, Tensor],
     extra: Mapping[str, Tensor],
 ) -> dict:
-    """Load a checkpoint into module, optimiser, average and extra; returns the rest of the state."""
+    """Load a checkpoint into what it was taken of; returns the rest of the state."""
     state = json.loads((folder / "state.json").read_text())
     module.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     for file, tensors in (("ema.safetensors", ema), ("extra.safetensors", extra)):

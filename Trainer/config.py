@@ -13,7 +13,6 @@ from MaskGIL.config import (
 from Network.config import NetworkConfig, TokenizerConfig, UserError, setting
 
 
-
 @dataclass(frozen=True)
 class OptimConfig:
     """AdamW, its learning rate over the steps, and the average of the weights."""

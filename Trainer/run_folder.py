@@ -43,7 +43,10 @@ def check_run_folder(config: RunConfig) -> None:
     folder = Path(config.out_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out_dir={folder} is a file; name another folder.")
-    if not folder.exists() or {path.name for path in folder.iterdir()} <= {"cache", "bad_files.txt"}:
+    if not folder.exists() or {path.name for path in folder.iterdir()} <= {
+        "cache",
+        "bad_files.txt",
+    }:
         return
     if not (folder / "config.yaml").is_file():
         raise UserError(

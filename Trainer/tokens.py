@@ -48,7 +48,9 @@ def cached_tokens(
         )
     bad = BadFiles(Path(config.out_dir) / "bad_files.txt", len(images), data.max_bad)
     device = choose_device(config.device)
-    with tqdm(total=len(images), unit="img", leave=False, disable=None if is_main() else True) as bar:
+    with tqdm(
+        total=len(images), unit="img", leave=False, disable=None if is_main() else True
+    ) as bar:
         write_cache(
             folder,
             images,
@@ -66,6 +68,4 @@ def cached_tokens(
     if is_main():
         finish_cache(folder, images, bad)
     barrier()
-    return TokenCache.open(
-        folder, tokenizer=tokenizer, classes=images.classes, verify=is_main()
-    )
+    return TokenCache.open(folder, tokenizer=tokenizer, classes=images.classes, verify=is_main())

@@ -116,7 +116,9 @@ class Trainer(ABC):
         self.module.train()
         accumulation, config = self.config.loop.accumulation, self.config.optim
         for part in range(accumulation):
-            torch.manual_seed(seed_of(self.config.seed, STREAMS["dropout"], self.step, rank(), part))
+            torch.manual_seed(
+                seed_of(self.config.seed, STREAMS["dropout"], self.step, rank(), part)
+            )
             piece = {
                 name: tensor[part * self.part : (part + 1) * self.part].to(self.device)
                 for name, tensor in batch.items()
@@ -193,9 +195,7 @@ class Trainer(ABC):
 
     def _resume(self) -> None:
         if checkpoint := self.checkpoints.latest():
-            state = restore(
-                checkpoint, self.module, self.optimizer, self.ema.tensors, self.extra
-            )
+            state = restore(checkpoint, self.module, self.optimizer, self.ema.tensors, self.extra)
             self.step = state["step"]
         barrier()
 

@@ -4,6 +4,7 @@ Stands on cached tokens, or encodes images in every step. Shapes: B images, h x 
 codebook, M counted rows.
 """
 
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -58,17 +59,8 @@ class GeneratorTrainer(Trainer):
             self.config.masking.schedule, self.config.optim.batch, self.part, self.num_tokens
         )
         self.cache: TokenCache | None = None
-        validation = open_images(data, "val")
-        rows = _spread(len(validation), VALIDATION_IMAGES)
-        self.validation_labels = torch.from_numpy(validation.labels)[rows]
         if data.tokens == "cache":
             self.cache = cached_tokens(self.config, self.images, self.tokenizer, "train")
-            cache = cached_tokens(self.config, validation, self.tokenizer, "val")
-            self.validation_tokens = cache.tokens(rows.numpy(), torch.zeros_like(rows).numpy())
-        else:
-            crops = [crop_image(validation.image(i), "center", 0, data.image_size) for i in rows.tolist()]
-            parts = [self._encode(images.to(self.device)) for images in torch.stack(crops).split(64)]
-            self.validation_tokens = torch.cat(parts).cpu()
         return build_network(network)
 
     def dataset(self) -> Dataset[Batch]:
@@ -112,13 +104,14 @@ class GeneratorTrainer(Trainer):
 
     def validate(self) -> dict[str, float]:
         """Loss without smoothing, and accuracy, on validation tokens under fixed masks."""
+        all_tokens, all_labels = self.validation
         sums = torch.zeros(3, device=self.device)
-        schedule, count = self.config.masking.schedule, len(self.validation_tokens)
+        schedule, count = self.config.masking.schedule, len(all_tokens)
         counts = torch.from_numpy(hidden_counts(schedule, count, self.num_tokens, 0, 0))
         batch = min(256, self.config.optim.batch)
         for start in range(0, count, batch):
-            tokens = self.validation_tokens[start : start + batch].to(self.device)
-            labels = self.validation_labels[start : start + batch].to(self.device)
+            tokens = all_tokens[start : start + batch].to(self.device)
+            labels = all_labels[start : start + batch].to(self.device)
             samples = torch.arange(start, start + len(tokens), device=self.device)
             hidden = counts[start : start + batch].to(self.device)
             mask = draw_mask(hidden, 0, samples, self.num_tokens)
@@ -167,6 +160,22 @@ class GeneratorTrainer(Trainer):
             "data": f"{len(self.images):,} images of {len(self.images.classes)} classes, {source}",
         }
 
+    @cached_property
+    def validation(self) -> tuple[Tensor, Tensor]:
+        """Tokens (n, h, w) and labels (n,) of up to VALIDATION_IMAGES images, evenly spread."""
+        data = self.config.data
+        images = open_images(data, "val")
+        rows = torch.linspace(0, len(images) - 1, min(len(images), VALIDATION_IMAGES)).long()
+        labels = torch.from_numpy(images.labels)[rows]
+        if self.cache:
+            cache = cached_tokens(self.config, images, self.tokenizer, "val")
+            return cache.tokens(rows.numpy(), torch.zeros_like(rows).numpy()), labels
+        crops = [
+            crop_image(images.image(row), "center", 0, data.image_size) for row in rows.tolist()
+        ]
+        parts = [self._encode(part.to(self.device)) for part in torch.stack(crops).split(64)]
+        return torch.cat(parts).cpu(), labels
+
     @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):  # in float32, as the cache does
@@ -196,7 +205,7 @@ class RowLogits(nn.Module):
 
 
 def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -> None:
-    """Raise UserError, naming the value that would fit, unless network, tokenizer and data agree."""
+    """Raise UserError, naming the value that fits, unless network, tokenizer and data agree."""
     network, side = config.network, config.data.image_size // tokenizer.stride
     if network.codebook_size != tokenizer.codebook_size:
         raise UserError(
@@ -221,7 +230,3 @@ def shown_classes(num_classes: int) -> list[int]:
         return [label for label in FAVOURITES for _ in range(8)]
     each = max(1, 64 // max(1, num_classes))
     return [label for label in range(max(1, num_classes)) for _ in range(each)][:64]
-
-
-def _spread(length: int, count: int) -> Tensor:
-    return torch.linspace(0, length - 1, min(length, count)).long()

@@ -7,7 +7,6 @@ width, h x w tokens, K codes.
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -44,10 +43,11 @@ class TokenizerTrainer(Trainer):
                 f"data.image_size={config.data.image_size} is not divisible by the tokenizer's "
                 f"stride {tokenizer.stride}."
             )
-        self.histogram = torch.zeros(config.tokenizer.codebook_size, device=self.device)
-        self.extra = {"histogram": self.histogram}  # tokens per code since the last revival
+        # Tokens per code: in the last whole window between two revivals, and in this one
+        self.histograms = torch.zeros(2, config.tokenizer.codebook_size, device=self.device)
+        self.extra = {"histograms": self.histograms}
         self.latents = torch.empty(0)
-        return tokenizer.to(memory_format=torch.channels_last)
+        return tokenizer
 
     def dataset(self) -> Dataset[Batch]:
         """Images of the training split."""
@@ -64,35 +64,35 @@ class TokenizerTrainer(Trainer):
 
     def loss(self, objective: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         """Pixel error and quantiser losses of images (B, 3, H, W) uint8."""
-        images = to_float(batch["images"]).to(memory_format=torch.channels_last)
+        images = to_float(batch["images"])
         reconstruction, latents, tokens, losses = objective(images)
         weights, parts = self.config.reconstruction, world_size() * self.config.loop.accumulation
         error = reconstruction.float() - images
         pixels = weights.l1 * error.abs().mean() + weights.l2 * error.square().mean()
         loss = (pixels + sum(losses.values())) / parts
-        self.histogram += torch.bincount(tokens.flatten(), minlength=len(self.histogram))
+        self.histograms[1] += self._counts(tokens)
         self.latents = latents.detach().float().movedim(1, -1).flatten(0, -2)  # (B h w, C)
         metrics = {"l1": error.detach().abs().mean() / parts}
         return loss, metrics | {name: term.detach() / parts for name, term in losses.items()}
 
     def gauges(self) -> dict[str, float]:
-        """Share of codes in use, and their perplexity, since the last revival."""
-        return usage(all_reduce(self.histogram.clone()))
+        """Share of codes in use, and their perplexity, in the latest window between revivals."""
+        return usage(all_reduce(self.histograms[0].clone()))
 
     @torch.no_grad()
     def behind_step(self) -> None:
         """Give codes that nobody has used since the last revival a latent of the latest batch."""
         config = self.config.reconstruction
-        ends = config.revive_until * self.config.loop.steps
-        due = config.revive_every and (self.step % config.revive_every == 0 or self.step == 1)
-        if not due:
+        every = config.revive_every or self.config.loop.log_every
+        if self.step > 1 and self.step % every:
             return
-        if self.step <= ends:
-            histogram = all_reduce(self.histogram.clone())
+        if config.revive_every and self.step <= config.revive_until * self.config.loop.steps:
+            counts = all_reduce(self.histograms[1].clone())
             # The first step replaces the whole codebook: its random start knows nothing of images
-            dead = torch.ones_like(histogram) if self.step == 1 else histogram == 0
+            dead = torch.ones_like(counts) if self.step == 1 else counts == 0
             self._revive(dead.nonzero()[:, 0])
-        self.histogram.zero_()
+        self.histograms[0] = self.histograms[1]
+        self.histograms[1] = 0
 
     def _revive(self, codes: Tensor) -> None:
         latents = all_gather(self.latents)
@@ -106,13 +106,13 @@ class TokenizerTrainer(Trainer):
 
     def validate(self) -> dict[str, float]:
         """PSNR in dB over validation images, and usage of the codes there."""
-        histogram, ratios = torch.zeros_like(self.histogram), []
+        histogram, ratios = torch.zeros_like(self.histograms[0]), []
         for images in self._validation_images(VALIDATION_IMAGES).split(64):
             images = images.to(self.device)
             reconstruction, tokens, _ = self.module(images)
             error = (reconstruction.float().clamp(-1, 1) - images).square().mean((1, 2, 3))
             ratios.append(10 * torch.log10(4 / error))  # the range of a pixel is 2
-            histogram += torch.bincount(tokens.flatten(), minlength=len(histogram))
+            histogram += self._counts(tokens)
         return {"psnr": torch.cat(ratios).mean().item(), **usage(histogram)}
 
     def picture(self, path: Path) -> None:
@@ -135,6 +135,9 @@ class TokenizerTrainer(Trainer):
             f"{data.image_size}x{data.image_size} pixels -> {side}x{side} tokens",
             "data": f"{len(self.images):,} training and {len(self.validation):,} validation images",
         }
+
+    def _counts(self, tokens: Tensor) -> Tensor:
+        return torch.bincount(tokens.flatten(), minlength=self.config.tokenizer.codebook_size)
 
     def _validation_images(self, count: int) -> Tensor:
         """Evenly spread over the validation rows: (count, 3, H, W) in [-1, 1]."""

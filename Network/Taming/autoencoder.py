@@ -13,11 +13,13 @@ from Network.Taming.blocks import AttentionBlock, Downsample, ResBlock, Upsample
 class Level(nn.Module):
     """Residual blocks of one resolution, attention behind each where configured, a resampling."""
 
-    def __init__(self, channels_in: int, channels: int, depth: int, attention: bool):
+    def __init__(self, config: TokenizerConfig, level: int, channels_in: int, depth: int):
         super().__init__()
-        inputs = [channels_in] + [channels] * (depth - 1)
-        self.block = nn.ModuleList(ResBlock(width, channels) for width in inputs)
-        self.attn = nn.ModuleList(AttentionBlock(channels) for _ in range(depth * attention))
+        channels, groups = config.width * config.multipliers[level], config.groups
+        widths = [channels_in] + [channels] * (depth - 1)
+        self.block = nn.ModuleList(ResBlock(width, channels, groups) for width in widths)
+        num_attention = depth if level in config.attention_levels else 0
+        self.attn = nn.ModuleList(AttentionBlock(channels, groups) for _ in range(num_attention))
 
     def forward(self, x: Tensor) -> Tensor:
         """X (B, C_in, H, W) -> (B, C, H, W), resampled where the level has a resampling."""
@@ -32,11 +34,13 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Two residual blocks with attention between them, at the lowest resolution."""
 
-    def __init__(self, channels: int, attention: bool):
+    def __init__(self, config: TokenizerConfig):
         super().__init__()
-        self.block_1 = ResBlock(channels, channels)
-        self.attn_1 = AttentionBlock(channels) if attention else nn.Identity()
-        self.block_2 = ResBlock(channels, channels)
+        channels, groups = config.width * config.multipliers[-1], config.groups
+        self.block_1 = ResBlock(channels, channels, groups)
+        attention = AttentionBlock(channels, groups) if config.middle_attention else nn.Identity()
+        self.attn_1 = attention
+        self.block_2 = ResBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """X (B, C, h, w) -> the same shape."""
@@ -52,12 +56,11 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(3, config.width, 3, padding=1)
         self.down = nn.ModuleList()
         for level, (width_in, width) in enumerate(zip([config.width, *widths], widths)):
-            attention = level in config.attention_levels
-            self.down.append(Level(width_in, width, config.res_blocks, attention))
+            self.down.append(Level(config, level, width_in, config.res_blocks))
             if level < len(widths) - 1:
                 self.down[-1].downsample = Downsample(width)
-        self.mid = Middle(widths[-1], config.middle_attention)
-        self.norm_out = group_norm(widths[-1])
+        self.mid = Middle(config)
+        self.norm_out = group_norm(widths[-1], config.groups)
         self.conv_out = nn.Conv2d(widths[-1], config.latent_width, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -75,15 +78,14 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [config.width * multiplier for multiplier in config.multipliers]
         self.conv_in = nn.Conv2d(config.latent_width, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], config.middle_attention)
+        self.mid = Middle(config)
         self.up = nn.ModuleList()
         for level, width in enumerate(widths):
             width_in = widths[min(level + 1, len(widths) - 1)]
-            attention = level in config.attention_levels
-            self.up.append(Level(width_in, width, config.res_blocks + 1, attention))
+            self.up.append(Level(config, level, width_in, config.res_blocks + 1))
             if level > 0:
                 self.up[-1].upsample = Upsample(width)
-        self.norm_out = group_norm(widths[0])
+        self.norm_out = group_norm(widths[0], config.groups)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ class VectorQuantiser(nn.Module):
         flat = z.movedim(1, -1).flatten(0, -2)  # (B h w, C)
         codes = self._codes()
         distances = flat.square().sum(1, keepdim=True) + codes.square().sum(1)
-        distances = torch.addmm(distances, flat, codes.T, alpha=-2)  # (B h w, K)
+        with torch.autocast(z.device.type, enabled=False):  # bfloat16 confuses codes that are near
+            distances = torch.addmm(distances, flat, codes.T, alpha=-2)  # (B h w, K)
         return distances.argmin(1).view(z.shape[0], *z.shape[2:])
 
     def lookup(self, tokens: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Tokenizers behind one protocol, built by name or configuration."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -10,14 +11,13 @@ from Network.files import load_strict, read_tensors
 from Network.tokenizer.vq import VQTokenizer
 
 # Architectures of the public tokenizers by name. Facts: taming-transformers' released configs.
+_TAMING = TokenizerConfig(
+    code_width=256, l2_norm=False, codebook_weight=0.25, commitment_weight=1.0
+)
 NAMED = {
-    "taming-f16-1024": TokenizerConfig(
-        codebook_size=1024, code_width=256, l2_norm=False, codebook_weight=0.25, commitment_weight=1.0
-    ),
-    "taming-f16-16384": TokenizerConfig(
-        codebook_size=16384, code_width=256, l2_norm=False, codebook_weight=0.25, commitment_weight=1.0
-    ),
-}  # fmt: skip
+    "taming-f16-1024": replace(_TAMING, codebook_size=1024),
+    "taming-f16-16384": replace(_TAMING, codebook_size=16384),
+}
 
 FAMILIES = {"taming": VQTokenizer}
 
@@ -25,11 +25,14 @@ FAMILIES = {"taming": VQTokenizer}
 class Tokenizer(Protocol):
     """What every tokenizer offers; see `VQTokenizer` for shapes and ranges."""
 
-    codebook_size: int
-    stride: int
-    fingerprint: str
     name: str
 
+    @property
+    def codebook_size(self) -> int: ...  # noqa: D102
+    @property
+    def stride(self) -> int: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
     def encode(self, images: Tensor) -> Tensor: ...  # noqa: D102
     def decode(self, tokens: Tensor, clamp: bool = True) -> Tensor: ...  # noqa: D102
     def latents(self, images: Tensor) -> Tensor: ...  # noqa: D102

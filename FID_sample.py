@@ -1,0 +1,129 @@
+"""Sample a set of images from weights and score it: `python FID_sample.py weights=RUN/weights`.
+
+Writes an .npz as the ADM evaluator reads, and a record beside it. Under torchrun the ranks share
+the work, and the bytes stay the same. A set that is there already is only scored again.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from MaskGIL.command import Flags, run_command
+from MaskGIL.device import choose_device
+from MaskGIL.distributed import barrier, chunks, is_main, process_group, world_size
+from MaskGIL.sampling import open_pipeline, output_path
+from Metrics.record import Record, describe_samples, find_record, summary, versions, write_record
+from Metrics.reference import open_image_set
+from Metrics.sample_and_eval import SampleConfig, choose_labels, evaluate, sample_chunks
+from Metrics.samples import SampleFile, SampleWriter
+from Network.config import UserError
+
+
+class Job:
+    """Everything opened and checked: after this only a machine can fail. Raises UserError."""
+
+    def __init__(self, config: SampleConfig):
+        self.config, self.out = config, output_path("out", config.out, ".npz")
+        self.pipe = open_pipeline(config)
+        stride = self.pipe.tokenizer.stride
+        height, width = (side * stride for side in self.pipe.network.config.grid)
+        self.size = height, width
+        png = Path(config.png) if config.png else None
+        self.writer = SampleWriter(self.out, config.num_images, self.size, png)
+        if not self.out.exists():
+            self.writer.check()
+        self.reference = self.train = None
+        if config.reference:
+            count = config.num_reference
+            self.reference = open_image_set("reference", config.reference, "val", self.size, count)
+        if config.train:
+            self.train = open_image_set("train", config.train, "train", self.size)
+        self.labels = choose_labels(
+            self.pipe, config.classes, config.num_images, config.seed, self.reference
+        )
+        self.samples = describe_samples(
+            self.pipe, self.labels, seed=config.seed, chunk=config.chunk, ema=config.ema
+        )
+        self.record = find_record(self.out, self.samples)
+
+
+def main(config: SampleConfig, flags: Flags) -> None:
+    """Sample, unless that is done, then score what lies on disk."""
+    with process_group(choose_device(config.device)):
+        job = Job(config)
+        record = job.record
+        if is_main():
+            print(_plan(job))
+        if flags.dry_run:
+            return
+        if record is None:
+            record = sample(job)
+    if is_main():  # the others need not wait for it
+        score(job, record)
+
+
+def sample(job: Job) -> Record:
+    """Make the set with all ranks; returns its record, without scores."""
+    config, started = job.config, time.monotonic()
+    barrier()  # no rank makes a file before all have looked at what is there
+    if is_main():
+        job.writer.begin()
+    barrier()
+    own = sum(map(len, chunks(config.num_images, config.chunk)))
+    bar = tqdm(total=own, unit="img", leave=False, disable=None if is_main() else True)
+    for first, images in sample_chunks(job.pipe, job.labels, config.seed, config.chunk):
+        job.writer.write(first, images)
+        bar.update(len(images))
+    bar.close()
+    barrier()
+    seconds = time.monotonic() - started
+    made = {
+        "weights": config.weights,
+        "device": str(job.pipe.device),
+        "ranks": world_size(),
+        "seconds": seconds,
+        "images_per_second": config.num_images / seconds,
+        "versions": versions(),
+    }
+    record = {"samples": job.samples, "made": made}
+    if is_main():
+        write_record(job.out, record)  # first: a set without a record would be nobody's
+        job.writer.finish(job.labels)
+    return record
+
+
+def score(job: Job, record: Record) -> None:
+    """Score the set on disk, complete its record and print the table."""
+    samples = SampleFile(job.out)
+    with tqdm(samples, unit="batch", leave=False, disable=None) as batches:
+        scores = evaluate(
+            batches, samples.labels, job.reference, classes=job.pipe.classes, train=job.train
+        )
+    if record.get("sha256", scores["sha256"]) != scores["sha256"]:
+        raise UserError(f"out={job.out} has changed since its record was written; name another.")
+    record |= {**scores, "train": job.config.train or None, "scored_with": versions()}
+    write_record(job.out, record)
+    print(summary(job.out, record))
+
+
+def _plan(job: Job) -> str:
+    config, settings = job.config, job.pipe.sampling
+    height, width = job.size
+    lines = [
+        f"samples    {config.num_images:,} of {height}x{width}, {', '.join(config.classes)}, "
+        f"seed {config.seed}, in chunks of {config.chunk}",
+        f"sampler    {settings.num_steps} steps, guidance {settings.guidance_scale:g}, "
+        f"temperature {settings.temperature:g}",
+        f"device     {job.pipe.device}, {job.samples['precision']}, {world_size()} ranks",
+    ]
+    if job.record is not None:
+        lines.append(f"complete   {job.out} is this set already: scoring it again")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(
+        run_command(main, SampleConfig, sys.argv[1:], program="FID_sample.py", about=__doc__ or "")
+    )

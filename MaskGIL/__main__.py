@@ -1,0 +1,68 @@
+"""`python -m MaskGIL COMMAND`: the small commands around a trained generator."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from MaskGIL.command import run_command
+from MaskGIL.generate import GenerateConfig, generate
+from MaskGIL.inspect import InspectConfig, inspect
+from MaskGIL.values import did_you_mean, quote
+
+
+class Command(NamedTuple):
+    """One command. `word` is the key that a first bare word stands for, "" for none."""
+
+    job: Callable[..., int | None]
+    schema: type[Any]
+    about: str
+    word: str = ""
+
+
+COMMANDS = {
+    "generate": Command(generate, GenerateConfig, "Sample pictures of classes from weights."),
+    "inspect": Command(
+        inspect, InspectConfig, "Tell what a token cache or a weights folder holds.", word="path"
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command that `argv` (without the program's name) begins with; its exit code."""
+    name, *words = argv or ["--help"]
+    if name in ("--help", "-h"):
+        print(_overview())
+        return 0
+    if name not in COMMANDS:
+        hint = did_you_mean(name, COMMANDS) or f" Commands are {', '.join(COMMANDS)}."
+        print(f"error: Unknown command {quote(name)}.{hint}", file=sys.stderr)
+        return 2
+    command = COMMANDS[name]
+    if command.word and words and not re.match(r"-|[^/]*=", words[0]):
+        words[0] = f"{command.word}={words[0]}"
+    return run_command(
+        command.job, command.schema, words, program=_program(name), about=command.about
+    )
+
+
+def _program(name: str) -> str:
+    word = COMMANDS[name].word
+    return f"python -m MaskGIL {name}" + (f" {word.upper()}" if word else "")
+
+
+def _overview() -> str:
+    lines = [f"  {name:10s} {command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Usage: python -m MaskGIL COMMAND [key=value ...]",
+            "",
+            *lines,
+            "",
+            "python -m MaskGIL COMMAND --help lists the keys of a command.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""The record of a set of samples: a JSON beside it that says what it is and what it scored.
+
+"samples" identifies the set, byte for byte on one kind of machine; the rest are facts about it.
+"""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from MaskGIL.cache_index import replace_file, sha256, to_json
+from MaskGIL.config import changed_keys, to_dict
+from MaskGIL.device import DTYPES
+from MaskGIL.pipeline import Pipeline
+from Network.config import UserError
+from Network.files import fingerprint
+
+FORMAT = 1
+Record = dict[str, Any]
+
+
+def describe_samples(
+    pipe: Pipeline, labels: NDArray[np.int64], *, seed: int, chunk: int, ema: bool
+) -> dict[str, Any]:
+    """What the bytes of a set with labels (N,) follow from, as flat {key: value}."""
+    return {
+        "num_images": len(labels),
+        "seed": seed,
+        "chunk": chunk,
+        "labels_sha256": sha256(labels.tobytes()),
+        "ema": ema,
+        "network_sha256": fingerprint(pipe.network.state_dict()),
+        "tokenizer": pipe.tokenizer.name,
+        "tokenizer_sha256": pipe.tokenizer.fingerprint,
+        "precision": next(name for name, dtype in DTYPES.items() if dtype == pipe.dtype),
+        **to_dict(pipe.sampling),
+    }
+
+
+def find_record(out: Path, samples: dict[str, Any]) -> Record | None:
+    """The record of the set `out` if that is whole, None if it is still to be made.
+
+    Raises UserError when another set is there, or one that nobody has described.
+    """
+    path = record_path(out)
+    if not path.exists():
+        if out.exists():
+            raise UserError(f"out={out} exists and has no record {path}; name another file.")
+        return None
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        found = dict(record["samples"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is no record of samples; name another out.") from None
+    if changes := changed_keys(found, samples):
+        key, old, new = changes[0]
+        more = f" ({len(changes) - 1} more differ)" if len(changes) > 1 else ""
+        raise UserError(
+            f"out={out} is another set: {key} is {old} there and {new} here{more}; "
+            "name another file."
+        )
+    return record if out.exists() else None
+
+
+def write_record(out: Path, record: Record) -> None:
+    """Write the record of the set `out`; the old one stays until the new one is whole."""
+    replace_file(record_path(out), to_json({"format": FORMAT, **record}) + b"\n")
+
+
+def summary(out: Path, record: Record) -> str:
+    """The record of the set `out` as an aligned table, for people."""
+    made, reference = record["made"], record["reference"]
+    rows = {"samples": f"{out}, {made['seconds']:.1f} s, {made['images_per_second']:.1f} img/s"}
+    rows["reference"] = f"{reference['name']}, {reference['count']:,}" if reference else "none"
+    for name, value in record["metrics"].items():
+        if isinstance(value, dict):
+            rows[name] = f"{value['share']:.2%} ({value['expected share']:.0%} of new images are)"
+        else:
+            rows[name] = "too few images of a class" if value is None else f"{value:.4g}"
+    rows["FID"] = "not part of this version"
+    rows["record"] = str(record_path(out))
+    width = max(map(len, rows))
+    return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+
+def record_path(out: Path) -> Path:
+    """Where the record of the set `out` lies."""
+    return out.with_suffix(".json")
+
+
+def versions() -> dict[str, str]:
+    """Of everything that computes; no variables of the environment."""
+    try:
+        own = version("maskgil")
+    except PackageNotFoundError:
+        own = "not installed"
+    return {
+        "maskgil": own,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }

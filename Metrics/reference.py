@@ -1,0 +1,142 @@
+"""What samples are compared with: drawn shapes, a folder of pictures, or another set of samples.
+
+Every one is an `ImageSet`: labelled images of one size, read in batches as often as asked.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from MaskGIL.config import DataConfig
+from MaskGIL.data import Images, Split, open_images
+from MaskGIL.data.crops import crop_image
+from MaskGIL.data.folders import SPLITS, Folder, UnreadableImage, read_image
+from MaskGIL.data.shapes import Shapes
+from Metrics.samples import BATCH, SampleFile
+from Network.config import UserError
+
+
+class ImageSet(Protocol):
+    """Images for comparison. `labels` (N,) int64 index `classes`, -1 unknown."""
+
+    name: str
+    labels: NDArray[np.int64]
+    classes: Sequence[str]
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        ...
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Images (B, 3, H, W) uint8."""
+        ...
+
+
+class Pictures:
+    """Rows of a source of pictures, the middle square of each resized to `size` pixels."""
+
+    def __init__(self, name: str, images: Images, rows: NDArray[np.int64], size: int) -> None:
+        self.name, self.classes, self.labels = name, images.classes, images.labels[rows]
+        self._images, self._rows, self._size = images, rows.tolist(), size
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Images (B, 3, S, S) uint8. Raises UserError for an unreadable file."""
+        for start in range(0, len(self), BATCH):
+            yield torch.stack([self._crop(row) for row in self._rows[start : start + BATCH]])
+
+    def _crop(self, row: int) -> Tensor:
+        try:
+            return crop_image(self._images.image(row), "center", 0, self._size)
+        except UnreadableImage as error:
+            raise UserError(
+                f"{self.name}: {error.name} cannot be read ({error.reason}); remove it."
+            ) from error
+
+
+def open_image_set(
+    key: str, value: str, split: Split, size: tuple[int, int], count: int = 0
+) -> ImageSet:
+    """The images that `value` names: `shapes`, `shapes:COUNT`, a folder or an .npz of samples.
+
+    `split` is drawn, or taken of a folder that has both; `size` (H, W) is that of the samples; of
+    more than `count` images as many are taken, spread evenly (0: all). Raises UserError naming
+    `key` for whatever is not there and does not fit.
+    """
+    if value.endswith(".npz"):
+        return _open_samples(key, value, size, count)
+    if size[0] != size[1]:
+        raise UserError(f"{key}={value} gives square images; use an .npz of {size[0]}x{size[1]}.")
+    if value.partition(":")[0] == "shapes":
+        return _open_shapes(key, value, split, size[0], count)
+    images = _open_folder(key, Path(value), split)
+    return Pictures(value, images, _rows(key, len(images), count), size[0])
+
+
+def _open_shapes(key: str, value: str, split: Split, size: int, count: int) -> ImageSet:
+    number = value.partition(":")[2]
+    if not number:
+        images = open_images(DataConfig(image_size=size), split)  # as many as the demo trains with
+    elif number.isdigit() and int(number):
+        images = Shapes(split, int(number), (size, size))
+    else:
+        raise UserError(f"{key}={value} needs a number of images behind the colon: shapes:4096.")
+    return Pictures(f"shapes ({split})", images, _rows(key, len(images), count), size)
+
+
+def _open_samples(key: str, value: str, size: tuple[int, int], count: int) -> ImageSet:
+    samples = SampleFile(value)
+    if samples.size != size:
+        (height, width), (wanted_height, wanted_width) = samples.size, size
+        raise UserError(
+            f"{key}={value} holds images of {height}x{width}, the samples have "
+            f"{wanted_height}x{wanted_width}; compare images of one size."
+        )
+    return SampleFile(value, _rows(key, len(samples), count))
+
+
+def _open_folder(key: str, root: Path, split: Split) -> Images:
+    if not root.is_dir():
+        raise UserError(
+            f"No such {key}: {key}={root}; give shapes, a folder of images or an .npz of samples."
+        )
+    if any((root / name).is_dir() for name in SPLITS):
+        return Folder(root, split)
+    files = sorted(file for file in root.iterdir() if file.suffix.lower() in IMG_EXTENSIONS)
+    if not files:
+        raise UserError(f"{key}={root} holds neither {split}/CLASS/* nor images.")
+    return _Files(files)
+
+
+class _Files:
+    """Pictures without labels."""
+
+    classes: Sequence[str] = ()
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files, self.labels = files, np.full(len(files), -1, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, index: int) -> Image.Image:
+        return read_image(self.files[index])
+
+    def name(self, index: int) -> str:
+        return self.files[index].name
+
+
+def _rows(key: str, available: int, count: int) -> NDArray[np.int64]:
+    """Rows (count,) spread evenly: files are sorted by class, and every class gets its share."""
+    if count > available:
+        raise UserError(f"{key} has {available} images, not {count}; lower num_{key}.")
+    return np.linspace(0, available - 1, count or available).astype(np.int64)

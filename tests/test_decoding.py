@@ -1,0 +1,305 @@
+"""Plans and the decoding loop, with predictors whose logits are whole numbers: nothing rounds."""
+
+from itertools import pairwise, product
+
+import pytest
+import tiny
+import torch
+from scipy.stats import chisquare
+
+from MaskGIL.config import SamplingConfig
+from MaskGIL.decoding import ORDERS, Step, decode, mar_plan
+from MaskGIL.masking import SCHEDULES
+from MaskGIL.predictor import GuidedPredictor
+from Network.config import UserError
+
+CODES, MASK = 7, 7
+SAMPLINGS = [
+    SamplingConfig(),
+    SamplingConfig(noise=0),
+    SamplingConfig(temperature=0.6, top_k=3),
+]
+
+
+class Toy:
+    """Logits of position, code, and every visible token of the image."""
+
+    def __init__(self):
+        self.started, self.progress, self.num_rows = [], [], []
+
+    def start(self, tokens):
+        self.started.append(tokens.clone())
+
+    def __call__(self, tokens, rows, progress):
+        self.progress.append(progress)
+        self.num_rows.append(rows.shape[1])
+        seen = tokens.flatten(1)
+        seen = (seen * (seen != MASK) * torch.arange(3, 3 + seen.shape[1])).sum(1)
+        mixed = rows[..., None] * 31 + torch.arange(CODES) * 17 + seen[:, None, None] * 13
+        return mixed % 23 / 4
+
+
+class Constant:
+    """The same logits everywhere."""
+
+    def __init__(self, logits):
+        self.logits = torch.tensor(logits)
+
+    def start(self, tokens):
+        pass
+
+    def __call__(self, tokens, rows, progress):
+        return self.logits.expand(*rows.shape, -1)
+
+
+def empty(batch, *grid):
+    return torch.full((batch, *grid), MASK)
+
+
+def partly_hidden(*num_hidden, grid=(4, 4), seed=0):
+    """An image per number; hidden positions at random."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(CODES, (len(num_hidden), grid[0] * grid[1]), generator=generator)
+    for image, count in zip(tokens, num_hidden):
+        image[torch.randperm(len(image), generator=generator)[:count]] = MASK
+    return tokens.view(-1, *grid)
+
+
+def run(tokens, plan, seeds=None, sampling=SAMPLINGS[0], predictor=None, on_step=None):
+    seeds = torch.arange(len(tokens)) if seeds is None else seeds
+    predictor = predictor or Toy()
+    return decode(predictor, tokens, plan, seeds, mask_id=MASK, sampling=sampling, on_step=on_step)
+
+
+# Plans
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("num_tokens", [1, 16, 256, 576])
+def test_a_plan_for_any_number_of_steps(num_tokens, schedule):
+    """Arccos by plain rounding reveals negative numbers from 128 steps on."""
+    for num_steps in range(1, num_tokens + 1):
+        plan = mar_plan(num_tokens, num_steps, schedule)
+        counts = [step.count for step in plan]
+        assert len(counts) == num_steps
+        assert min(counts) >= 1
+        assert sum(counts) == num_tokens
+        assert plan[-1].progress == 1
+        assert num_steps == 1 or plan[0].progress == 0
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("num_steps", [4, 8, 12, 16])
+def test_a_plan_follows_its_schedule(schedule, num_steps):
+    """Whatever it must do to reveal one token a step: never further away than that."""
+    plan, revealed = mar_plan(256, num_steps, schedule), 0
+    for index, step in enumerate(plan):
+        revealed += step.count
+        share = SCHEDULES[schedule]((index + 1) / num_steps, 256)
+        exact = 256 * (1 - share)
+        assert abs(revealed - exact) <= 0.5 or (step.count == 1 and revealed > exact)
+        assert step.progress == pytest.approx(index / (num_steps - 1))
+        assert step.order == "confidence"
+
+
+def test_arccos_as_halton_maskgit_has_it():
+    """Its 8 shares lie at i/7, rounded down (f61b0a1); ours at i/8: no step is almost empty."""
+    steps = torch.tensor([step.count for step in mar_plan(256, 7)])
+    theirs = torch.tensor([23, 47, 72, 99, 129, 167, 256])
+    assert ((steps.cumsum(0) - theirs) >= 0).all()
+    assert ((steps.cumsum(0) - theirs) <= 1).all()
+
+
+def test_sentences_for_plans():
+    for num_steps in (0, 17, -1):
+        with pytest.raises(UserError, match=f"^num_steps={num_steps} must lie between 1 .*, 16.$"):
+            mar_plan(16, num_steps)
+    with pytest.raises(UserError, match=r"^Unknown schedule 'cosin'. Known: root, linear, .*exp.$"):
+        mar_plan(16, 4, "cosin")
+    with pytest.raises(UserError, match=r"^Unknown order 'halton'. Known: confidence, random.$"):
+        mar_plan(16, 4, order="halton")
+
+
+# The loop
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("num_steps", [1, 3, 16])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_hidden_tokens_are_filled_and_given_ones_stay(sampling, num_steps, order):
+    tokens = partly_hidden(0, 1, 2, 9, 16, 15)
+    before = tokens.clone()
+    found = run(tokens, mar_plan(16, num_steps, order=order), sampling=sampling)
+    given = before != MASK
+    assert found.shape == before.shape
+    assert torch.equal(found[given], before[given])
+    assert found.min() >= 0
+    assert found.max() < CODES
+    assert torch.equal(tokens, before)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("num_steps", [1, 4, 6, 7, 16])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_batch_does_not_matter(sampling, num_steps, order):
+    """Also where a step of the plan reveals something in one image and nothing in another."""
+    tokens = partly_hidden(*range(11))
+    plan, seeds = mar_plan(16, num_steps, "linear", order), torch.arange(100, 111)
+    together = run(tokens, plan, seeds, sampling)
+    shuffled = torch.randperm(11, generator=torch.Generator().manual_seed(0))
+    found = run(tokens[shuffled], plan, seeds[shuffled], sampling)
+    assert torch.equal(found, together[shuffled])
+    for image in range(11):
+        alone = run(tokens[image, None], plan, seeds[image, None], sampling)
+        assert torch.equal(alone[0], together[image])
+
+
+def test_the_batch_does_not_matter_to_a_network():
+    network, plan = tiny.network().float(), mar_plan(16, 5)
+    labels, seeds = torch.tensor([0, 2, 1, 0]), torch.tensor([5, 5, 6, 7])
+
+    def sample(images):
+        predictor = GuidedPredictor(network, labels[images], "linear", 3.0)
+        tokens = torch.full((len(images), 4, 4), network.mask_id)
+        sampling = SamplingConfig()
+        return decode(predictor, tokens, plan, seeds[images], mask_id=11, sampling=sampling)
+
+    together = sample([0, 1, 2, 3])
+    assert torch.equal(sample([2, 0]), together[[2, 0]])
+    assert len({str(image.tolist()) for image in together}) == 4  # label and seed matter
+
+
+def test_seeds_matter():
+    plan = mar_plan(16, 4)
+    found = run(empty(6, 4, 4), plan, torch.tensor([0, 1, 2, 0, 1, -9]))
+    assert torch.equal(found[:2], found[3:5])
+    assert len({str(image.tolist()) for image in found}) == 4
+    flat = Constant([0.0] * CODES)
+    columns = run(empty(50, 4, 4), plan, predictor=flat).flatten(1)
+    assert all(len(set(column.tolist())) == CODES for column in columns.T)  # positions differ
+
+
+def test_each_step_reveals_its_share():
+    tokens, plan, frames = partly_hidden(16, 10, 0), mar_plan(16, 5), []
+    predictor = Toy()
+    found = run(tokens, plan, predictor=predictor, on_step=lambda i, t: frames.append((i, t)))
+    assert [index for index, _ in frames] == list(range(5))
+    assert torch.equal(frames[-1][1], found)
+    revealed = 0
+    for (_, frame), step in zip(frames, plan):
+        assert frame.shape == tokens.shape
+        revealed += step.count
+        hidden = (frame == MASK).flatten(1).sum(1).tolist()
+        assert hidden == [16 - revealed, 10 - int(10 * revealed / 16 + 0.5), 0]
+    for (_, earlier), (_, later) in pairwise(frames):
+        shown = earlier != MASK
+        assert torch.equal(earlier[shown], later[shown])
+    assert torch.equal(predictor.started[0], tokens)
+    assert predictor.progress == [0, 0.25, 0.5, 0.75, 1]
+    cumulative = [0, *(sum(step.count for step in plan[: i + 1]) for i in range(4))]
+    assert predictor.num_rows == [16 - count for count in cumulative]  # no row twice
+
+
+def test_nothing_hidden_asks_for_nothing():
+    predictor, tokens = Toy(), partly_hidden(0, 0)
+    assert torch.equal(run(tokens, mar_plan(16, 4), predictor=predictor), tokens)
+    assert predictor.num_rows == []
+
+
+def test_few_hidden_tokens_take_few_calls():
+    """Two tokens in sixteen steps: fourteen steps reveal nothing and cost nothing."""
+    predictor = Toy()
+    run(partly_hidden(2, 2), mar_plan(16, 16), predictor=predictor)
+    assert predictor.num_rows == [2, 1]
+
+
+# Laws
+
+LOGITS = [0.0, 1.0, -1.0, 2.0, 0.5, -3.0, 0.1]
+
+
+def pvalue(found, probabilities):
+    counts = torch.bincount(found.flatten(), minlength=CODES)
+    return chisquare(counts.numpy(), (probabilities / probabilities.sum() * found.numel())).pvalue
+
+
+@pytest.mark.parametrize("plan", [mar_plan(4, 1), mar_plan(4, 4, order="random")])
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
+def test_tokens_follow_the_tempered_law(temperature, plan):
+    sampling = SamplingConfig(temperature=temperature)
+    found = run(empty(4000, 2, 2), plan, sampling=sampling, predictor=Constant(LOGITS))
+    law = (torch.tensor(LOGITS).double() / temperature).exp().numpy()
+    wrong = (torch.tensor(LOGITS).double() / (1.2 * temperature)).exp().numpy()
+    assert pvalue(found, law) > 0.001
+    assert pvalue(found, wrong) < 1e-6
+    for position in range(4):
+        assert pvalue(found.flatten(1)[:, position], law) > 0.001
+
+
+def test_top_k_never_draws_outside():
+    sampling = SamplingConfig(top_k=3)
+    found = run(empty(4000, 2, 2), mar_plan(4, 2), sampling=sampling, predictor=Constant(LOGITS))
+    assert set(found.unique().tolist()) == {1, 3, 4}  # the three largest
+    every = SamplingConfig(top_k=100)  # more than there are
+    found = run(empty(4000, 2, 2), mar_plan(4, 1), sampling=every, predictor=Constant(LOGITS))
+    assert pvalue(found, torch.tensor(LOGITS).double().exp().numpy()) > 0.001
+
+
+class Peaked(Constant):
+    """Position i is sure of code i % CODES to the degree peaks[i]."""
+
+    def __call__(self, tokens, rows, progress):
+        peak = torch.nn.functional.one_hot(rows % CODES, CODES)
+        return peak * self.logits[rows][..., None]
+
+
+def test_the_most_confident_come_first_without_noise():
+    peaks = [3.0, 9.0, 1.0, 5.0, 2.0, 8.0, 4.0, 6.0]
+    frames = []
+    sampling = SamplingConfig(noise=0, top_k=1)
+    plan = [Step(1, index / 7, "confidence") for index in range(8)]
+    run(empty(2, 2, 4), plan, None, sampling, Peaked(peaks), lambda i, t: frames.append(t))
+    shown = torch.stack([frame.flatten(1)[0] != MASK for frame in frames])  # (steps, N)
+    when = shown.int().argmax(0)
+    assert when.tolist() == [5, 0, 7, 3, 6, 1, 4, 2]
+    assert torch.equal(frames[-1][0].flatten(), torch.arange(8) % CODES)
+
+
+def first_revealed(order, noise, progress=0.0):
+    """Where 6,000 images begin, whose four positions differ in confidence."""
+    frames, sampling = [], SamplingConfig(noise=noise, top_k=1)
+    plan = [Step(1, progress, order), Step(3, 1.0, order)]
+    run(empty(6000, 2, 2), plan, None, sampling, Peaked(PEAKS), lambda i, t: frames.append(t))
+    return (frames[0].flatten(1) != MASK).int().argmax(1)
+
+
+PEAKS = [0.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_noise_softens_the_confidence(progress):
+    """The largest log p + a Gumbel has a probability like p^(1/a), a = noise (1 - progress)."""
+    peaks = torch.tensor(PEAKS).double()
+    log_probability = peaks - (peaks.exp() + CODES - 1).log()
+    law = (log_probability / (0.8 * (1 - progress))).exp()
+    counts = torch.bincount(first_revealed("confidence", 0.8, progress), minlength=4)
+    assert chisquare(counts.numpy(), (law / law.sum() * 6000).numpy()).pvalue > 0.001
+
+
+def test_random_order_is_uniform():
+    counts = torch.bincount(first_revealed("random", 4.5), minlength=4)
+    assert chisquare(counts.numpy()).pvalue > 0.001
+
+
+def test_equal_confidence_reveals_in_order():
+    """So the result cannot hang on how a device sorts equal numbers."""
+    frames, sampling = [], SamplingConfig(noise=0, top_k=1)
+    plan = [Step(5, 0.0, "confidence"), Step(35, 1.0, "confidence")]
+    run(empty(3, 5, 8), plan, None, sampling, Constant(LOGITS), lambda i, t: frames.append(t))
+    assert torch.equal(frames[0].flatten(1) != MASK, (torch.arange(40) < 5).expand(3, -1))
+
+
+@pytest.mark.parametrize(("schedule", "order"), list(product(SCHEDULES, ORDERS)))
+def test_every_schedule_and_order_decodes(schedule, order):
+    found = run(partly_hidden(16, 5), mar_plan(16, 7, schedule, order))
+    assert (found != MASK).all()

@@ -1,0 +1,101 @@
+import re
+
+import pytest
+import torch
+
+from MaskGIL import device
+from MaskGIL.device import autocast, choose_device, choose_precision, decoder_dtype
+from Network.config import UserError
+
+CPU, CUDA, MPS = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend what this machine has."""
+
+    def pretend(cuda=False, mps=False, cuda_bf16=False, cpu_bf16=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: cuda_bf16)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: None)
+        monkeypatch.setattr(device, "_cpu_has_bf16", lambda: cpu_bf16)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("here", "chosen"),
+    [({}, "cpu"), ({"mps": True}, "mps"), ({"cuda": True, "mps": True}, "cuda:0")],
+)
+def test_auto_takes_the_best_that_is_there(machine, here, chosen):
+    machine(**here)
+    assert choose_device("auto") == torch.device(chosen)
+    assert choose_device("cpu") == CPU
+
+
+def test_each_rank_has_its_own_gpu(machine, monkeypatch):
+    machine(cuda=True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("cuda") == choose_device("auto") == torch.device("cuda", 3)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("cuda", "No cuda device here; use device=cpu (slow) or device=auto."),
+        ("cuda:1", "No cuda device here; use device=cpu (slow) or device=auto."),
+        ("mps", "No mps device here; use device=cpu (slow) or device=auto."),
+        ("gpu", "Unknown device 'gpu'. Known: auto, cuda, mps, cpu."),
+    ],
+)
+def test_sentences_for_devices(machine, name, sentence):
+    machine()
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("place", "here", "chosen"),
+    [
+        (CUDA, {"cuda_bf16": True}, torch.bfloat16),
+        (CUDA, {"cuda_bf16": False}, torch.float16),
+        (CPU, {"cpu_bf16": True}, torch.bfloat16),
+        (CPU, {"cpu_bf16": False}, torch.float32),
+        (MPS, {"cpu_bf16": True}, torch.float32),
+    ],
+)
+def test_auto_precision_is_what_the_hardware_has(machine, place, here, chosen):
+    machine(**here)
+    assert choose_precision("auto", place) == chosen
+
+
+def test_precision_by_name(machine):
+    machine()
+    assert choose_precision("fp32", CUDA) == torch.float32
+    assert choose_precision("bf16", CPU) == torch.bfloat16
+    assert choose_precision("fp16", CUDA) == torch.float16
+    for place in (CPU, MPS):
+        with pytest.raises(
+            UserError, match=r"^precision=fp16 needs a CUDA device; use precision=au"
+        ):
+            choose_precision("fp16", place)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_autocast_narrows_products_only(dtype):
+    narrow = dtype == torch.bfloat16
+    with autocast(CPU, dtype):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (dtype if narrow else torch.float32)
+        assert torch.ones(2).add(1).dtype == torch.float32
+
+
+def test_the_decoder_never_runs_in_fp16():
+    assert decoder_dtype(torch.float16) == torch.float32
+    for dtype in (torch.float32, torch.bfloat16):
+        assert decoder_dtype(dtype) == dtype
+
+
+def test_asking_the_processor_answers_yes_or_no():
+    assert device._cpu_has_bf16() in (True, False)

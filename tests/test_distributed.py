@@ -1,0 +1,74 @@
+"""One process, and pretended ones; two real processes meet in test_ranks."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from MaskGIL import distributed
+from MaskGIL.distributed import all_gather, all_reduce, barrier, chunks, is_main, process_group
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def pretend(monkeypatch, rank, world_size):
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(rank % 2))
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+
+
+@pytest.mark.parametrize("torchrun", [False, True])
+def test_one_process_with_or_without_torchrun(monkeypatch, torchrun):
+    if torchrun:
+        pretend(monkeypatch, 0, 1)
+    assert (distributed.rank(), distributed.local_rank(), distributed.world_size()) == (0, 0, 1)
+    assert is_main()
+    with process_group(torch.device("cpu")):
+        assert not dist.is_initialized()
+        barrier()
+        tensor = torch.arange(3.0)
+        assert all_reduce(tensor) is tensor
+        assert tensor.tolist() == [0, 1, 2]
+        assert all_gather(tensor).tolist() == [0, 1, 2]
+
+
+def test_ranks_are_those_of_torchrun(monkeypatch):
+    pretend(monkeypatch, 5, 8)
+    assert (distributed.rank(), distributed.local_rank(), distributed.world_size()) == (5, 1, 8)
+    assert not is_main()
+
+
+@pytest.mark.parametrize(("kind", "backend"), [("cpu", "gloo"), ("cuda", "nccl"), ("mps", "gloo")])
+def test_a_group_is_left_even_after_an_error(monkeypatch, kind, backend):
+    pretend(monkeypatch, 1, 2)
+    calls = []
+    monkeypatch.setattr(dist, "init_process_group", calls.append)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
+
+    def train():
+        with process_group(torch.device(kind)):
+            calls.append("trained")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert calls == [backend, "trained", "left"]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize(("count", "size"), [(0, 4), (1, 4), (4, 4), (50, 8), (64, 8), (7, 1)])
+def test_chunks_do_not_depend_on_the_ranks(monkeypatch, count, size, world_size):
+    dealt = []
+    for rank in range(world_size):
+        pretend(monkeypatch, rank, world_size)
+        dealt.append(chunks(count, size))
+    together = sorted((chunk for part in dealt for chunk in part), key=lambda chunk: chunk.start)
+    assert [i for chunk in together for i in chunk] == list(range(count))
+    assert all(len(chunk) == size for chunk in together[:-1])
+    pretend(monkeypatch, 0, 1)
+    assert together == chunks(count, size)
+    lengths = [len(part) for part in dealt]
+    assert max(lengths) - min(lengths) <= 1

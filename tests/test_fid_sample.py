@@ -1,0 +1,166 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_weights import SIDE, save_tiny_weights
+
+import FID_sample
+from FID_sample import main
+from MaskGIL.command import run_command
+from MaskGIL.pipeline import Pipeline
+from Metrics.sample_and_eval import SampleConfig, choose_labels
+from Network.files import fingerprint
+
+ROOT = Path(__file__).parent.parent
+SMALL = ("num_images=40", "chunk=16", "device=cpu", "precision=fp32", "reference=shapes:64")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_tiny_weights(tmp_path_factory.mktemp("run") / "weights")
+
+
+@pytest.fixture
+def fid_sample(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def fid_sample(*words):
+        words = [f"weights={weights}", *SMALL, *words]
+        code = run_command(main, SampleConfig, words, program="FID_sample.py", about="")
+        return code, *capsys.readouterr()
+
+    return fid_sample
+
+
+def test_a_set_and_its_record(fid_sample, weights, tmp_path):
+    code, out, err = fid_sample("out=new/a.npz", "train=shapes:128", "seed=4", "num_steps=3")
+    assert (code, err) == (0, "")  # no progress bar where nobody looks
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.json", "a.npz"]
+    with np.load(tmp_path / "new/a.npz") as arrays:
+        images, labels = arrays["arr_0"], arrays["arr_1"]
+    assert (images.shape, images.dtype) == ((40, SIDE, SIDE, 3), np.uint8)
+    pipe = Pipeline.from_pretrained(weights, "cpu", torch.float32)
+    assert np.array_equal(labels, choose_labels(pipe, ["balanced"], 40, 4))
+    made = pipe(labels[:16].tolist(), num_inference_steps=3, generator=4, output_type="uint8")
+    assert np.array_equal(images[:16], made.images.permute(0, 2, 3, 1).numpy())
+
+    record = json.loads((tmp_path / "new/a.json").read_text())
+    assert record["samples"]["network_sha256"] == fingerprint(pipe.network.state_dict())
+    assert record["samples"]["tokenizer_sha256"] == pipe.tokenizer.fingerprint
+    assert (record["samples"]["seed"], record["samples"]["num_steps"]) == (4, 3)
+    assert (record["reference"]["count"], record["train"]) == (64, "shapes:128")
+    assert record["made"]["images_per_second"] > 0
+    assert record["fid"] is None
+    assert list(record["metrics"]) == [
+        "class accuracy",
+        "shapesnet-1 distance",
+        "spread of position",
+        "spread of size",
+        "spread of colour",
+        "near training images",
+    ]
+    assert f"shapesnet-1 distance  {record['metrics']['shapesnet-1 distance']:.4g}\n" in out
+    assert "FID                   not part of this version\n" in out
+
+
+def test_the_same_command_scores_again_and_another_is_refused(fid_sample, tmp_path):
+    assert fid_sample()[0] == 0
+    file, record = tmp_path / "samples.npz", tmp_path / "samples.json"
+    before, first = file.stat(), json.loads(record.read_text())
+    code, out, _ = fid_sample("reference=shapes:32")
+    assert code == 0
+    assert "complete   samples.npz is this set already: scoring it again" in out
+    after, second = file.stat(), json.loads(record.read_text())
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert second["made"] == first["made"]
+    assert (first["reference"]["count"], second["reference"]["count"]) == (64, 32)
+    code, _, err = fid_sample("seed=1")
+    assert code == 2
+    assert "out=samples.npz is another set: seed is 0 there and 1 here (1 more differ)" in err
+    assert json.loads(record.read_text()) == second
+
+
+def test_a_changed_set_is_not_scored_under_its_old_record(fid_sample, tmp_path):
+    fid_sample()
+    with np.load(tmp_path / "samples.npz") as arrays:
+        images, labels = arrays["arr_0"], arrays["arr_1"]
+    np.savez(tmp_path / "samples.npz", 255 - images, labels)
+    code, _, err = fid_sample()
+    assert code == 2
+    assert "out=samples.npz has changed since its record was written" in err
+
+
+def test_a_stopped_run_starts_again(fid_sample, tmp_path):
+    fid_sample()
+    whole = (tmp_path / "samples.npz").read_bytes()
+    (tmp_path / "samples.npz").rename(tmp_path / ".samples.npz.partial")  # leftovers of a kill
+    assert fid_sample()[0] == 0
+    assert (tmp_path / "samples.npz").read_bytes() == whole
+    assert not (tmp_path / ".samples.npz.partial").exists()
+
+
+def test_a_set_whose_scoring_failed_is_scored_by_the_next_run(fid_sample, tmp_path, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.delattr(FID_sample, "evaluate")
+        assert fid_sample()[0] == 1
+    assert (tmp_path / "samples.npz").exists()
+    code, out, _ = fid_sample()
+    assert code == 0
+    assert "scoring it again" in out
+
+
+def test_png_files_beside(fid_sample, tmp_path):
+    assert fid_sample("png=png", "reference=")[0] == 0
+    assert len(list((tmp_path / "png").iterdir())) == 40
+    assert fid_sample("png=png", "reference=png")[0] == 0  # the set is there: nothing to write
+    distance = json.loads((tmp_path / "samples.json").read_text())["metrics"]
+    assert distance["shapesnet-1 distance"] < 1e-6  # the PNG files are the set
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["weights=nowhere"], "No such weights folder: nowhere."),
+        (["out=a.png"], "out=a.png must end in .npz."),
+        (["reference=nowhere"], "No such reference: reference=nowhere; give shapes, a folder"),
+        (["num_reference=65"], "reference has 64 images, not 65; lower num_reference."),
+        (["classes=read ring"], "Unknown class 'read ring'. Did you mean 'red ring'?"),
+        (["num_steps=65"], "num_steps=65 must lie between 1 and the number of tokens, 64."),
+        (["num_images=1000000000000"], "out=samples.npz needs 1536000.00 GB while it is written"),
+        (["refrence=a"], "Unknown key 'refrence' on the command line. Did you mean 'reference'?"),
+    ],
+)
+def test_mistakes_cost_a_second_and_leave_nothing(fid_sample, tmp_path, words, sentence):
+    code, _, err = fid_sample(*words)
+    assert code == 2
+    assert err.startswith(f"error: {sentence}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_says_what_would_be_done(fid_sample, tmp_path):
+    code, out, _ = fid_sample("--dry-run")
+    assert code == 0
+    assert "samples    40 of 16x16, balanced, seed 0, in chunks of 16\n" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_same_bytes_as_one(weights, tmp_path):
+    def sample(*launcher, out):
+        words = [f"weights={weights}", *SMALL, "num_images=70", f"out={tmp_path / out}"]
+        command = [sys.executable, *launcher, str(ROOT / "FID_sample.py"), *words]
+        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, env=environment, timeout=300)
+        return (tmp_path / out).read_bytes(), json.loads(
+            (tmp_path / out).with_suffix(".json").read_text()
+        )
+
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    alone, together = sample(out="one.npz"), sample(*torchrun, out="two.npz")
+    assert alone[0] == together[0]
+    assert (alone[1]["made"]["ranks"], together[1]["made"]["ranks"]) == (1, 2)
+    assert alone[1]["metrics"] == together[1]["metrics"]

@@ -1,0 +1,444 @@
+"""Expected numbers: a plain formulation with one head at a time, and logits of LlamaGen's own
+classes (`fixtures/network/NOTES.md`)."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from fixtures.network import filler
+from safetensors.torch import load_file
+from torch import nn
+
+from Network import build_network
+from Network.config import NetworkConfig, UserError
+from Network.gpt import SIZES, Context, KVCache, RMSNorm, feed_forward_width
+
+NORMS = [
+    {"norm": norm, "qk_norm": qk_norm, "embed_norm": embed_norm}
+    for norm, qk_norm, embed_norm in product(["pre", "post", "sandwich"], [0, 1], [0, 1])
+]
+EXACT = {"rtol": 0, "atol": 1e-11}  # float64
+LABELS = torch.tensor([1, 3])
+
+
+def rows_of(*rows):
+    return torch.tensor(rows)
+
+
+# Architecture
+
+
+# 111M to 1.4B of the MaskGIL paper, to four digits: 12 D^2 per block in attention and SwiGLU
+# (8/3 D rounded up to 256), plus tables of 16,385 tokens, 1,001 classes and 16,384 outputs.
+@pytest.mark.parametrize(
+    ("size", "millions"),
+    [("B", 110.9), ("L", 342.9), ("XL", 774.7), ("XXL", 1411.0), ("3B", 3100.0)],
+)
+def test_parameters_of_the_named_sizes(size, millions):
+    with torch.device("meta"):
+        network = build_network(NetworkConfig(size=size))
+    found = sum(parameter.numel() for parameter in network.parameters())
+    assert found / 1e6 == pytest.approx(millions, rel=0.005)
+    assert (network.config.depth, network.config.width, network.config.heads) == SIZES[size]
+    depth, width, _ = SIZES[size]
+    block = 4 * width**2 + 3 * width * feed_forward_width(width)
+    tables = (2 * 16384 + 1 + 1001) * width
+    assert found == pytest.approx(depth * block + tables, rel=0.001)  # the rest are gains
+
+
+@pytest.mark.parametrize(
+    ("width", "inner"), [(768, 2048), (1024, 2816), (1280, 3584), (1536, 4096), (3200, 8704)]
+)
+def test_inner_widths_of_llama(width, inner):
+    assert feed_forward_width(width) == inner  # DESIGN's table, from LlamaGen's find_multiple
+
+
+def test_the_head_has_no_mask_token():
+    network = tiny.network()
+    assert network.mask_id == 11  # outside the codes 0 .. 10
+    assert network(tiny.tokens(), LABELS).shape == (2, 16, 11)
+    assert network.token_embedding.num_embeddings == 12
+
+
+def test_a_fresh_network_knows_nothing():
+    network = build_network(tiny.network_config())
+    assert not network(tiny.tokens(), LABELS).any()
+    assert [name for name, _ in network.named_parameters() if name.endswith("bias")] == []
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+@pytest.mark.parametrize("norms", NORMS)
+def test_a_gradient_reaches_every_parameter(norms, causal):
+    network = tiny.network(**norms)
+    target = torch.arange(32).view(2, 16) % 11
+    logits = network(tiny.tokens(), LABELS, causal=causal)
+    F.cross_entropy(logits.flatten(0, 1), target.flatten()).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def branch_sizes(config):
+    """Root mean squares of all branch outputs of a fresh network, of tokens and of condition."""
+    torch.manual_seed(0)
+    network, sizes = build_network(config), []
+    for block in network.blocks:
+        for norm in (block.attention_norm_out, block.feed_forward_norm_out):
+            norm.register_forward_hook(lambda _, __, out: sizes.append(out.square().mean().sqrt()))
+    network(tiny.tokens(2, config.grid, config.codebook_size), LABELS)
+    assert len(sizes) == 2 * 2 * config.depth  # condition, then tokens
+    return torch.stack(sizes).detach()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"width": 192, "heads": 6, "depth": 6}, {"width": 768, "heads": 12}]
+)
+def test_branches_of_a_fresh_network_are_of_size_one(changes):
+    """With post-norm a branch far below eps stays below: then it would learn nothing."""
+    sizes = branch_sizes(tiny.network_config(grid=(8, 8), codebook_size=512, **changes))
+    assert (sizes > 0.5).all()
+    assert (sizes < 2).all()
+
+
+def test_without_embed_norm_the_first_branches_are_too_small():
+    assert branch_sizes(tiny.network_config(grid=(8, 8), embed_norm=False))[:4].min() < 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norm_is_computed_wide(dtype):
+    x = 300 * torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    norm = RMSNorm(64)
+    nn.init.normal_(norm.weight)
+    found = norm.to(dtype)(x.to(dtype))
+    assert found.dtype == torch.float32
+    x, weight = x.to(dtype).double(), norm.weight.double()
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+# The plain formulation
+
+
+def plain_norm(norm, x):
+    if isinstance(norm, nn.Identity):
+        return x
+    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight
+
+
+def plain_rotation(x, row, column, factor=1.0):
+    """One head of one token (head_dim,) turned by its row and column, pair by pair."""
+    pairs = torch.view_as_complex(x.view(-1, 2))
+    quarter = len(pairs) // 2
+    frequency = 10000.0 ** -(torch.arange(quarter).double() / quarter)
+    angle = torch.cat([row * frequency, column * frequency])
+    return factor * torch.view_as_real(pairs * torch.exp(1j * angle)).flatten()
+
+
+def plain_attention(attention, x, places, allowed):
+    """Head by head over condition and tokens at once; places: (row, column, factor) of each."""
+    q, k, v = (x @ attention.qkv.weight.T).chunk(3, -1)
+    outputs = []
+    for head in torch.arange(x.shape[-1]).split(attention.head_dim):
+        queries, keys = (
+            plain_norm(attention.q_norm, q[:, head]),
+            plain_norm(attention.k_norm, k[:, head]),
+        )
+        queries = torch.stack([plain_rotation(x, *place) for x, place in zip(queries, places)])
+        keys = torch.stack([plain_rotation(x, *place) for x, place in zip(keys, places)])
+        scores = queries @ keys.T / attention.head_dim**0.5
+        outputs.append(scores.masked_fill(~allowed, -torch.inf).softmax(-1) @ v[:, head])
+    return torch.cat(outputs, -1) @ attention.out.weight.T
+
+
+def plain_logits(network, tokens, label, causal):
+    """Logits (N, V) of one image (h, w), condition and tokens as one sequence."""
+    factor = 0.0 if network.config.rotary == "llamagen" else 1.0
+    h, w = tokens.shape
+    places = [(0, 0, factor), *((row, column, 1.0) for row in range(h) for column in range(w))]
+    x = torch.cat([network.condition.table.weight[label][None],
+                   network.token_embedding.weight[tokens.flatten()]])  # fmt: skip
+    x = plain_norm(network.embed_norm, x)
+    allowed = torch.ones(len(x), len(x), dtype=torch.bool)
+    allowed[0, 1:] = False
+    allowed = allowed.tril() if causal else allowed
+    for block in network.blocks:
+        branch = plain_norm(block.attention_norm_in, x)
+        branch = plain_attention(block.attention, branch, places, allowed)
+        x = x + plain_norm(block.attention_norm_out, branch)
+        part = plain_norm(block.feed_forward_norm_in, x)
+        feed = block.feed_forward
+        part = F.silu(part @ feed.gate.weight.T) * (part @ feed.up.weight.T)
+        x = x + plain_norm(block.feed_forward_norm_out, part @ feed.down.weight.T)
+    x = x[:-1] if causal else x[1:]
+    return plain_norm(network.norm, x) @ network.output.weight.T
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+@pytest.mark.parametrize("rotary", ["grid2d", "llamagen"])
+@pytest.mark.parametrize("norms", NORMS)
+def test_equals_the_plain_formulation(norms, rotary, causal):
+    """So also: the condition's part, computed once, equals attention over one joint sequence."""
+    network = tiny.network(rotary=rotary, **norms)
+    tokens = tiny.tokens(grid=(2, 3))
+    with torch.no_grad():
+        found = network(tokens, LABELS, causal=causal)
+        for image, label, logits in zip(tokens, LABELS, found):
+            expected = plain_logits(network, image, label, causal)
+            torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)  # float32 angles
+
+
+# Who sees whom
+
+
+def changed_logits(network, causal):
+    """[j, i]: whether the logits of token i change when token j does."""
+    with torch.no_grad():
+        tokens = tiny.tokens(1)
+        logits = network(tokens, LABELS[:1], causal=causal)
+        changes = []
+        for j in range(16):
+            other = tokens.flatten(1).clone()
+            other[0, j] = (other[0, j] + 1) % 12
+            changes.append((network(other, LABELS[:1], causal=causal) - logits).abs().amax(-1)[0])
+    return torch.stack(changes) > 1e-9
+
+
+def test_masked_tokens_see_every_token():
+    assert changed_logits(tiny.network(), causal=False).all()
+
+
+def test_causal_tokens_see_exactly_the_earlier_ones():
+    expected = torch.ones(16, 16, dtype=torch.bool).triu(1)  # token j reaches those behind it
+    assert torch.equal(changed_logits(tiny.network(), causal=True), expected)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+def test_every_label_matters_to_every_token(causal):
+    network = tiny.network()
+    with torch.no_grad():
+        logits = network(tiny.tokens(1).expand(4, -1, -1), torch.arange(4), causal=causal)
+    for first, second in product(range(4), range(4)):
+        if first != second:
+            assert ((logits[first] - logits[second]).abs().amax(-1) > 1e-6).all()
+
+
+def test_without_classes_the_null_label_remains():
+    network = tiny.network(num_classes=0)
+    assert network.null_label == 0
+    assert network(tiny.tokens(), torch.zeros(2, dtype=torch.int64)).shape == (2, 16, 11)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+def test_the_batch_does_not_matter(causal):
+    network, tokens, labels = tiny.network(), tiny.tokens(5), torch.tensor([0, 3, 1, 1, 2])
+    with torch.no_grad():
+        together = network(tokens, labels, causal=causal)
+        for index in range(5):
+            alone = network(tokens[index, None], labels[index, None], causal=causal)
+            torch.testing.assert_close(together[index, None], alone, **EXACT)
+        order = torch.tensor([4, 1, 0, 3, 2])
+        mixed = network(tokens[order], labels[order], causal=causal)
+    torch.testing.assert_close(together[order], mixed, **EXACT)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (5, 2), (6, 9)])
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+def test_any_grid(grid, causal):
+    tokens = tiny.tokens(2, grid)
+    with torch.no_grad():
+        found = tiny.network()(tokens, LABELS, causal=causal)
+        made_for_it = tiny.network(grid=grid)
+        assert torch.equal(found, made_for_it(tokens.flatten(1), LABELS, causal=causal))
+        assert found.shape == (2, grid[0] * grid[1], 11)
+        if min(grid) > 1:
+            turned = made_for_it(tokens.view(2, grid[1], grid[0]), LABELS, causal=causal)
+            assert (found - turned).abs().max() > 1e-3
+
+
+def test_a_sequence_that_does_not_fill_the_grid():
+    with pytest.raises(ValueError, match=r"^15 tokens do not fill the grid 4x4 of network.grid"):
+        tiny.network()(torch.zeros(2, 15, dtype=torch.int64), LABELS)
+
+
+# Rows, contexts, caches
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+@pytest.mark.parametrize("norm", ["pre", "post", "sandwich"])
+def test_rows_are_those_of_all(norm, causal):
+    network, tokens = tiny.network(norm=norm), tiny.tokens()
+    rows = rows_of([3, 0, 15, 15, 7], [9, 14, 2, 1, 0])  # any order, twice the same
+    with torch.no_grad():
+        context = network.encode(LABELS, causal)
+        every = network.hidden(tokens, context, causal=causal)
+        some = network.hidden(tokens, context, rows, causal=causal)
+        torch.testing.assert_close(
+            some, torch.stack([every[b, rows[b]] for b in range(2)]), **EXACT
+        )
+        logits = network(tokens, LABELS, causal=causal)
+    torch.testing.assert_close(network.head(every), logits, **EXACT)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+def test_a_context_serves_every_step_and_joins(causal):
+    network = tiny.network()
+    with torch.no_grad():
+        separate = [network.encode(label[None], causal) for label in LABELS]
+        joined = Context.cat(separate)
+        for seed in range(3):
+            tokens = tiny.tokens(seed=seed)
+            found = network.head(network.hidden(tokens, joined, causal=causal))
+            torch.testing.assert_close(found, network(tokens, LABELS, causal=causal), **EXACT)
+
+
+@pytest.mark.parametrize("chunks", [[1] * 15, [5] * 3, [15], [1, 4, 2, 8], [14, 1]])
+@pytest.mark.parametrize("norms", NORMS[::3])
+def test_a_cache_changes_nothing(norms, chunks):
+    """Tokens behind the chunk are not known yet: what stands there must not matter."""
+    network, tokens = tiny.network(**norms), tiny.tokens(grid=(3, 5))
+    assert sum(chunks) == 15
+    with torch.no_grad():
+        context, cache = network.encode(LABELS, causal=True), KVCache(15)
+        expected = network.hidden(tokens, context, causal=True)
+        known = torch.full_like(tokens, network.mask_id).flatten(1)
+        start = 0
+        for length in chunks:
+            rows = torch.arange(start, start + length).expand(2, -1)
+            known[:, :start] = tokens.flatten(1)[:, :start]
+            given = known.clone()
+            given[:, start : start + length - 1] = tokens.flatten(1)[:, start : start + length - 1]
+            found = network.hidden(given.view_as(tokens), context, rows, causal=True, cache=cache)
+            torch.testing.assert_close(found, expected[:, start : start + length], **EXACT)
+            start += length
+            assert cache.length == start - 1  # the last token of a chunk is not in it yet
+
+
+def test_a_cache_takes_a_whole_sequence():
+    network, tokens, cache = tiny.network(), tiny.tokens(), KVCache(16)
+    with torch.no_grad():
+        context = network.encode(LABELS, causal=True)
+        found = network.hidden(tokens, context, causal=True, cache=cache)
+        torch.testing.assert_close(found, network.hidden(tokens, context, causal=True), **EXACT)
+    assert cache.length == 15
+
+
+# LlamaGen's own numbers
+
+LLAMAGEN = load_file(Path(__file__).parent / "fixtures/network/llamagen_c2i_tiny.safetensors")
+LLAMAGEN_KEYS = {
+    "tok_embeddings": "token_embedding",
+    "cls_embedding.embedding_table": "condition.table",
+    "attention.wqkv": "attention.qkv",
+    "attention.wo": "attention.out",
+    "feed_forward.w1": "feed_forward.gate",
+    "feed_forward.w3": "feed_forward.up",
+    "feed_forward.w2": "feed_forward.down",
+    "attention_norm": "attention_norm_in",
+    "ffn_norm": "feed_forward_norm_in",
+    "layers": "blocks",
+}
+# Of the float32 arithmetic, as measured with LlamaGen's classes themselves, cached and not
+SCALES = [(0.02, "", 1e-5), (0.2, "_hot", 1e-4)]
+SHA256 = {  # of the weights that the stored logits were made with
+    0.02: "39368b7a57002126c60ea63ed4fa626ee06689c848e46290338984c969f50e26",
+    0.2: "53a2cffb1f37f4cf06887a55efee34923a7fc3fec17e9ec47a34640957766cff",
+}
+
+
+def llamagen(scale):
+    """Our network with the weights of the stored one; its table has no row for a mask token."""
+    network = build_network(
+        tiny.network_config(
+            width=64, heads=4, codebook_size=32, num_classes=10, grid=(8, 8), norm="pre",
+            qk_norm=False, embed_norm=False, rotary="llamagen",
+        )
+    ).eval()  # fmt: skip
+    shapes, theirs = {}, {}
+    for ours, tensor in network.state_dict().items():
+        name = ours
+        for their_part, our_part in LLAMAGEN_KEYS.items():
+            name = name.replace(our_part, their_part)
+        theirs[ours] = name
+        shapes[name] = (32, 64) if name == "tok_embeddings.weight" else tuple(tensor.shape)
+    weights = filler.transformer_weights(shapes, scale)
+    assert filler.digest(weights) == SHA256[scale]
+    weights["tok_embeddings.weight"] = F.pad(weights["tok_embeddings.weight"], (0, 0, 0, 1))
+    network.load_state_dict({ours: weights[name] for ours, name in theirs.items()}, strict=True)
+    return network
+
+
+@pytest.mark.parametrize(("scale", "suffix", "tolerance"), SCALES)
+@pytest.mark.parametrize("chunk", [None, 1, 16])
+def test_logits_of_llamagen(scale, suffix, tolerance, chunk):
+    network, tokens = llamagen(scale), LLAMAGEN["idx"].long()
+    with torch.no_grad():
+        context = network.encode(LLAMAGEN["labels"], causal=True)
+        if chunk:
+            cache = KVCache(64)
+            parts = torch.arange(64).expand(2, -1).split(chunk, 1)
+            hidden = [network.hidden(tokens, context, part, True, cache) for part in parts]
+        else:
+            hidden = [network.hidden(tokens, context, causal=True)]
+        found = network.head(torch.cat(hidden, 1))
+    expected = LLAMAGEN[f"logits{suffix}"][:, :64]
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("scale", "suffix", "tolerance"), SCALES)
+def test_guided_tokens_of_llamagen(scale, suffix, tolerance):
+    network, labels = llamagen(scale), LLAMAGEN["labels"]
+    tokens, cache = torch.full((4, 64), network.mask_id), KVCache(64)
+    with torch.no_grad():
+        both = torch.cat([labels, torch.full_like(labels, network.null_label)])
+        context = network.encode(both, causal=True)
+        for row in range(64):
+            rows = torch.full((4, 1), row)
+            logits = network.head(network.hidden(tokens, context, rows, True, cache))
+            conditional, null = logits[:, 0].chunk(2)
+            tokens[:, row] = (null + 2 * (conditional - null)).argmax(-1).repeat(2)
+    assert torch.equal(tokens[:2], LLAMAGEN[f"greedy_cfg2{suffix}"].long())
+
+
+# States and sentences
+
+
+def test_inference_leaves_training_possible():
+    """Tables that are remembered from `inference_mode` must not reach autograd."""
+    network = tiny.network(grid=(3, 7))  # a grid of its own: not yet remembered
+    with torch.inference_mode():
+        network(tiny.tokens(grid=(3, 7)), LABELS)
+    network(tiny.tokens(grid=(3, 7)), LABELS).sum().backward()
+    assert network.blocks[0].attention.qkv.weight.grad.any()
+
+
+def test_dropout_acts_in_training_only():
+    network, tokens = tiny.network(dropout=0.5), tiny.tokens()
+    assert torch.equal(network(tokens, LABELS), tiny.network()(tokens, LABELS))
+    network.train()
+    assert not torch.equal(network(tokens, LABELS), network(tokens, LABELS))
+
+
+@pytest.mark.parametrize("norms", NORMS)
+def test_runs_in_bfloat16(norms):
+    network, tokens = tiny.network(**norms).float(), tiny.tokens()
+    with torch.no_grad():
+        exact = network(tokens, LABELS)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = network(tokens, LABELS).float()
+    assert (found - exact).norm() / exact.norm() < 0.05  # 8 bits, two blocks
+    assert not torch.equal(found, exact)
+
+
+def test_sentences_for_sizes():
+    with pytest.raises(
+        UserError, match=r"^Unknown network.size 'xl'. Did you mean 'XL'\? Known: B"
+    ):
+        build_network(NetworkConfig(size="xl"))
+    with pytest.raises(UserError, match=r"^network.heads=5 must divide network.width=192 into"):
+        build_network(NetworkConfig(heads=5))
+    with pytest.raises(UserError, match=r"^network.heads=96 must divide .* a multiple of 4.$"):
+        build_network(NetworkConfig(heads=96))

@@ -1,0 +1,237 @@
+import re
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from MaskGIL.config import SamplingConfig
+from MaskGIL.data.crops import to_uint8
+from MaskGIL.noise import random_bits
+from MaskGIL.pipeline import Pipeline, image_seeds
+from MaskGIL.weights import save_weights
+from Network.config import UserError
+
+CLASSES = ["red circle", "blue square", "goldfish"]
+MASK = 11
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """4x4 tokens, 8x8 pixels; drawn sharply, so that rounding in a batch changes nothing."""
+    settings = SamplingConfig(num_steps=5, temperature=0.5)
+    return Pipeline(tiny.network().float(), tiny.tokenizer(), CLASSES, settings)
+
+
+def arrays(images):
+    return np.stack([np.asarray(image) for image in images])
+
+
+# Labels
+
+
+def test_labels_by_number_and_name(pipe):
+    assert pipe.labels([2, "goldfish", "1", "RED circle"]).tolist() == [2, 2, 1, 0]
+    assert pipe.labels("goldfish").tolist() == pipe.labels(2).tolist() == [2]
+    assert pipe.labels(range(3)).tolist() == pipe.labels(torch.arange(3)).tolist() == [0, 1, 2]
+    assert pipe.labels(None).tolist() == [pipe.network.null_label] == [3]
+    assert pipe.labels("goldfish").dtype == torch.int64
+
+
+def test_labels_matter_and_names_are_numbers(pipe):
+    found = pipe([0, 1, 2], generator=[7, 7, 7]).tokens
+    assert len({str(tokens.tolist()) for tokens in found}) == 3
+    assert torch.equal(pipe(CLASSES, generator=[7, 7, 7]).tokens, found)
+
+
+# Seeds
+
+
+def test_a_seed_is_a_set(pipe):
+    found = pipe([0, 1, 0], generator=5).tokens
+    assert torch.equal(pipe([0, 1, 0], generator=5).tokens, found)
+    assert not torch.equal(pipe([0, 1, 0], generator=6).tokens, found)
+    assert not torch.equal(found[0], found[2])  # one class, two images
+    assert torch.equal(pipe([0, 1], generator=5).tokens, found[:2])  # a smaller set is its start
+    assert torch.equal(pipe([0, 1, 0]).tokens, pipe([0, 1, 0], generator=0).tokens)
+
+
+def test_a_seed_per_image(pipe):
+    found = pipe([0, 1, 2, 0], generator=[3, -1, 3, 3]).tokens
+    assert torch.equal(found[0], found[3])
+    for index, (label, seed) in enumerate(zip([0, 1, 2, 0], [3, -1, 3, 3])):
+        assert torch.equal(pipe(label, generator=[seed]).tokens[0], found[index])
+    seeds = image_seeds(5, torch.tensor([0, 1])).tolist()
+    assert torch.equal(pipe([0, 1], generator=seeds).tokens, pipe([0, 1], generator=5).tokens)
+
+
+def test_a_generator_of_torch(pipe):
+    found = pipe([0, 1], generator=torch.Generator().manual_seed(4)).tokens
+    generator = torch.Generator().manual_seed(4)
+    assert torch.equal(pipe([0, 1], generator=generator).tokens, found)
+    assert not torch.equal(pipe([0, 1], generator=generator).tokens, found)  # it has moved on
+
+
+def test_image_seeds_do_not_depend_on_the_batch():
+    seeds = image_seeds(9, torch.arange(50))
+    assert torch.equal(image_seeds(9, torch.tensor([40, 3])), seeds[[40, 3]])
+    assert len(set(seeds.tolist())) == 50
+    assert torch.equal(seeds, random_bits(torch.tensor(9), "seed", 0, torch.arange(50)))
+
+
+def test_the_global_generator_is_not_touched(pipe):
+    state = torch.get_rng_state()
+    pipe([0, 1], generator=5)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# Images
+
+
+def test_images_are_the_decoded_tokens(pipe):
+    found = pipe([0, 1, 2])
+    assert found.tokens.shape == (3, 4, 4)
+    assert found.tokens.max() < MASK
+    assert all(isinstance(image, Image.Image) for image in found.images)
+    assert (found.images[0].size, found.images[0].mode) == ((8, 8), "RGB")
+    with torch.no_grad():
+        expected = to_uint8(pipe.tokenizer.decode(found.tokens))
+    assert np.array_equal(arrays(found.images), expected.permute(0, 2, 3, 1).numpy())
+    as_bytes = pipe([0, 1, 2], output_type="uint8").images
+    assert torch.equal(as_bytes, expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 16), (12, 4), (None, 4), (6, None)])
+def test_other_sizes_than_trained(pipe, height, width):
+    found = pipe([0, 1], height=height, width=width)
+    assert found.tokens.shape == (2, (height or 8) // 2, (width or 8) // 2)
+    assert found.images[1].size == (width or 8, height or 8)
+
+
+def test_the_callback_sees_every_step(pipe):
+    seen = []
+    found = pipe(
+        [0, 1], num_inference_steps=4, callback_on_step_end=lambda *given: seen.append(given)
+    )
+    assert [step for _, step, _ in seen] == [0, 1, 2, 3]
+    assert all(given[0] is pipe for given in seen)
+    hidden = [(values["tokens"] == MASK).sum().item() for _, _, values in seen]
+    assert hidden == sorted(hidden, reverse=True)
+    assert 0 < hidden[0] < 32
+    assert hidden[-1] == 0
+    assert torch.equal(seen[-1][2]["tokens"], found.tokens)
+
+
+# Settings
+
+
+def test_settings_are_those_of_the_weights_unless_given(pipe):
+    def steps(**settings):
+        seen = []
+        pipe(0, callback_on_step_end=lambda *given: seen.append(given[1]), **settings)
+        return len(seen)
+
+    assert steps() == 5
+    assert steps(num_inference_steps=3) == 3
+    assert pipe.sampling.num_steps == 5  # a call does not change the next one
+    asked = [{}, {"guidance_scale": 9.0}, {"schedule": "square"}, {"noise": 0.0}, {"top_k": 1},
+             {"temperature": 3.0}, {"order": "random"}, {"guidance": "constant"}]  # fmt: skip
+    labels = [0, 1, 2] * 4
+    assert len({str(pipe(labels, **each).tokens.tolist()) for each in asked}) == len(asked)
+
+
+def test_guidance_off_never_sees_the_null_condition(pipe, monkeypatch):
+    encoded, encode = [], pipe.network.encode
+    monkeypatch.setattr(
+        pipe.network, "encode", lambda labels: encoded.append(labels) or encode(labels)
+    )
+    pipe([0, 2], guidance_scale=1.0)
+    assert [labels.tolist() for labels in encoded] == [[0, 2]]
+    pipe([0, 2], guidance_scale=2.0)
+    assert [labels.tolist() for labels in encoded[1:]] == [[0, 2], [3, 3]]
+
+
+def test_an_unconditional_network(monkeypatch):
+    network = tiny.network(num_classes=0).float()
+    pipe = Pipeline(network, tiny.tokenizer(), sampling=SamplingConfig(num_steps=4))
+    encoded, encode = [], network.encode
+    monkeypatch.setattr(network, "encode", lambda labels: encoded.append(labels) or encode(labels))
+    found = pipe(guidance_scale=5.0)
+    assert found.tokens.shape == (1, 4, 4)
+    assert len(found.images) == 1
+    assert len(encoded) == 1  # no second pass: there is nothing to guide by
+    with pytest.raises(UserError, match=r"^This model knows no classes; leave class_labels out\.$"):
+        pipe([0])
+
+
+def test_the_decoder_stays_wide(pipe, monkeypatch):
+    narrow = Pipeline(pipe.network, pipe.tokenizer, dtype=torch.float16)
+    seen, decode = [], pipe.tokenizer.decode
+
+    def spy(tokens):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return decode(tokens)
+
+    monkeypatch.setattr(pipe.tokenizer, "decode", spy)
+    tokens = torch.zeros(1, 4, 4, dtype=torch.int64)
+    assert narrow.pixels(tokens).dtype == torch.float32
+    assert Pipeline(pipe.network, pipe.tokenizer, dtype=torch.bfloat16).pixels(tokens).dtype == (
+        torch.float32
+    )
+    assert seen == [False, True]
+
+
+# From a folder
+
+
+def test_from_a_folder(tmp_path, pipe):
+    average = {name: 1.01 * tensor for name, tensor in pipe.network.state_dict().items()}
+    save_weights(
+        tmp_path / "weights", pipe.tokenizer, network=pipe.network, average=average,
+        classes=CLASSES, sampling=pipe.sampling,
+    )  # fmt: skip
+    last = Pipeline.from_pretrained(tmp_path / "weights", "cpu", torch.float32, ema=False)
+    assert last.device == torch.device("cpu")
+    assert last.sampling == pipe.sampling
+    found = last(["goldfish", 0], generator=3)
+    expected = pipe(["goldfish", 0], generator=3)
+    assert torch.equal(found.tokens, expected.tokens)
+    assert np.array_equal(arrays(found.images), arrays(expected.images))
+    averaged = Pipeline.from_pretrained(str(tmp_path / "weights"), dtype=torch.float32)
+    assert torch.equal(
+        averaged.network.token_embedding.weight.cpu(), average["token_embedding.weight"]
+    )
+
+
+def test_a_folder_of_a_tokenizer(tmp_path):
+    save_weights(tmp_path / "weights", tiny.tokenizer())
+    with pytest.raises(UserError, match=r"holds a tokenizer, no generator; give weights=RUN/weigh"):
+        Pipeline.from_pretrained(tmp_path / "weights")
+
+
+# Sentences
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"class_labels": "goldfsh"}, "Unknown class 'goldfsh'. Did you mean 'goldfish'? Known: "),
+        ({"class_labels": [3]}, "Class 3 does not exist; the model knows 0 to 2."),
+        ({"class_labels": []}, "class_labels is empty; name a class, or leave it out."),
+        ({"class_labels": [0, 1], "generator": [1]}, "generator has 1 seeds for 2 images."),
+        ({"height": 9}, "height=9 and width=8 must be multiples of 2."),
+        (
+            {"num_inference_steps": 17},
+            "num_steps=17 must lie between 1 and the number of tokens, 16",
+        ),
+        ({"num_inference_steps": 0}, "sampling.num_steps must be at least 1, not 0."),
+        ({"temperature": 0.0}, "sampling.temperature must be above 0, not 0.0."),
+        ({"schedule": "cosin"}, "Unknown schedule 'cosin'. Known: root, linear, "),
+        ({"guidance": "ramp"}, "Unknown guidance 'ramp'. Known: constant, linear."),
+        ({"output_type": "numpy"}, "Unknown output_type 'numpy'. Known: pil, uint8."),
+    ],
+)
+def test_sentences(pipe, arguments, sentence):
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}"):
+        pipe(**{"class_labels": [0], **arguments})

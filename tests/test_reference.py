@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from MaskGIL.data.crops import crop_image
+from MaskGIL.data.shapes import CLASSES, Shapes
+from Metrics.reference import open_image_set
+from Network.config import UserError
+
+SIZE = (16, 16)
+
+
+def opened(value, split="val", count=0, size=SIZE):
+    return open_image_set("reference", str(value), split, size, count)
+
+
+def save(path, colour):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 24), colour).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split, each in (("train", 3), ("val", 2)):
+        for label, name in enumerate(("ant", "bee")):
+            for number in range(each):
+                save(tmp_path / f"{split}/{name}/{number}.png", (100 * label, 10 * number, each))
+    return tmp_path
+
+
+def test_shapes_are_those_of_the_data_set():
+    images = opened("shapes:20")
+    assert (images.name, len(images), images.classes) == ("shapes (val)", 20, CLASSES)
+    drawn = Shapes("val", 20, SIZE)
+    expected = torch.stack([crop_image(drawn.image(i), "center", 0, 16) for i in range(20)])
+    assert torch.equal(torch.cat(list(images)), expected)
+    assert np.array_equal(images.labels, drawn.labels)
+    assert not torch.equal(torch.cat(list(opened("shapes:20", "train"))), expected)
+
+
+def test_plain_shapes_are_as_many_as_a_run_has():
+    assert (len(opened("shapes")), len(opened("shapes", "train"))) == (2048, 16384)  # DataConfig
+
+
+def test_folder_with_splits(folder):
+    images = opened(folder)
+    assert (len(images), list(images.classes), images.labels.tolist()) == (
+        4,
+        ["ant", "bee"],
+        [0, 0, 1, 1],
+    )
+    (batch,) = images
+    assert (batch.shape, batch.dtype) == ((4, 3, 16, 16), torch.uint8)
+    assert batch[:, :, 8, 8].tolist() == [[0, 0, 2], [0, 10, 2], [100, 0, 2], [100, 10, 2]]
+    assert len(opened(folder, "train")) == 6
+
+
+def test_fewer_images_are_spread_evenly(folder):
+    images = opened(folder, "train", count=2)
+    assert images.labels.tolist() == [0, 1]  # the first and the last
+    with pytest.raises(UserError, match=r"reference has 4 images, not 5; lower num_reference\."):
+        opened(folder, count=5)
+
+
+def test_folder_of_files_has_no_labels(folder):
+    images = opened(folder / "val/bee")
+    assert (images.labels.tolist(), list(images.classes)) == ([-1, -1], [])
+    (batch,) = images
+    assert batch[:, :, 0, 0].tolist() == [[100, 0, 2], [100, 10, 2]]
+
+
+def test_samples(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, *SIZE, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", pixels, np.arange(9))
+    images = opened(tmp_path / "a.npz", count=3)
+    assert images.labels.tolist() == [0, 4, 8]
+    assert torch.equal(torch.cat(list(images)), torch.from_numpy(pixels[::4]).permute(0, 3, 1, 2))
+    with pytest.raises(UserError, match="holds images of 16x16, the samples have 32x32"):
+        opened(tmp_path / "a.npz", size=(32, 32))
+
+
+def test_mistakes(folder, tmp_path):
+    def sentence(value, **options):
+        with pytest.raises(UserError) as error:
+            opened(value, **options)
+        return str(error.value)
+
+    assert sentence("nowhere").startswith("No such reference: reference=nowhere; give shapes, ")
+    assert "needs a number of images behind the colon" in sentence("shapes:many")
+    assert "needs a number of images behind the colon" in sentence("shapes:0")
+    assert "use an .npz of 16x32" in sentence("shapes", size=(16, 32))
+    (tmp_path / "empty").mkdir()
+    assert sentence(tmp_path / "empty").endswith("empty holds neither val/CLASS/* nor images.")
+    (folder / "val/bee/9.png").write_text("broken")
+    with pytest.raises(UserError, match=r"val/bee/9\.png cannot be read \(not an image.*remove it"):
+        list(opened(folder))

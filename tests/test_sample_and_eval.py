@@ -1,0 +1,229 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from tiny_weights import save_tiny_weights
+
+import Metrics
+from MaskGIL.config import load_config
+from MaskGIL.data.shapes import CLASSES, Shapes
+from MaskGIL.pipeline import Pipeline
+from Metrics.features import load_feature_network
+from Metrics.reference import open_image_set
+from Metrics.sample_and_eval import (
+    NEAR,
+    SampleConfig,
+    choose_labels,
+    evaluate,
+    near_training,
+    sample_chunks,
+    thumbnails,
+)
+from Network.config import UserError
+
+SIZE = (32, 32)
+COUNT = 192
+
+
+class Labelled:
+    """A reference of which only the labels matter."""
+
+    def __init__(self, labels, classes=CLASSES):
+        self.labels, self.classes = np.asarray(labels), classes
+
+    def __len__(self):
+        return len(self.labels)
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    folder = save_tiny_weights(tmp_path_factory.mktemp("run") / "weights")
+    return Pipeline.from_pretrained(folder, "cpu", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    shapes = Shapes("train", COUNT, SIZE)
+    pixels = np.stack([np.asarray(shapes.image(index)) for index in range(COUNT)])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), shapes.labels
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return open_image_set("reference", f"shapes:{COUNT}", "val", SIZE)
+
+
+class TestLabels:
+    def test_balanced_counts_are_exact_and_in_mixed_order(self, pipe):
+        labels = choose_labels(pipe, ["balanced"], 16 * 50 + 3, seed=0)
+        assert labels.dtype == np.int64
+        assert np.bincount(labels).tolist() == [51] * 3 + [50] * 13
+        halves = np.bincount(labels[:400], minlength=16)
+        assert halves.min() > 10  # sorted by class, half of them would be 0
+
+    def test_the_order_follows_from_the_seed(self, pipe):
+        first, again, other = (choose_labels(pipe, ["balanced"], 99, s) for s in (0, 0, 1))
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, other)
+        assert np.array_equal(np.sort(first), np.sort(other))
+
+    def test_named_classes(self, pipe):
+        labels = choose_labels(pipe, ["red ring", "3"], 7, seed=0)
+        assert np.bincount(labels)[[CLASSES.index("red ring"), 3]].tolist() == [4, 3]
+
+    def test_proportions_of_the_reference_by_largest_remainder(self, pipe):
+        counts = [5, 3, 1] + [0] * 13  # of 4 images: 2.22, 1.33, 0.44 -> the third gets the last
+        data = Labelled(np.repeat(np.arange(16), counts))
+        labels = choose_labels(pipe, ["data"], 4, 0, data)
+        assert np.bincount(labels, minlength=16).tolist() == [2, 1, 1] + [0] * 13
+        assert np.bincount(choose_labels(pipe, ["data"], 90, 0, data)).tolist() == [50, 30, 10]
+
+    def test_mistakes(self, pipe):
+        def sentence(classes, data=None):
+            with pytest.raises(UserError) as error:
+                choose_labels(pipe, classes, 10, 0, data)
+            return str(error.value)
+
+        assert sentence(["blue rong"]).startswith("Unknown class 'blue rong'. Did you mean 'blue ")
+        assert sentence([]) == "classes is empty; use classes=balanced or name some."
+        assert sentence(["data"]).startswith("classes=data takes the shares of the classes from")
+        animals = Labelled([0, 1], ["ant", "bee"])
+        assert "of the same classes as the weights" in sentence(["data"], animals)
+        assert "with labels" in sentence(["data"], Labelled([0, -1]))
+
+    def test_without_classes_all_labels_are_null(self, tmp_path):
+        folder = save_tiny_weights(tmp_path / "weights", classes=())
+        pipe = Pipeline.from_pretrained(folder, "cpu", torch.float32)
+        assert set(choose_labels(pipe, ["balanced"], 5, 0)) == {pipe.network.null_label}
+
+
+class TestSampling:
+    def test_chunks_are_the_same_for_any_number_of_ranks(self, pipe, monkeypatch):
+        labels = choose_labels(pipe, ["balanced"], 11, seed=3)
+        alone = dict(sample_chunks(pipe, labels, 3, 4))
+        assert {first: len(images) for first, images in alone.items()} == {0: 4, 4: 4, 8: 3}
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        shared = {}
+        for rank in range(2):
+            monkeypatch.setenv("RANK", str(rank))
+            part = dict(sample_chunks(pipe, labels, 3, 4))
+            assert not part.keys() & shared.keys()
+            shared |= part
+        assert shared.keys() == alone.keys()
+        assert all(torch.equal(alone[first], shared[first]) for first in alone)
+
+    def test_an_image_follows_from_seed_and_index(self, pipe):
+        labels = np.arange(6)
+        sets = {
+            size: torch.cat([x for _, x in sample_chunks(pipe, labels, 7, size)]) for size in (2, 6)
+        }
+        # Another chunk may round otherwise in the last bit of a pixel, and draws the same tokens
+        assert (sets[2].int() - sets[6].int()).abs().max() <= 1
+        expected = pipe(class_labels=labels.tolist(), generator=7, output_type="uint8").images
+        assert torch.equal(sets[6], expected)
+        other = torch.cat([x for _, x in sample_chunks(pipe, labels, 8, 6)])
+        assert not torch.equal(other, expected)
+
+
+class TestEvaluate:
+    def test_distance_is_that_of_the_features(self, drawn, reference):
+        images, labels = drawn
+        result = evaluate(images.split(50), labels, reference)
+        network = load_feature_network()
+        with torch.inference_mode():
+            one, other = (network(x).double().numpy() for x in (images, torch.cat(list(reference))))
+        root = scipy.linalg.sqrtm(np.cov(one.T) @ np.cov(other.T)).real
+        expected = np.square(one.mean(0) - other.mean(0)).sum()
+        expected += np.trace(np.cov(one.T) + np.cov(other.T) - 2 * root)
+        assert result["metrics"] == {"shapesnet-1 distance": pytest.approx(expected, rel=1e-4)}
+        assert result["features"] == {"name": "shapesnet-1", "sha256": network.sha256}
+
+    def test_a_set_is_at_no_distance_from_itself(self, drawn, tmp_path):
+        images, labels = drawn
+        pixels = images.permute(0, 2, 3, 1).numpy()
+        np.savez(tmp_path / "a.npz", pixels, labels)
+        itself = open_image_set("reference", str(tmp_path / "a.npz"), "val", SIZE)
+        result = evaluate([images], labels, itself, classes=CLASSES)
+        assert result["metrics"]["shapesnet-1 distance"] < 1e-6
+        for name in ("position", "size", "colour"):
+            assert result["metrics"][f"spread of {name}"] == pytest.approx(1)
+        assert result["sha256"] == hashlib.sha256(pixels.tobytes()).hexdigest()
+        assert result["reference"]["sha256"] == result["sha256"]
+        assert result["reference"]["count"] == result["num_images"] == COUNT
+
+    def test_accuracy_counts_the_labels_that_are_seen(self, drawn):
+        images, labels = drawn
+        right = evaluate([images], labels, classes=CLASSES)["metrics"]["class accuracy"]
+        assert right > 0.95  # the oracle reads nearly all clean pictures, also of this size
+        wrong = labels.copy()
+        wrong[: COUNT // 2] = (wrong[: COUNT // 2] + 1) % 16
+        half = evaluate([images], wrong, classes=CLASSES)["metrics"]["class accuracy"]
+        assert half == pytest.approx(right / 2, abs=0.03)
+
+    def test_a_collapsed_set_has_no_spread(self, drawn, reference):
+        images, labels = drawn
+        firsts = [int(np.flatnonzero(labels == label)[0]) for label in labels]
+        result = evaluate([images[firsts]], labels, reference, classes=CLASSES)
+        assert result["metrics"]["spread of position"] == pytest.approx(0, abs=1e-6)
+
+    def test_copies_of_training_images_are_near_and_new_images_are_not(self, drawn, reference):
+        images, labels = drawn
+        train = torch.cat(list(open_image_set("train", "shapes:512", "train", SIZE)))
+        assert torch.equal(train[:COUNT], images)  # more pictures never change the first
+        copied = evaluate([images], labels, reference, train=train.split(100))
+        near = copied["metrics"]["near training images"]
+        assert (near["share"], near["count"], near["num_train"]) == (1, COUNT, 512)
+        assert "16x16 by area" in near["how"]
+        new = torch.cat(list(open_image_set("train", f"shapes:{4 * COUNT}", "val", SIZE)))[COUNT:]
+        labels = np.zeros(len(new), dtype=int)
+        fresh = evaluate([new], labels, reference, train=train.split(100))
+        assert fresh["metrics"]["near training images"]["share"] < 0.06  # expected 0.01 to 0.02
+
+    def test_nearness_against_plain_distances(self):
+        random = torch.Generator().manual_seed(0)
+        samples, real, train = (
+            torch.randint(256, (count, 3, 32, 32), generator=random, dtype=torch.uint8)
+            for count in (40, 50, 60)
+        )
+        small = [
+            x.double().div(255).unflatten(2, (16, 2)).unflatten(4, (16, 2)).mean((3, 5))
+            for x in (samples, real, train)
+        ]
+        apart = [(x[:, None] - small[2]).square().sum((2, 3, 4)).sqrt().amin(1) for x in small[:2]]
+        threshold = np.quantile(apart[1].numpy(), NEAR)
+        found = near_training(thumbnails(samples), thumbnails(real), train.split(7))
+        assert found["threshold"] == pytest.approx(threshold)
+        assert found["count"] == int((apart[0] < threshold).sum())
+
+    def test_no_fid_is_made_up_and_json_holds_the_result(self, drawn, reference):
+        images, labels = drawn[0][:20], drawn[1][:20]
+        result = evaluate([images], labels, reference, classes=CLASSES, train=[images])
+        assert result["fid"] is None
+        assert "Inception" in result["fid_note"]
+        assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+    def test_too_few_images_of_a_class_give_null(self, drawn, reference):
+        images, labels = drawn
+        result = evaluate([images[:16]], labels[:16], reference, classes=CLASSES)
+        assert result["metrics"]["spread of size"] is None
+
+    def test_metrics_exports_it(self):
+        assert Metrics.evaluate is evaluate
+        assert set(Metrics.__all__) >= {"FeatureStatistics", "frechet_distance", "precision_recall"}
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("num_images=1", "num_images must be at least 2, not 1."),
+        ("chunk=0", "chunk must be at least 1, not 0."),
+        ("train=shapes:9", "train needs a reference to tell what is near: give reference=... too."),
+    ],
+)
+def test_config_mistakes(word, sentence):
+    with pytest.raises(UserError) as error:
+        load_config(SampleConfig, None, [word])
+    assert str(error.value) == sentence

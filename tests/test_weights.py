@@ -1,0 +1,212 @@
+import json
+import re
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from MaskGIL.config import SamplingConfig
+from MaskGIL.weights import load_network, load_tokenizer, load_weights, open_tokenizer, save_weights
+from Network.config import TokenizerConfig, UserError
+
+CLASSES = ["red circle", "Ωμέγα", "3"]
+SAMPLING = SamplingConfig(num_steps=5, order="random", guidance_scale=1.5)
+
+
+def same(module, state):
+    found = module.state_dict()
+    assert found.keys() == state.keys()
+    return all(torch.equal(found[name], state[name]) for name in state)
+
+
+@pytest.fixture
+def network():
+    return tiny.network().float()
+
+
+@pytest.fixture
+def average(network):
+    return {name: tensor + 1 for name, tensor in network.state_dict().items()}
+
+
+@pytest.fixture
+def folder(tmp_path, network, average):
+    """A weights folder of a generator."""
+    save_weights(
+        tmp_path / "weights", tiny.tokenizer(), network=network, average=average,
+        classes=CLASSES, sampling=SAMPLING,
+    )  # fmt: skip
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path):
+    save_weights(tmp_path / "tokenizer", tiny.tokenizer())
+    return tmp_path / "tokenizer"
+
+
+def refused(sentence, function, *arguments):
+    with pytest.raises(UserError) as error:
+        function(*arguments)
+    assert "\n" not in str(error.value)
+    assert re.search(sentence, str(error.value)), str(error.value)
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_generator_comes_back(folder, network, average, as_text):
+    weights = load_weights(str(folder) if as_text else folder)
+    assert same(weights.network, average)  # the averaged one, unless asked otherwise
+    assert same(load_weights(folder, ema=False).network, network.state_dict())
+    assert weights.network.config == network.config
+    assert same(weights.tokenizer, tiny.tokenizer().state_dict())
+    assert weights.tokenizer.config == tiny.tokenizer_config()
+    assert (weights.classes, weights.sampling) == (CLASSES, SAMPLING)
+    assert not weights.network.training
+    assert not weights.tokenizer.training
+    labels, tokens = torch.tensor([0, 2]), tiny.tokens()
+    network.load_state_dict(average)
+    assert torch.equal(weights.network(tokens, labels), network(tokens, labels))
+
+
+def test_a_tokenizer_comes_back(tokenizer_folder):
+    weights = load_weights(tokenizer_folder)
+    assert weights.network is None
+    assert (weights.classes, weights.sampling) == ([], SamplingConfig())
+    assert same(weights.tokenizer, tiny.tokenizer().state_dict())
+    assert load_tokenizer(tokenizer_folder).name == "taming-f2"
+    asked = TokenizerConfig(weights=str(tokenizer_folder))
+    assert open_tokenizer(asked).fingerprint == tiny.tokenizer().fingerprint
+
+
+def test_the_network_alone(folder, network, average):
+    assert same(load_network(folder), average)
+    assert same(load_network(folder, ema=False), network.state_dict())
+    file = folder / "network.safetensors"
+    assert same(load_network(file, network.config), network.state_dict())
+    (folder / "tokenizer.safetensors").unlink()
+    assert same(load_network(folder), average)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_wrapped_names(folder, network, prefix):
+    file = folder / "network.safetensors"
+    save_file({prefix + name: tensor for name, tensor in load_file(file).items()}, file)
+    assert same(load_network(folder, ema=False), network.state_dict())
+
+
+def test_saving_again_replaces_everything(folder, tokenizer_folder):
+    (folder / "left-over").write_text("")
+    (folder.parent / "weights.tmp").mkdir()
+    (folder.parent / "weights.tmp" / "torn").write_text("")
+    save_weights(folder, tiny.tokenizer())
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["config.json", "tokenizer.safetensors"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["tokenizer", "weights"]
+
+
+def test_the_files_are_for_others_too(folder):
+    names = {path.name for path in folder.iterdir()}
+    files = {"network.safetensors", "network-ema.safetensors", "tokenizer.safetensors"}
+    assert names == files | {"config.json"}
+    config = json.loads((folder / "config.json").read_bytes().decode("utf-8"))
+    assert config["classes"] == CLASSES
+    assert config["tokenizer"]["fingerprint"] == tiny.tokenizer().fingerprint
+
+
+# Sentences
+
+
+def test_another_tokenizer_is_refused(folder):
+    save_file(tiny.fill(tiny.tokenizer(), seed=1).state_dict(), folder / "tokenizer.safetensors")
+    refused(r"tokenizer.safetensors is not the file that config.json describes\.$",
+            load_weights, folder)  # fmt: skip
+
+
+def test_another_architecture_is_named_in_five_parts(folder):
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["network"]["width"] = 64
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(
+        r"^The weights in .*network-ema.safetensors do not fit this architecture: "
+        r"token_embedding.weight is 12x32, not 12x64;( [\w.]+ is \d+(x\d+)*, not \d+(x\d+)*;){3}"
+        r" [\w.]+ is \d+(x\d+)*, not \d+(x\d+)* and \d+ more\.$",
+        load_network, folder,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["network.safetensors", "network-ema.safetensors", "tokenizer.safetensors"]
+)
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (
+            lambda data: b"version https://git-lfs.github.com/spec/v1\n",
+            "a Git LFS pointer of 43 by",
+        ),
+        (lambda data: b"<!doctype html>", "a web page, not weights"),
+        (lambda data: b"", "empty; copy or download it again"),
+        (lambda data: data[: len(data) // 2], r"not a whole safetensors file \("),
+        (None, "^No such weights file"),
+    ],
+)
+def test_a_damaged_file(folder, name, damage, sentence):
+    if damage:
+        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    else:
+        (folder / name).unlink()
+    refused(sentence, lambda: load_weights(folder, ema="ema" in name))
+    refused(name, lambda: load_weights(folder, ema="ema" in name))
+
+
+def test_a_missing_folder_names_its_neighbours(folder, tokenizer_folder):
+    missing = folder.parent / "wieghts"
+    refused(rf"^No such weights folder: {missing}\. {folder.parent} holds: tokenizer, weights\.$",
+            load_weights, missing)  # fmt: skip
+    nowhere = folder / "a" / "b"
+    refused(f"^No such weights folder: {nowhere}.$", load_weights, nowhere)
+
+
+def test_the_folder_above_is_meant(folder):
+    refused(rf"{folder.parent} is no weights folder: .* Did you mean {folder}\?$",
+            load_weights, folder.parent)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", r"config.json is damaged \(.*\); write the weights again\.$"),
+        ('{"format": 2}', r"config.json has format 2, this version reads 1\.$"),
+        ("{}", r"config.json has format None, this version reads 1\.$"),
+        ("[]", r"config.json has format None, this version reads 1\.$"),
+    ],
+)
+def test_a_config_that_is_none(folder, text, sentence):
+    (folder / "config.json").write_text(text)
+    refused(sentence, load_weights, folder)
+
+
+def test_an_unknown_key_of_a_later_version(folder):
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["network"]["wdith"] = 32
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(r"^Unknown key 'wdith' in config.json. Did you mean 'width'\?$", load_network, folder)
+
+
+def test_a_tokenizer_is_no_generator(tokenizer_folder):
+    refused("holds a tokenizer, no generator; give weights=RUN/weights", load_network,
+            tokenizer_folder)  # fmt: skip
+
+
+def test_a_bare_file_needs_its_config(folder):
+    refused("is a bare file; give its folder, with config.json beside it", load_network,
+            folder / "network.safetensors")  # fmt: skip
+
+
+def test_a_run_without_a_tokenizer():
+    refused("^tokenizer.weights is empty; name the weights folder", open_tokenizer,
+            TokenizerConfig())  # fmt: skip
