@@ -8,12 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from MaskGIL.command import Flags, run_command
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import barrier, chunks, is_main, process_group, world_size
+from MaskGIL.pictures import save_grid
 from MaskGIL.sampling import open_pipeline, output_path
+from Metrics.nearest import nearest_training
 from Metrics.record import Record, describe_samples, find_record, summary, versions, write_record
 from Metrics.reference import open_image_set
 from Metrics.sample_and_eval import SampleConfig, choose_labels, evaluate, sample_chunks
@@ -106,6 +109,13 @@ def score(job: Job, record: Record) -> None:
     record |= {**scores, "train": job.config.train or None, "scored_with": versions()}
     write_record(job.out, record)
     print(summary(job.out, record))
+    if job.train is not None and job.config.nearest:
+        images = next(iter(SampleFile(job.out)))[:16]
+        pairs = torch.cat([images, nearest_training(images, job.train)])
+        save_grid(pairs, Path(job.config.nearest), columns=len(images))
+        print(
+            f"nearest    {job.config.nearest}: samples above, their nearest training images below"
+        )
 
 
 def _plan(job: Job) -> str:

@@ -4,12 +4,14 @@ Under torchrun every rank runs this file. The same command again resumes the run
 """
 
 import sys
+from pathlib import Path
 
 from MaskGIL.command import Flags, run_command
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import process_group
 from Trainer.config import RunConfig
 from Trainer.dry_run import dry_run
+from Trainer.report import write_report
 from Trainer.run_folder import check_run_folder
 from Trainer.tokens import write_caches
 from Trainer.vit import GeneratorTrainer
@@ -24,6 +26,9 @@ JOBS = {
 
 def main(config: RunConfig, flags: Flags) -> None:
     """Do the job of `config`, or say what it would take."""
+    if config.report:
+        print(f"wrote {write_report(Path(config.report))}")
+        return
     with process_group(choose_device(config.device)):
         check_run_folder(config)
         if flags.dry_run:
@@ -33,4 +38,4 @@ def main(config: RunConfig, flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, RunConfig, sys.argv[1:], program="main.py", about=__doc__))
+    sys.exit(run_command(main, RunConfig, sys.argv[1:], program="main.py", about=__doc__ or ""))

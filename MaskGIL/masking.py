@@ -95,16 +95,19 @@ def counted_rows(mask: Tensor, bound: int) -> tuple[Tensor, Tensor]:
 
 
 def masked_loss(
-    logits: Tensor, targets: Tensor, weights: Tensor, total: float, label_smoothing: float
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    total: float | Tensor,
+    label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of logits (M, V) against targets (M,), weighted by weights (M,).
 
     Divided by `total`, the weight counted over all ranks and micro-batches, so that their sums add
     up to the mean. Returns the loss and the (equally divided) share of right guesses.
     """
-    losses = F.cross_entropy(
-        logits.float(), targets, reduction="none", label_smoothing=label_smoothing
-    )
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = F.cross_entropy(wide, targets, reduction="none", label_smoothing=label_smoothing)
     right = (logits.detach().argmax(-1) == targets).float()
     return (losses * weights).sum() / total, (right * weights).sum() / total
 

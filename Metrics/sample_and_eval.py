@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,19 +24,14 @@ from MaskGIL.pipeline import Pipeline, image_seeds
 from MaskGIL.sampling import SamplingKeys
 from Metrics.features import FeatureNetwork, load_feature_network
 from Metrics.inception_metrics import FeatureStatistics, frechet_distance
+from Metrics.nearest import near_training, thumbnails
 from Metrics.oracle import class_of, objects_spread_ratio, read_objects
 from Metrics.reference import ImageSet
 from Network.config import UserError, setting
 
-THUMBNAIL = 16  # pixels: small enough to forgive a shift of a pixel, large enough to know a picture
-NEAR = 0.01  # share of the reference that counts as near to the training images
 NO_FID = (
     "The FID is defined by the Inception network of 2015, which is not part of this version; "
     "no other network stands in for it."
-)
-HOW_NEAR = (
-    f"L2 distance of pixels in [0, 1], images reduced to {THUMBNAIL}x{THUMBNAIL} by area, to the "
-    f"nearest training image; near is below the quantile {NEAR} of the reference images"
 )
 
 
@@ -65,6 +59,10 @@ class SampleConfig(SamplingKeys):
         "", "training images to look for copies of: shapes:8192 or a folder; empty: no look"
     )
 
+    nearest: str = setting(
+        "", "PNG file of 16 samples, each above the nearest training image; needs train"
+    )
+
     def __post_init__(self):
         super().__post_init__()
         require_at_least("num_images", self.num_images, 2)
@@ -72,6 +70,8 @@ class SampleConfig(SamplingKeys):
         require_at_least("num_reference", self.num_reference, 0)
         if self.train and not self.reference:
             raise UserError("train needs a reference to tell what is near: give reference=... too.")
+        if self.nearest and not self.train:
+            raise UserError("nearest needs the training images: give train=... too.")
 
 
 def choose_labels(
@@ -164,35 +164,6 @@ def evaluate(
                 samples.thumbnails, real.thumbnails, train
             )
     return result
-
-
-def near_training(samples: Tensor, reference: Tensor, train: Iterable[Tensor]) -> dict[str, Any]:
-    """How many samples are nearer to a training image than nearly all of the reference is.
-
-    Thumbnails (N, D) and (M, D); training images (B, 3, H, W) uint8. New images that are as varied
-    as the reference have a share of NEAR; copies have one of 1.
-    """
-    both = torch.cat([samples, reference])
-    nearest = torch.full((len(both),), torch.inf, dtype=both.dtype)
-    num_train = 0
-    for batch in train:
-        nearest = torch.minimum(nearest, torch.cdist(both, thumbnails(batch)).amin(1))
-        num_train += len(batch)
-    threshold = nearest[len(samples) :].quantile(NEAR)
-    count = int((nearest[: len(samples)] < threshold).sum())
-    return {
-        "share": count / len(samples),
-        "count": count,
-        "expected share": NEAR,
-        "threshold": threshold.item(),
-        "num_train": num_train,
-        "how": HOW_NEAR,
-    }
-
-
-def thumbnails(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) uint8 -> their colours (B, D) float64 in [0, 1] on a small grid."""
-    return F.adaptive_avg_pool2d(images.double() / 255, THUMBNAIL).flatten(1)
 
 
 class _Seen:

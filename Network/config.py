@@ -46,7 +46,7 @@ class NetworkConfig:
 class TokenizerConfig:
     """A tokenizer: where its weights are, or the architecture to train one."""
 
-    weights: str = setting("", "weights folder of a trained tokenizer; replaces the keys below")
+    weights: str = setting("", "weights folder of a trained tokenizer", free=True)
     family: Literal["taming"] = setting("taming", "family of the tokenizer")
     width: int = setting(128, "channels at full resolution")
     multipliers: tuple[int, ...] = setting((1, 1, 2, 2, 4), "channels per level, as multiples")

@@ -16,6 +16,7 @@ from MaskGIL.data.crops import crop_image
 from MaskGIL.data.folders import BadFiles, UnreadableImage
 from MaskGIL.data.sampler import Sampler
 from MaskGIL.masking import hidden_counts
+from Network.config import UserError
 
 Batch = dict[str, Tensor]
 
@@ -33,22 +34,15 @@ class ImageBatches(Dataset):
 
     def __getitem__(self, step: int) -> Batch:
         rows, crops, samples = (array[self.share] for array in self.sampler.rows(step))
-        found = [self._readable(int(row), int(crop)) for row, crop in zip(rows, crops)]
+        found = [
+            readable_crop(self.images, int(row), self.crops, int(crop), self.size, self.bad)
+            for row, crop in zip(rows, crops)
+        ]
         return {
             "images": torch.stack([image for image, _ in found]),
             "labels": torch.tensor([label for _, label in found]),
             "samples": torch.from_numpy(samples.copy()),
         }
-
-    def _readable(self, row: int, crop: int) -> tuple[Tensor, int]:
-        """The crop and the label of a row, or of the next one that can be read."""
-        while True:  # BadFiles ends it when too many are bad
-            try:
-                image = crop_image(self.images.image(row), self.crops, crop, self.size)
-                return image, int(self.images.labels[row])
-            except UnreadableImage as error:
-                self.bad.add(row, error)
-                row = (row + 1) % len(self.images)
 
 
 @dataclass
@@ -84,3 +78,32 @@ class MaskedBatches(Dataset):
         hidden = torch.from_numpy(counts[self.share].copy())
         total = torch.full_like(hidden, int(counts.sum()))
         return {**self.source[step], "hidden": hidden, "hidden_total": total}
+
+
+@dataclass
+class Shielded(Dataset):
+    """Hands over a UserError: raised in a worker it would become the text of a traceback."""
+
+    source: Dataset[Batch]
+
+    def __getitem__(self, step: int) -> Batch | UserError:
+        try:
+            return self.source[step]
+        except UserError as error:
+            return error
+
+
+def readable_crop(
+    images: Images, row: int, crops: str, crop: int, size: int, bad: BadFiles
+) -> tuple[Tensor, int]:
+    """Crop (3, S, S) uint8 and label of a row, or of the next one that can be read.
+
+    Raises UserError when `bad` has too many, or when nothing can be read.
+    """
+    for other in range(row, row + len(images)):
+        other %= len(images)
+        try:
+            return crop_image(images.image(other), crops, crop, size), int(images.labels[other])
+        except UnreadableImage as error:
+            bad.add(other, error)
+    raise UserError("The data set has no readable image; see bad_files.txt.")

@@ -24,6 +24,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from MaskGIL.distributed import is_main
+
 FORMAT = 1
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
 
@@ -56,7 +58,8 @@ class Checkpoints:
                 continue
             if (damage := damaged_file(folder)) is None:
                 return folder
-            print(f"warning: checkpoint {folder.name} is passed over: {damage}", flush=True)
+            if is_main():
+                print(f"warning: checkpoint {folder.name} is passed over: {damage}", flush=True)
         return None
 
     def _write(self, step: int, snapshot: Snapshot) -> None:
@@ -79,7 +82,9 @@ class Checkpoints:
         _sync(self.folder)
         (self.folder / "latest.tmp").write_text(final.name)
         os.replace(self.folder / "latest.tmp", self.folder / "latest")
-        for old in sorted(self.folder.glob("step-*[0-9]"))[: -self.keep]:
+        # Later ones are damaged leftovers that were passed over: they do not count as kept
+        whole = [each for each in self.folder.glob("step-*[0-9]") if each.name <= final.name]
+        for old in sorted(whole)[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -135,7 +140,7 @@ def restore(
     return state
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copied(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """On the CPU and apart from the originals, which the next step changes."""
     return {
         name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()

@@ -79,6 +79,7 @@ class RunConfig:
         "generator", "train a generator, train a tokenizer, or only write the token cache"
     )
     out_dir: str = setting("", "folder of the run; running again resumes it", free=True)
+    report: str = setting("", "folder of a run: draw its curves and do nothing else", free=True)
     seed: int = setting(0, "seed of weights, order, crops and masks")
     device: str = setting("auto", "auto, cuda, mps or cpu", free=True)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(

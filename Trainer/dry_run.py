@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from MaskGIL.data import open_images
 from MaskGIL.device import choose_device, choose_precision
-from MaskGIL.distributed import world_size
+from MaskGIL.distributed import is_main, world_size
+from MaskGIL.weights import open_tokenizer
 from Network import build_network, build_tokenizer
 from Trainer.config import RunConfig
 from Trainer.logger import format_bytes, format_seconds
-from Trainer.tokens import cache_folder
+from Trainer.tokens import SPLITS, cache_folder, describe_cache, has_cache
 from Trainer.trainer import Trainer, Window
 from Trainer.vit import GeneratorTrainer, RowLogits
 from Trainer.vqgan import Reconstruction, TokenizerTrainer
@@ -29,6 +31,24 @@ STATE_BYTES = 20  # per parameter, in float32: weight, gradient, two moments, av
 
 
 def dry_run(config: RunConfig) -> None:
+    """Print what the job of `config` would take. Raises UserError as the job itself would."""
+    if config.job == "cache":
+        _foretell_cache(config)
+    else:
+        _foretell_training(config)
+
+
+def _foretell_cache(config: RunConfig) -> None:
+    """Print the size of both splits, and whether they are there already."""
+    tokenizer = open_tokenizer(config.tokenizer)
+    _say("tokenizer", f"{tokenizer.name}, {tokenizer.codebook_size:,} codes")
+    for split in SPLITS:
+        images = open_images(config.data, split)
+        _say(f"cache of {split}", describe_cache(config, images, tokenizer, split))
+    _say("state", "complete: nothing to do" if has_cache(config) else "to be written")
+
+
+def _foretell_training(config: RunConfig) -> None:
     """Print sizes, memory, FLOPs and time of a run; read one batch and make one step if it fits."""
     device = choose_device(config.device)
     module, inputs = _on_meta(config)
@@ -38,24 +58,24 @@ def dry_run(config: RunConfig) -> None:
     needed = STATE_BYTES * parameters + saved_bytes(module, inputs(images))
     available = free_memory(device)
     precision = str(choose_precision(config.precision, device)).removeprefix("torch.")
-    print(f"parameters       {parameters:,}")
-    print(f"FLOPs per image  {flops / 1e9:.2f} G in training (forward and backward)")
-    print(f"memory           {format_bytes(needed)} predicted at {images} images in float32, "
-          f"{format_bytes(available)} free on {device}")  # fmt: skip
-    print(f"precision        {precision}")
-    print(f"steps            {config.loop.steps:,} of {config.optim.batch} images", flush=True)
+    _say("parameters", f"{parameters:,}")
+    _say("FLOPs per image", f"{flops / 1e9:.2f} G in training (forward and backward)")
+    _say("memory", f"{format_bytes(needed)} predicted at {images} images in float32, "
+         f"{format_bytes(available)} free on {device}")  # fmt: skip
+    _say("precision", precision)
+    _say("steps", f"{config.loop.steps:,} of {config.optim.batch} images")
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(config, Path(folder))
         started = time.monotonic()
         batch = trainer.dataset()[0]
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.items())
-        print(f"one batch        {shapes} in {time.monotonic() - started:.2f} s", flush=True)
+        _say("one batch", f"{shapes} in {time.monotonic() - started:.2f} s")
         if needed > available:
-            print("one step         not made: it does not fit; raise loop.accumulation")
+            _say("one step", "not made: it does not fit; raise loop.accumulation")
             return
         seconds = _time_step(trainer, batch)
         total = format_seconds(seconds * config.loop.steps)
-        print(f"one step         {seconds:.2f} s, so the run takes about {total}")
+        _say("one step", f"{seconds:.2f} s, so the run takes about {total}")
 
 
 def count_flops(module: nn.Module, inputs: tuple) -> int:
@@ -92,6 +112,11 @@ def free_memory(device: torch.device) -> int:
     return 8 << 30  # unknown: assume a small machine
 
 
+def _say(name: str, fact: str) -> None:
+    if is_main():
+        print(f"{name:16s} {fact}", flush=True)
+
+
 def _on_meta(config: RunConfig) -> tuple[nn.Module, Callable[[int], tuple]]:
     """What DDP would wrap, and its inputs for a number of images, on the meta device."""
     with torch.device("meta"):
@@ -112,9 +137,8 @@ def _trainer(config: RunConfig, folder: Path) -> Trainer:
     """The trainer of the run, with a folder of its own, without a cache unless there is one."""
     data = config.data
     if config.job != "tokenizer":
-        cached = all((cache_folder(config, s) / "index.json").exists() for s in ("train", "val"))
         cache = str(cache_folder(config, "train").parent)
-        data = replace(data, cache=cache) if cached else replace(data, tokens="online")
+        data = replace(data, cache=cache) if has_cache(config) else replace(data, tokens="online")
     config = replace(config, out_dir=str(folder), data=data)
     return (TokenizerTrainer if config.job == "tokenizer" else GeneratorTrainer)(config)
 

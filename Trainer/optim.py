@@ -11,7 +11,7 @@ from Trainer.config import OptimConfig
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> AdamW:
-    """AdamW with weight decay on matrices only: gains, biases and embeddings of one row go free."""
+    """AdamW with weight decay on matrices and kernels only: gains and biases go free."""
     matrices = [p for p in module.parameters() if p.requires_grad and p.dim() >= 2]
     others = [p for p in module.parameters() if p.requires_grad and p.dim() < 2]
     groups = [

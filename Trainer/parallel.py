@@ -1,6 +1,7 @@
 """How a module is spread over ranks: replicated by DDP, or plain when alone."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from MaskGIL.distributed import world_size
 def parallelise(module: nn.Module, device: torch.device, compile: bool) -> nn.Module:
     """Compile the module if asked, then let DDP average its gradients over the ranks."""
     if compile:
-        module = torch.compile(module)
+        module = cast(nn.Module, torch.compile(module))
     if world_size() == 1:
         return module
     device_ids = [device] if device.type == "cuda" else None

@@ -26,9 +26,10 @@ def open_run_folder(config: RunConfig) -> Path:
     check_run_folder(config)
     barrier()  # no rank writes before all have looked
     if is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "config.yaml", to_yaml(config))  # first: it makes the folder ours
         for name in ("checkpoints", "samples", "tb"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        _write(folder / "config.yaml", to_yaml(config))
+            (folder / name).mkdir(exist_ok=True)
         with (folder / "command.txt").open("a") as file:
             print(shlex.join([Path(sys.executable).name, *sys.argv]), file=file)
         _write(folder / "env.json", json.dumps(environment(), indent=1))

@@ -5,6 +5,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from MaskGIL.cache import TokenCache, cache_size, finish_cache, write_cache
+from MaskGIL.cache_index import read_index
 from MaskGIL.data import Images, Split, open_images
 from MaskGIL.data.crops import num_crops
 from MaskGIL.data.folders import BadFiles
@@ -15,17 +16,35 @@ from Network.tokenizer.vq import VQTokenizer
 from Trainer.config import RunConfig
 from Trainer.logger import format_bytes
 
+SPLITS: tuple[Split, ...] = ("train", "val")
+
 
 def write_caches(config: RunConfig) -> None:
     """The job `cache`: write both splits and nothing else."""
     tokenizer = open_tokenizer(config.tokenizer)
-    for split in ("train", "val"):
+    for split in SPLITS:
         cached_tokens(config, open_images(config.data, split), tokenizer, split)
 
 
 def cache_folder(config: RunConfig, split: Split) -> Path:
     """Where the cache of a split lies."""
     return Path(config.data.cache or Path(config.out_dir) / "cache") / split
+
+
+def describe_cache(config: RunConfig, images: Images, tokenizer: VQTokenizer, split: Split) -> str:
+    """What goes into the cache of a split, how many bytes that is, and where they lie."""
+    crops, side = num_crops(_crops(config, split)), config.data.image_size // tokenizer.stride
+    size = cache_size(len(images), crops, (side, side), tokenizer.codebook_size)
+    return (
+        f"{len(images):,} {split} images x {crops} crops -> {side}x{side} tokens, "
+        f"{format_bytes(size)} in {cache_folder(config, split)}"
+    )
+
+
+def has_cache(config: RunConfig) -> bool:
+    """Whether the caches of both splits are complete."""
+    folders = [cache_folder(config, split) for split in SPLITS]
+    return all((f / "index.json").exists() and read_index(f)["complete"] for f in folders)
 
 
 def cached_tokens(
@@ -37,15 +56,8 @@ def cached_tokens(
     tokenizer, to other classes or is damaged.
     """
     folder, data = cache_folder(config, split), config.data
-    crops = data.crops if split == "train" else "center"
-    side = data.image_size // tokenizer.stride
-    size = cache_size(len(images), num_crops(crops), (side, side), tokenizer.codebook_size)
     if is_main() and not (folder / "index.json").exists():
-        print(
-            f"cache      {len(images):,} {split} images x {num_crops(crops)} crops -> "
-            f"{side}x{side} tokens, {format_bytes(size)} in {folder}",
-            flush=True,
-        )
+        print(f"cache      {describe_cache(config, images, tokenizer, split)}", flush=True)
     bad = BadFiles(Path(config.out_dir) / "bad_files.txt", len(images), data.max_bad)
     device = choose_device(config.device)
     with tqdm(
@@ -55,7 +67,7 @@ def cached_tokens(
             folder,
             images,
             tokenizer.to(device),
-            crops=crops,
+            crops=_crops(config, split),
             image_size=data.image_size,
             bad=bad,
             device=device,
@@ -69,3 +81,7 @@ def cached_tokens(
         finish_cache(folder, images, bad)
     barrier()
     return TokenCache.open(folder, tokenizer=tokenizer, classes=images.classes, verify=is_main())
+
+
+def _crops(config: RunConfig, split: Split) -> str:
+    return config.data.crops if split == "train" else "center"

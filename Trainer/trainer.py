@@ -4,6 +4,7 @@ A step is a pure function of the weights and of (seed, step): data, masks and dr
 those alone, so a run that was stopped goes on exactly as if it had not been.
 """
 
+import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -18,14 +19,15 @@ from MaskGIL.data.sampler import split_ranks
 from MaskGIL.device import autocast, choose_device, choose_precision
 from MaskGIL.distributed import all_reduce, barrier, is_main, rank, world_size
 from MaskGIL.noise import STREAMS, seed_of
+from Network.config import UserError
+from Trainer.batches import Batch, Shielded
 from Trainer.checkpoint import Checkpoints, restore, take_snapshot
 from Trainer.config import RunConfig
-from Trainer.logger import Logger, format_seconds
+from Trainer.logger import Logger, format_bytes, format_seconds
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from Trainer.parallel import accumulating, parallelise
 from Trainer.run_folder import open_run_folder
 
-Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
 
 
@@ -40,11 +42,13 @@ class Trainer(ABC):
         self.share = slice(parts[rank()][0].start, parts[rank()][-1].stop)  # of the global batch
         self.part = parts[0][0].stop  # images of one part of this rank's share
         self.step = 0  # optimiser steps done
-        self.extra: dict[str, Tensor] = {}  # what resuming needs beyond weights and moments
+        self.extra: dict[str, Tensor] = {}  # what resuming needs beyond weights, summed over ranks
         torch.manual_seed(config.seed)
         self.module = self.build().to(self.device)
         self.ema = EMA(self.module, config.optim.ema)
         self.optimizer = build_optimizer(self.module, config.optim)
+        scaled = self.dtype == torch.float16  # small gradients would vanish in fp16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -78,6 +82,10 @@ class Trainer(ABC):
     def facts(self) -> dict[str, str]:
         """What the first lines of the log say about data and model."""
 
+    def content(self) -> dict[str, str]:
+        """What must be the same when a run is resumed, though its path may change."""
+        return {}
+
     def behind_step(self) -> None:
         """Whatever a subclass does between two steps."""
         return
@@ -92,7 +100,7 @@ class Trainer(ABC):
         self.checkpoints = Checkpoints(folder / "checkpoints", loop.keep)
         self._resume()
         self.log = Logger(folder, self.step, loop.steps)
-        for name, fact in self.facts().items():
+        for name, fact in {**self.facts(), **self._surroundings(folder)}.items():
             self.log.line(f"{name:10s} {fact}")
         objective = parallelise(self.objective(), self.device, loop.compile)
         started, window = time.monotonic(), Window()
@@ -126,13 +134,16 @@ class Trainer(ABC):
             with accumulating(objective, last=part == accumulation - 1):
                 with autocast(self.device, self.dtype):
                     loss, metrics = self.loss(objective, piece)
-                (loss * world_size()).backward()  # DDP takes the mean over ranks, we want the sum
+                # DDP takes the mean over ranks, we want the sum
+                self.scaler.scale(loss * world_size()).backward()
             window.add({"loss": loss.detach(), **metrics})
+        self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.module.parameters(), config.clip)
         set_learning_rate(
             self.optimizer, lr := learning_rate(self.step, self.config.loop.steps, config)
         )
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.module, self.step)
         window.behind_step(norm, lr)
@@ -153,16 +164,18 @@ class Trainer(ABC):
 
     def _batches(self) -> Iterator[Batch]:
         steps = range(self.step, self.config.loop.steps)
-        return iter(
-            DataLoader(
-                self.dataset(),
-                batch_size=None,
-                sampler=steps,
-                num_workers=self.config.data.workers,
-                pin_memory=self.device.type == "cuda",
-                generator=torch.Generator(),  # the global one must not move
-            )
+        loader = DataLoader(
+            Shielded(self.dataset()),
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.config.data.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # the global one must not move
         )
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
     def _due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.config.loop.steps)
@@ -184,20 +197,45 @@ class Trainer(ABC):
             shown = " | ".join(f"{name} {value:.4g}" for name, value in values.items())
             self.log.line(f"validation at step {self.step} | {shown}")
         if self._due(loop.sample_every) and is_main():
-            with self.averaged(), autocast(self.device, self.dtype):
+            with self.averaged():  # the decoder never runs in fp16: pictures choose on their own
                 self.picture(folder / "samples" / f"step-{self.step:07d}.png")
 
     def _save(self) -> None:
-        state = {"step": self.step}
-        snapshot = take_snapshot(self.module, self.optimizer, self.ema.tensors, self.extra, state)
+        scale = self.scaler.state_dict()
+        state = {"step": self.step, "content": self.content(), "scaler": scale}
+        extra = {name: all_reduce(tensor.clone()) for name, tensor in self.extra.items()}
+        snapshot = take_snapshot(self.module, self.optimizer, self.ema.tensors, extra, state)
         if is_main():
             self.checkpoints.save(self.step, snapshot)
 
     def _resume(self) -> None:
         if checkpoint := self.checkpoints.latest():
             state = restore(checkpoint, self.module, self.optimizer, self.ema.tensors, self.extra)
+            self._check_content(state["content"])
+            self.scaler.load_state_dict(state["scaler"])
             self.step = state["step"]
+            if not is_main():  # rank 0 goes on with the sums
+                for tensor in self.extra.values():
+                    tensor.zero_()
         barrier()
+
+    def _check_content(self, saved: dict[str, str]) -> None:
+        for name, value in self.content().items():
+            if saved[name] != value:
+                raise UserError(
+                    f"{self.config.out_dir} was trained with {name} {saved[name]}, here it is "
+                    f"{value}; give the same one or name another out_dir."
+                )
+
+    def _surroundings(self, folder: Path) -> dict[str, str]:
+        precision = str(self.dtype).removeprefix("torch.")
+        done = f"step {self.step:,} of {self.config.loop.steps:,}"
+        free = format_bytes(shutil.disk_usage(folder).free)
+        return {
+            "device": f"{self.device}, {precision}, {world_size()} rank(s), "
+            f"{torch.get_num_threads()} threads",
+            "run": f"{folder}, {done}, {free} free on its disk",
+        }
 
 
 class Window:

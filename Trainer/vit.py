@@ -4,18 +4,21 @@ Stands on cached tokens, or encodes images in every step. Shapes: B images, h x 
 codebook, M counted rows.
 """
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from MaskGIL.cache import TokenCache
-from MaskGIL.data import open_images
-from MaskGIL.data.crops import crop_image, num_crops, to_float, to_uint8
+from MaskGIL.data import Images, open_images
+from MaskGIL.data.crops import num_crops, to_float, to_uint8
 from MaskGIL.data.folders import BadFiles
 from MaskGIL.data.sampler import Sampler
+from MaskGIL.decoding import mar_plan
 from MaskGIL.masking import (
     counted_rows,
     draw_mask,
@@ -32,7 +35,7 @@ from Network import build_network
 from Network.config import UserError
 from Network.gpt import GPT
 from Network.tokenizer.vq import VQTokenizer
-from Trainer.batches import Batch, ImageBatches, MaskedBatches, TokenBatches
+from Trainer.batches import Batch, ImageBatches, MaskedBatches, TokenBatches, readable_crop
 from Trainer.config import RunConfig
 from Trainer.logger import format_bytes
 from Trainer.tokens import cached_tokens
@@ -50,18 +53,19 @@ class GeneratorTrainer(Trainer):
 
     def build(self) -> nn.Module:
         """Open tokenizer, data and cache, check that they fit, and build the network."""
-        data, network = self.config.data, self.config.network
-        self.images = open_images(data, "train")
+        data, config = self.config.data, self.config.network
+        self.images, self.validation_images = open_images(data, "train"), open_images(data, "val")
         self.tokenizer = open_tokenizer(self.config.tokenizer).to(self.device)
         check_network(self.config, self.tokenizer, len(self.images.classes))
-        self.num_tokens = network.grid[0] * network.grid[1]
+        network = build_network(config)
+        self.num_tokens = config.grid[0] * config.grid[1]
         self.bound = max_hidden(
             self.config.masking.schedule, self.config.optim.batch, self.part, self.num_tokens
         )
         self.cache: TokenCache | None = None
         if data.tokens == "cache":
             self.cache = cached_tokens(self.config, self.images, self.tokenizer, "train")
-        return build_network(network)
+        return network
 
     def dataset(self) -> Dataset[Batch]:
         """Tokens or images of the training split, and how many tokens to hide."""
@@ -72,9 +76,7 @@ class GeneratorTrainer(Trainer):
         if self.cache:
             source = TokenBatches(self.cache, sampler, self.share)
         else:
-            path = Path(config.out_dir) / "bad_files.txt"
-            bad = BadFiles(path, len(self.images), data.max_bad)
-            size = data.image_size
+            bad, size = self._bad_files(self.images), data.image_size
             source = ImageBatches(self.images, sampler, self.share, data.crops, size, bad)
         schedule = config.masking.schedule
         return MaskedBatches(source, schedule, batch, self.num_tokens, config.seed, self.share)
@@ -144,6 +146,11 @@ class GeneratorTrainer(Trainer):
             sampling=self.config.sampling,
         )
 
+    def content(self) -> dict[str, str]:
+        """Tokenizer and classes, whatever folder they lie in."""
+        classes = hashlib.sha256("\n".join(self.images.classes).encode()).hexdigest()
+        return {"tokenizer": self.tokenizer.fingerprint, "classes": classes}
+
     def facts(self) -> dict[str, str]:
         """Network and data in a few words."""
         network, batch = self.module.config, self.config.optim.batch
@@ -163,18 +170,20 @@ class GeneratorTrainer(Trainer):
     @cached_property
     def validation(self) -> tuple[Tensor, Tensor]:
         """Tokens (n, h, w) and labels (n,) of up to VALIDATION_IMAGES images, evenly spread."""
-        data = self.config.data
-        images = open_images(data, "val")
-        rows = torch.linspace(0, len(images) - 1, min(len(images), VALIDATION_IMAGES)).long()
-        labels = torch.from_numpy(images.labels)[rows]
+        images, size = self.validation_images, self.config.data.image_size
         if self.cache:
             cache = cached_tokens(self.config, images, self.tokenizer, "val")
-            return cache.tokens(rows.numpy(), torch.zeros_like(rows).numpy()), labels
-        crops = [
-            crop_image(images.image(row), "center", 0, data.image_size) for row in rows.tolist()
-        ]
-        parts = [self._encode(part.to(self.device)) for part in torch.stack(crops).split(64)]
-        return torch.cat(parts).cpu(), labels
+            rows = _spread(np.flatnonzero(cache.labels >= 0))
+            return cache.tokens(rows, np.zeros_like(rows)), torch.from_numpy(cache.labels[rows])
+        bad, rows = self._bad_files(images), _spread(np.arange(len(images)))
+        found = [readable_crop(images, row, "center", 0, size, bad) for row in rows.tolist()]
+        crops = torch.stack([crop for crop, _ in found])
+        tokens = torch.cat([self._encode(part.to(self.device)) for part in crops.split(64)])
+        return tokens.cpu(), torch.tensor([label for _, label in found])
+
+    def _bad_files(self, images: Images) -> BadFiles:
+        path = Path(self.config.out_dir) / "bad_files.txt"
+        return BadFiles(path, len(images), self.config.data.max_bad)
 
     @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:
@@ -206,7 +215,13 @@ class RowLogits(nn.Module):
 
 def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -> None:
     """Raise UserError, naming the value that fits, unless network, tokenizer and data agree."""
-    network, side = config.network, config.data.image_size // tokenizer.stride
+    network, sampling = config.network, config.sampling
+    side, rest = divmod(config.data.image_size, tokenizer.stride)
+    if rest:
+        raise UserError(
+            f"data.image_size={config.data.image_size} is not divisible by the tokenizer's "
+            f"stride {tokenizer.stride}."
+        )
     if network.codebook_size != tokenizer.codebook_size:
         raise UserError(
             f"The tokenizer has {tokenizer.codebook_size} codes, network.codebook_size is "
@@ -222,6 +237,13 @@ def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -
             f"Data has {num_classes} classes, network.num_classes is {network.num_classes}. "
             f"Use network.num_classes={num_classes} or other data."
         )
+    mar_plan(side * side, sampling.num_steps, sampling.schedule, sampling.order)  # or it raises
+
+
+def _spread(rows: np.ndarray) -> np.ndarray:
+    """Up to VALIDATION_IMAGES of the rows, evenly spread over them."""
+    picks = np.linspace(0, len(rows) - 1, min(len(rows), VALIDATION_IMAGES))
+    return rows[picks.astype(np.int64)]
 
 
 def shown_classes(num_classes: int) -> list[int]:

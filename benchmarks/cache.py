@@ -1,76 +1,66 @@
 """Batches from the token cache, beside the plain way: np.memmap, one item at a time, DataLoader.
 
-    python benchmarks/cache.py [num_rows=1000000] [seconds=5]
-
 Both read the same file of 16x16 grids (512 MB for a million), in a random order, and hand over
-tokens and labels as int64 tensors. Writes benchmarks/results/cache.json. CPU only, a minute.
+tokens and labels as int64 tensors. Ours pays for the order of each epoch; the plain way does not,
+and its workers are running when its turn begins. CPU only, a minute.
 """
 
-import json
-import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from paired import Way, against_ours, in_turns, write
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from MaskGIL.cache import TokenCache
 from MaskGIL.cache_index import Part, new_index, sha256, to_json
+from MaskGIL.command import Flags, run_command
+from MaskGIL.config import require_at_least, to_dict
 from MaskGIL.data.sampler import Sampler
+from Network.config import setting
 
-GRID, CODEBOOK, CLASSES, BATCH, ROUNDS = (16, 16), 16384, 1000, 256, 3
-RESULT = Path(__file__).parent / "results" / "cache.json"
+GRID, CODEBOOK, CLASSES, BATCH = (16, 16), 16384, 1000, 256
 
 
-def main() -> None:
-    given = [argument.split("=") for argument in sys.argv[1:]]
-    options = {"num_rows": 1_000_000, "seconds": 5} | {key: int(value) for key, value in given}
+@dataclass(frozen=True)
+class CacheBenchmark:
+    """What to measure."""
+
+    num_rows: int = setting(1_000_000, "grids in the cache")
+    rounds: int = setting(3, "how often every way has its turn")
+    seconds: float = setting(5.0, "least duration of a turn")
+
+    def __post_init__(self):
+        require_at_least("num_rows", self.num_rows, BATCH)
+        require_at_least("rounds", self.rounds, 1)
+
+
+def main(config: CacheBenchmark, flags: Flags) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_synthetic(folder, options["num_rows"])
+        write_synthetic(folder, config.num_rows)
         started = time.perf_counter()
         cache = TokenCache.open(folder)  # reads all, so that every way finds a warm page cache
-        verify_seconds = time.perf_counter() - started
-        ways = {
-            "ours": lambda: ours(cache),
-            "plain, 0 workers": lambda: running(plain(folder, cache, 0)),
-            "plain, 2 workers": lambda: running(plain(folder, cache, 2)),
+        opening = time.perf_counter() - started
+        batches = {
+            "ours": ours(cache),
+            "plain, 0 workers": plain(folder, cache, 0),
+            "plain, 2 workers": plain(folder, cache, 2),
         }
+        ways = {name: partial(next, way) for name, way in batches.items()}
         check_equal(ways)
-        rounds = [
-            {name: speed(way(), options["seconds"]) for name, way in ways.items()}
-            for _ in range(ROUNDS)  # in turn, so that a busy machine disturbs all alike
-        ]
-    speeds = {name: [round(each[name]) for each in rounds] for name in ways}
-    middle = {name: statistics.median(values) for name, values in speeds.items()}
-    best_plain = max(value for name, value in middle.items() if name != "ours")
-    result = {
-        "what": "sequences of 256 tokens per second in batches of 256; ours with the time for the "
-        "order of each epoch, plain without that and without the start of its workers",
-        "settings": options | {"grid": GRID, "batch": BATCH, "bytes": options["num_rows"] * 512},
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()},
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": torch.__version__,
-        },
-        "rounds": speeds,
-        "median": middle,
-        "ratio_to_best_plain": round(middle["ours"] / best_plain, 1),
-        "open_and_verify_seconds": round(verify_seconds, 2),
-    }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+        times = in_turns(ways, config.rounds, config.seconds, torch.device("cpu"))
+    cases = {"a batch": against_ours(times), "open, verify": against_ours({"ours": [opening]})}
+    write("cache", f"seconds for a batch of {BATCH} sequences", to_dict(config), cases)
 
 
 Batch = tuple[Tensor, Tensor]  # tokens (B, 16, 16), labels (B,)
@@ -106,24 +96,9 @@ def plain(folder: Path, cache: TokenCache, workers: int) -> Iterator[Batch]:
         yield from DataLoader(items, BATCH, shuffle=True, num_workers=workers, drop_last=True)
 
 
-def running(batches: Iterator[Batch]) -> Iterator[Batch]:
-    next(batches)
-    return batches
-
-
-def speed(batches: Iterator[Batch], seconds: float) -> float:
-    """Sequences per second."""
-    started = time.perf_counter()
-    count = 0
-    while (passed := time.perf_counter() - started) < seconds:
-        tokens, _ = next(batches)
-        count += len(tokens)
-    return count / passed
-
-
-def check_equal(ways: dict) -> None:
+def check_equal(ways: dict[str, Way]) -> None:
     for way in ways.values():
-        tokens, labels = next(way())
+        tokens, labels = way()
         assert tokens.dtype == labels.dtype == torch.int64
         assert tokens.shape == (BATCH, *GRID)
         assert torch.equal(tokens[:, 0, 0] % CLASSES, labels)  # as written below
@@ -160,12 +135,7 @@ class Rows:
         return self.num_rows
 
 
-def cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 if __name__ == "__main__":
-    main()
+    about = __doc__ or ""
+    program = "python benchmarks/cache.py"
+    sys.exit(run_command(main, CacheBenchmark, sys.argv[1:], program=program, about=about))

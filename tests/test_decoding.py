@@ -5,7 +5,7 @@ from itertools import pairwise, product
 import pytest
 import tiny
 import torch
-from scipy.stats import chisquare
+from scipy.stats import binomtest, chisquare
 
 from MaskGIL.config import SamplingConfig
 from MaskGIL.decoding import ORDERS, Step, decode, mar_plan
@@ -234,6 +234,19 @@ def test_tokens_follow_the_tempered_law(temperature, plan):
     assert pvalue(found, wrong) < 1e-6
     for position in range(4):
         assert pvalue(found.flatten(1)[:, position], law) > 0.001
+
+
+def test_each_step_draws_anew():
+    """What a step has drawn but not revealed is forgotten: the next draws agree by chance."""
+    frames, flat = [], Constant([0.0] * CODES)
+    run(empty(2000, 2, 2), mar_plan(4, 1), predictor=flat, on_step=lambda i, t: frames.append(t))
+    run(empty(2000, 2, 2), mar_plan(4, 4, order="random"), predictor=flat,
+        on_step=lambda i, t: frames.append(t))  # fmt: skip
+    all_at_once, first, *_, last = frames
+    later = first == MASK
+    assert torch.equal(last[~later], all_at_once[~later])  # the first draws are the same
+    agree = (last[later] == all_at_once[later]).sum().item()
+    assert binomtest(agree, later.sum().item(), 1 / CODES).pvalue > 0.001
 
 
 def test_top_k_never_draws_outside():

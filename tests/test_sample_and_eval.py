@@ -12,15 +12,14 @@ from MaskGIL.config import load_config
 from MaskGIL.data.shapes import CLASSES, Shapes
 from MaskGIL.pipeline import Pipeline
 from Metrics.features import load_feature_network
+from Metrics.nearest import near_training, thumbnails
 from Metrics.reference import open_image_set
 from Metrics.sample_and_eval import (
     NEAR,
     SampleConfig,
     choose_labels,
     evaluate,
-    near_training,
     sample_chunks,
-    thumbnails,
 )
 from Network.config import UserError
 

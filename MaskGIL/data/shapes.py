@@ -184,16 +184,16 @@ SPLITS = ("train", "val")
 class _Pattern:
     """Waves across the picture and how they mix: (waves, H, W) in [-1, 1] -> (H, W)."""
 
-    frequency: tuple[float, float]  # cycles per short side, least and most
+    frequency: float  # cycles per short side
     turns: tuple[float, ...]  # directions of the waves, relative to the first, in turns
     mix: Callable[[Plane], Plane]
 
 
 BACKGROUNDS = {
-    "plain": _Pattern((0.2, 0.4), (0,), lambda waves: waves[0]),
-    "striped": _Pattern((2.0, 3.0), (0,), lambda waves: np.clip(2 * waves[0], -1, 1)),
-    "checked": _Pattern((1.2, 1.8), (0, 0.25), lambda waves: np.clip(3 * waves.prod(0), -1, 1)),
-    "cloudy": _Pattern((0.5, 1.3), (0, 0.21, 0.38, 0.67), lambda waves: waves.sum(0) / 2.4),
+    "plain": _Pattern(0.25, (0,), lambda waves: waves[0]),
+    "striped": _Pattern(2.0, (0,), lambda waves: np.clip(2 * waves[0], -1, 1)),
+    "checked": _Pattern(2.0, (0, 0.25), lambda waves: np.clip(3 * waves.prod(0), -1, 1)),
+    "cloudy": _Pattern(0.75, (0, 0.21, 0.38, 0.67), lambda waves: waves.sum(0) / 2.4),
 }
 
 
@@ -206,22 +206,22 @@ def _paint_background(background: Background, row: Plane, column: Plane) -> Plan
 
 
 def _random_background(random: Generator) -> Background:
+    """Directions, phases and hues come in a few steps only, so that a small codebook holds them."""
     kind = str(random.choice(list(BACKGROUNDS)))
     pattern = BACKGROUNDS[kind]
-    hue, saturation, value = random.uniform((0.0, 0.06, 0.55), (1.0, 0.20, 0.85))
-    drift, contrast = random.uniform((-0.06, 0.07), (0.06, 0.13))
-    colours = _rgb(hue, saturation, value), _rgb(hue + drift, saturation * 0.8, value + contrast)
-    first = random.integers(8) / 8  # a few directions only: a small codebook holds them
+    hue, first = random.integers(8, size=2) / 8
+    colours = _rgb(hue, 0.14, 0.68), _rgb(hue, 0.11, 0.80)
     waves = []
     for turn in pattern.turns:
-        frequency, phase = random.uniform((pattern.frequency[0], 0), (pattern.frequency[1], 1))
-        angle = 2 * np.pi * (first + turn)
-        waves.append((frequency * np.sin(angle), frequency * np.cos(angle), phase))
+        angle, phase = 2 * np.pi * (first + turn), random.integers(4) / 4
+        down, across = pattern.frequency * np.sin(angle), pattern.frequency * np.cos(angle)
+        waves.append((down, across, phase))
     return Background(kind, colours, tuple(waves))
 
 
 # ----------------------------------------------------------------------------- random scenes
-SIZES = {1: (0.36, 0.55), 2: (0.34, 0.44), 3: (0.32, 0.38)}  # of the largest, by their number
+SIZES = {1: (0.40, 0.56), 2: (0.34, 0.44), 3: (0.32, 0.38)}  # of the largest, by their number
+_PLACES = 32  # steps of a position along the short side
 _LAYOUTS = 128  # tried at once; about one in eight keeps three objects apart
 
 
@@ -247,12 +247,13 @@ def _places(random: Generator, reach: NDArray, sides: NDArray) -> NDArray:
     first, second = np.triu_indices(len(reach), 1)
     apart = np.linalg.norm(layouts[:, first] - layouts[:, second], axis=-1)
     slack = (apart - reach[first] - reach[second] - 0.03).min(axis=1, initial=np.inf)
-    return layouts[np.argmax(np.minimum(slack, 0))]  # or the least overlap, should all overlap
+    best = layouts[np.argmax(np.minimum(slack, 0))]  # or the least overlap, should all overlap
+    return np.round(best * _PLACES) / _PLACES
 
 
 def _jitter(random: Generator, colour: str) -> Colour:
     hue, saturation, value = COLOURS[colour]
-    shift = random.uniform(-1, 1, 3) * (0.018, 0.08, 0.05)
+    shift = random.uniform(-1, 1, 3) * (0.02, 0.10, 0.16)
     return _rgb(hue + shift[0], saturation + shift[1], min(value + shift[2], 1.0))
 
 

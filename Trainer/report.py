@@ -1,0 +1,38 @@
+"""Curves of a run as a picture: `python main.py report=RUN` draws RUN/curves.png."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+from Network.config import UserError
+
+SHOWN = {"loss": "loss", "acc": "accuracy", "psnr": "PSNR in dB", "usage": "codes in use"}
+
+
+def write_report(folder: Path) -> Path:
+    """Draw training and validation curves of a run folder; returns the picture's path.
+
+    Raises UserError if the folder has no metrics.jsonl.
+    """
+    file = folder / "metrics.jsonl"
+    if not file.is_file():
+        raise UserError(f"report={folder} is no run folder: it has no metrics.jsonl.")
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    names = [name for name in SHOWN if any(name in record for record in records)]
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(names), figsize=(4.2 * len(names), 3.2), squeeze=False)
+    for axis, name in zip(axes[0], names):
+        for kind, style in (("train", "-"), ("validation", "o-")):
+            points = [(r["step"], r[name]) for r in records if r["kind"] == kind and name in r]
+            if points:
+                axis.plot(*zip(*points), style, label=kind, markersize=3)
+        axis.set(xlabel="step", title=SHOWN[name])
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(folder / "curves.png", dpi=110)
+    pyplot.close(figure)
+    return folder / "curves.png"

@@ -1,0 +1,91 @@
+"""Guided decoding of an empty grid: ours beside the published sampler (plain.sample).
+
+The transformer alone, without the tokenizer's decoder; same weights, same plan, same temperature.
+Ours encodes each condition once per image, computes the hidden rows alone in the last block and in
+the head, mixes hidden states before the head, and needs no null pass where the scale is 1.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from paired import Case, Way, compare, write
+from plain import plain_copy, sample
+from torch import nn
+from train import BATCHES, NETWORKS
+
+from MaskGIL.command import Flags, run_command
+from MaskGIL.config import SamplingConfig, require_at_least, to_dict
+from MaskGIL.decoding import decode, mar_plan
+from MaskGIL.device import DTYPES, autocast, choose_device
+from MaskGIL.predictor import GuidedPredictor
+from Network import build_network
+from Network.config import setting
+from Network.gpt import GPT
+
+
+@dataclass(frozen=True)
+class DecodeBenchmark:
+    """What to measure."""
+
+    sizes: tuple[Literal["demo", "B"], ...] = setting(("demo",), "networks")
+    precision: tuple[Literal["fp32", "bf16"], ...] = setting(("fp32", "bf16"), "precisions")
+    batch: int = setting(0, "images at a time; 0: 64 at demo size, 8 at B")
+    num_steps: int = setting(8, "decoding steps")
+    guidance_scale: float = setting(3.0, "guidance at the last step")
+    rounds: int = setting(5, "how often every way has its turn")
+    seconds: float = setting(2.0, "least duration of a turn")
+    device: str = setting("auto", "auto, cuda or cpu")
+
+    def __post_init__(self):
+        require_at_least("batch", self.batch, 0)
+        require_at_least("rounds", self.rounds, 1)
+
+
+def main(config: DecodeBenchmark, flags: Flags) -> None:
+    device = choose_device(config.device)
+    settings = SamplingConfig(num_steps=config.num_steps, guidance_scale=config.guidance_scale)
+    cases: dict[str, Case] = {}
+    for size in config.sizes:
+        torch.manual_seed(0)
+        network = build_network(NETWORKS[size]).to(device).eval()
+        nn.init.normal_(network.output.weight, std=0.02)
+        labels = torch.arange(config.batch or BATCHES[size], device=device)
+        labels %= network.null_label
+        for precision in config.precision:
+            dtype = DTYPES[precision]
+            ways = samplers(network, labels, settings, dtype)
+            case = compare(ways, dtype, device, config.rounds, config.seconds)
+            cases[f"{size} {precision}"] = case
+    write("decode", "seconds to decode the tokens of a batch", to_dict(config), cases)
+
+
+def samplers(
+    network: GPT, labels: torch.Tensor, settings: SamplingConfig, dtype: torch.dtype
+) -> dict[str, Way]:
+    grid, device = network.config.grid, labels.device
+    empty = torch.full((len(labels), *grid), network.mask_id, device=device)
+    seeds = torch.arange(len(labels), device=device)
+    plan = mar_plan(grid[0] * grid[1], settings.num_steps, settings.schedule, settings.order)
+    counts = [step.count for step in plan]
+    plain = plain_copy(network, network.config)
+
+    def ours() -> torch.Tensor:
+        predictor = GuidedPredictor(network, labels, settings.guidance, settings.guidance_scale)
+        with autocast(device, dtype):
+            return decode(predictor, empty, plan, seeds, mask_id=network.mask_id, sampling=settings)
+
+    def published() -> torch.Tensor:
+        with autocast(device, dtype):
+            return sample(plain, labels, counts, settings)
+
+    for way in (ours, published):
+        assert (way() != network.mask_id).all(), "a token is left hidden"
+    return {"ours": ours, "published": published}
+
+
+if __name__ == "__main__":
+    about = __doc__ or ""
+    program = "python benchmarks/decode.py"
+    sys.exit(run_command(main, DecodeBenchmark, sys.argv[1:], program=program, about=about))

@@ -1,0 +1,142 @@
+"""Timing side by side: every way in turn, round after round, in one process.
+
+What disturbs a machine disturbs all ways alike, so a ratio within a round can be trusted where
+seconds cannot. Large square matrix products take their turn too: they tell what the machine had
+to give while the ways ran. Results go to benchmarks/results/*.json.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from MaskGIL.cache_index import replace_file, to_json
+from Trainer.run_folder import environment
+
+RESULTS = Path(__file__).parent / "results"
+MATMUL = {"cpu": 2048, "cuda": 8192}  # rows and columns of the product that is the peak
+
+Way = Callable[[], object]
+Case = dict[str, dict[str, Any]]  # what was measured of every way, by its name
+
+
+def in_turns(
+    ways: dict[str, Way], rounds: int, seconds: float, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds per call of every way, one number per round; a turn lasts at least `seconds`."""
+    for way in ways.values():
+        way()  # warms up
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            times[name].append(_seconds_per_call(way, seconds, device))
+    return times
+
+
+def against_ours(times: dict[str, list[float]]) -> Case:
+    """Median, least and most seconds of every way, and how many times the seconds of "ours"."""
+    case: Case = {}
+    for name, seconds in times.items():
+        case[name] = {"seconds": _spread(seconds)}
+        if name != "ours":
+            ratios = [other / ours for other, ours in zip(seconds, times["ours"])]
+            case[name]["ratio_to_ours"] = _spread(ratios)
+    return case
+
+
+def compare(
+    ways: dict[str, Way], dtype: torch.dtype, device: torch.device, rounds: int, seconds: float
+) -> Case:
+    """Time the ways and tell which share of the machine's best matrix product each one reaches."""
+    flops = {name: _flops(way) for name, way in ways.items()}
+    matmul = _matmul(dtype, device)
+    times = in_turns({**ways, "matmul": matmul}, rounds, seconds, device)
+    peak = _flops(matmul) / min(times.pop("matmul"))
+    case = against_ours(times)
+    for name in ways:
+        reached = flops[name] / case[name]["seconds"]["median"]
+        case[name] |= {"gigaflops_counted": round(flops[name] / 1e9, 2)}
+        case[name] |= {"share_of_matmul_peak": round(reached / peak, 3)}
+    case["matmul"] = {"gigaflops_per_second": round(peak / 1e9, 1)}
+    return case
+
+
+def write(name: str, what: str, settings: dict[str, Any], cases: dict[str, Case]) -> None:
+    """Write results/`name`.json, with the machine and the versions, and show a table of it."""
+    record = {
+        "what": what,
+        "command": " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+        "settings": settings,
+        "machine": machine(),
+        "cases": cases,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    replace_file(RESULTS / f"{name}.json", to_json(record) + b"\n")
+    print(table(cases))
+
+
+def machine() -> dict[str, Any]:
+    """Processor, threads, how busy it is, versions and commit."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    facts = {"cpu": names[0] if names else "unknown", "threads": torch.get_num_threads()}
+    return {**facts, "load": [round(load, 2) for load in os.getloadavg()], **environment()}
+
+
+def table(cases: dict[str, Case]) -> str:
+    """One line per case and way, for people."""
+    lines = [f"{'':36}{'seconds':>9}{'min':>9}{'max':>9}{'x ours':>9}{'of peak':>9}"]
+    for case, ways in cases.items():
+        for name, facts in ways.items():
+            if "seconds" not in facts:
+                continue
+            numbers = [f"{facts['seconds'][key]:9.4g}" for key in ("median", "min", "max")]
+            ratio = facts.get("ratio_to_ours", {"median": 1.0})["median"]
+            share = facts.get("share_of_matmul_peak")
+            numbers += [f"{ratio:9.2f}", f"{share:9.1%}" if share else ""]
+            lines.append(f"{case:12}{name:24}{''.join(numbers)}")
+    return "\n".join(lines)
+
+
+def _seconds_per_call(way: Way, seconds: float, device: torch.device) -> float:
+    _wait(device)
+    started, calls = time.perf_counter(), 0
+    while not calls or time.perf_counter() - started < seconds:
+        way()
+        calls += 1
+    _wait(device)
+    return (time.perf_counter() - started) / calls
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _flops(way: Way) -> int:
+    with FlopCounterMode(display=False) as counter:
+        way()
+    return counter.get_total_flops()
+
+
+def _matmul(dtype: torch.dtype, device: torch.device) -> Way:
+    size = MATMUL[device.type]
+    factor = torch.randn(size, size, device=device).to(dtype)
+    product = torch.empty_like(factor)
+    return lambda: torch.mm(factor, factor, out=product)
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    spread = {"median": median(values), "min": min(values), "max": max(values), "rounds": values}
+    return {key: _rounded(value) for key, value in spread.items()}
+
+
+def _rounded(value: Any) -> Any:
+    return [_rounded(v) for v in value] if isinstance(value, list) else float(f"{value:.4g}")

@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from MaskGIL.data.crops import crop_image
+from MaskGIL.data.folders import BadFiles, UnreadableImage
+from MaskGIL.data.sampler import Sampler, split_ranks
+from MaskGIL.data.shapes import Shapes
+from MaskGIL.masking import hidden_counts
+from Network.config import UserError
+from Trainer.batches import ImageBatches, MaskedBatches, Shielded, TokenBatches, readable_crop
+
+WHOLE = slice(0, 12)
+
+
+class Photos:
+    """Grey pictures as bright as their row; rows in `broken` cannot be read."""
+
+    def __init__(self, count, broken=()):
+        self.labels, self.broken = np.arange(count) % 3, broken
+
+    def __len__(self):
+        return len(self.labels)
+
+    def image(self, row):
+        if row in self.broken:
+            raise UnreadableImage(f"train/{row}.jpg", "truncated")
+        return Image.new("RGB", (16, 16), (row, row, row))
+
+
+def bad_files(folder, count, max_bad=1.0):
+    return BadFiles(folder / "bad_files.txt", count, max_bad)
+
+
+def image_batches(images, tmp_path, share=WHOLE, crops="flip", max_bad=1.0):
+    sampler = Sampler(images.labels, 12, seed=0, num_crops=2)
+    return ImageBatches(
+        images, sampler, share, crops, 16, bad_files(tmp_path, len(images), max_bad)
+    )
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+# Images
+
+
+def test_a_batch_is_the_crops_that_the_sampler_names(tmp_path):
+    images = Shapes("train", 20, (16, 16))
+    batches = image_batches(images, tmp_path)
+    rows, crops, samples = batches.sampler.rows(3)
+    batch = batches[3]
+    assert set(crops) == {0, 1}
+    for place, (row, crop) in enumerate(zip(rows, crops)):
+        expected = crop_image(images.image(row), "flip", crop, 16)
+        assert torch.equal(batch["images"][place], expected)
+    assert batch["labels"].tolist() == images.labels[rows].tolist()
+    assert batch["samples"].tolist() == samples.tolist() == list(range(36, 48))
+    assert (batch["images"].shape, batch["images"].dtype) == ((12, 3, 16, 16), torch.uint8)
+
+
+@pytest.mark.parametrize(("world_size", "accumulation"), [(2, 1), (3, 2), (4, 3), (1, 4)])
+def test_the_shares_of_the_ranks_make_up_the_batch(tmp_path, world_size, accumulation):
+    images = Photos(20)
+    whole = image_batches(images, tmp_path)[1]
+    parts = [
+        image_batches(images, tmp_path, slice(of_rank[0].start, of_rank[-1].stop))[1]
+        for of_rank in split_ranks(12, world_size, accumulation)
+    ]
+    assert same({name: torch.cat([part[name] for part in parts]) for name in whole}, whole)
+
+
+def test_an_unreadable_row_is_replaced_by_the_next_and_named(tmp_path):
+    images = Photos(12, broken={4, 5, 11})
+    sampler = Sampler(images.labels, 12, seed=0)
+    batches = ImageBatches(images, sampler, WHOLE, "center", 16, bad_files(tmp_path, 12))
+    batch = batches[0]
+    stands_in = {4: 6, 5: 6, 11: 0}
+    rows = [stands_in.get(row, row) for row in sampler.rows(0)[0].tolist()]
+    assert batch["images"][:, 0, 0, 0].tolist() == rows
+    assert batch["labels"].tolist() == [row % 3 for row in rows]
+    lines = (tmp_path / "bad_files.txt").read_text().splitlines()
+    assert sorted(lines) == [f"train/{row}.jpg\ttruncated" for row in (11, 4, 5)]
+
+
+def test_too_many_unreadable_rows_end_the_run(tmp_path):
+    batches = image_batches(Photos(12, broken={1, 2, 3}), tmp_path, max_bad=0.2)
+    with pytest.raises(UserError, match=r"^3 of 12 images cannot be read \(limit data.max_bad=0.2"):
+        batches[0]
+
+
+def test_nothing_readable_is_told_and_does_not_go_on_for_ever(tmp_path):
+    images = Photos(5, broken=range(5))
+    with pytest.raises(UserError, match=r"no readable image; see bad_files\.txt"):
+        readable_crop(images, 3, "center", 0, 16, bad_files(tmp_path, 5))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_in_a_worker_stays_one_sentence(tmp_path, workers):
+    batches = Shielded(image_batches(Photos(12, broken={1, 2, 3}), tmp_path, max_bad=0.2))
+    loader = DataLoader(batches, batch_size=None, sampler=[0], num_workers=workers)
+    (found,) = loader
+    assert isinstance(found, UserError)
+    assert str(found).startswith("3 of 12 images cannot be read")
+    assert "\n" not in str(found)
+
+
+def test_a_shield_passes_batches_on(tmp_path):
+    batches = image_batches(Photos(12), tmp_path)
+    assert same(Shielded(batches)[2], batches[2])
+
+
+# Tokens
+
+
+class Cache:
+    """Row r, crop c has the tokens 10 r + c."""
+
+    labels = np.arange(30) % 7
+
+    def tokens(self, rows, crops):
+        return torch.from_numpy(10 * rows + crops)[:, None, None].expand(-1, 2, 2)
+
+
+def test_tokens_are_those_of_the_rows_and_crops_of_the_share():
+    sampler = Sampler(Cache.labels, 12, seed=0, num_crops=10)
+    rows, crops, samples = sampler.rows(2)
+    batch = TokenBatches(Cache(), sampler, slice(3, 9))[2]
+    assert batch["tokens"][:, 0, 0].tolist() == (10 * rows + crops)[3:9].tolist()
+    assert batch["labels"].tolist() == (rows % 7)[3:9].tolist()
+    assert batch["samples"].tolist() == samples[3:9].tolist()
+
+
+@pytest.mark.parametrize("step", [0, 1, 7])
+def test_every_rank_knows_how_many_tokens_all_ranks_hide(step):
+    sampler = Sampler(Cache.labels, 12, seed=0)
+
+    def masked(share):
+        source = TokenBatches(Cache(), sampler, share)
+        return MaskedBatches(source, "arccos", 12, 64, seed=5, share=share)[step]
+
+    parts = [masked(slice(start, start + 4)) for start in (0, 4, 8)]
+    hidden = torch.cat([part["hidden"] for part in parts])
+    assert hidden.tolist() == hidden_counts("arccos", 12, 64, 5, step).tolist()
+    assert {total for part in parts for total in part["hidden_total"].tolist()} == {
+        int(hidden.sum())
+    }
+    assert set(parts[0]) == {"tokens", "labels", "samples", "hidden", "hidden_total"}

@@ -1,0 +1,182 @@
+import re
+
+import pytest
+import tiny
+import torch
+from tiny_runs import config, image_folder, tokenizer_weights, tree
+
+from Network import build_network
+from Network.config import UserError
+from Network.gpt import feed_forward_width
+from Trainer.dry_run import STATE_BYTES, count_flops, dry_run, free_memory, saved_bytes
+from Trainer.tokens import cache_folder, write_caches
+from Trainer.vit import RowLogits
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tokenizer_weights(tmp_path)
+
+
+def told(run, capsys):
+    """Name and fact of each line that the dry run of a configuration prints."""
+    dry_run(run)
+    lines = capsys.readouterr().out.splitlines()
+    return {line[:16].strip(): line[17:] for line in lines}
+
+
+# What it tells
+
+
+def test_a_generator_is_told_and_nothing_is_written(folder, capsys):
+    run = config("generator", folder, "precision=fp32", "loop.steps=1000")
+    before = tree(folder)
+    facts = told(run, capsys)
+    assert list(facts) == [
+        "parameters", "FLOPs per image", "memory", "precision", "steps", "one batch", "one step",
+    ]  # fmt: skip
+    count = sum(p.numel() for p in build_network(run.network).parameters())
+    assert facts["parameters"] == f"{count:,}"
+    assert re.fullmatch(
+        r"\d\.\d\d G in training \(forward and backward\)", facts["FLOPs per image"]
+    )
+    assert re.match(
+        r"[\d.]+ MB predicted at 16 images in float32, [\d.]+ GB free on cpu", facts["memory"]
+    )
+    assert facts["precision"] == "float32"
+    assert facts["steps"] == "1,000 of 16 images"
+    assert facts["one batch"].startswith("images (16, 3, 32, 32), labels (16,), samples (16,), ")
+    assert re.fullmatch(r"[\d.]+ s, so the run takes about \w+", facts["one step"])
+    assert tree(folder) == before
+    assert {path.name for path in folder.iterdir()} == {"weights"}
+
+
+def test_a_tokenizer_is_told_and_nothing_is_written(tmp_path, capsys):
+    facts = told(config("tokenizer", tmp_path), capsys)
+    assert facts["one batch"].startswith("images (16, 3, 32, 32)")
+    assert facts["one step"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_cache_is_read(folder, capsys):
+    run = config("generator", folder)
+    write_caches(run)
+    before = tree(folder)
+    assert told(run, capsys)["one batch"].startswith("tokens (16, 4, 4), labels (16,)")
+    assert tree(folder) == before
+
+
+def test_an_unfinished_cache_is_not_finished(folder, capsys):
+    run = config("generator", folder)
+    write_caches(run)
+    index = cache_folder(run, "train") / "index.json"
+    index.write_text(index.read_text().replace('"complete": true', '"complete": false'))
+    before = tree(folder)
+    assert told(run, capsys)["one batch"].startswith("images (16, 3, 32, 32)")
+    assert tree(folder) == before
+
+
+def test_unreadable_files_are_not_written_down(folder, tmp_path, capsys):
+    images = image_folder(tmp_path / "images")
+    for file in (images / "train" / "cat").iterdir():
+        file.write_bytes(b"")
+    words = ["data.source=folder", f"data.path={images}", "network.num_classes=2", "data.max_bad=1"]
+    before = tree(tmp_path)
+    told(config("generator", folder, *words), capsys)
+    assert tree(tmp_path) == before
+
+
+def test_the_job_cache_is_told(folder, capsys):
+    run = config("generator", folder, "job=cache", "data.crops=flip", "network.codebook_size=9")
+    facts = told(run, capsys)
+    path = folder / "generator" / "cache"
+    assert (
+        facts["cache of train"]
+        == f"64 train images x 2 crops -> 4x4 tokens, 4.4 kB in {path}/train"
+    )
+    assert facts["cache of val"] == f"256 val images x 1 crops -> 4x4 tokens, 9.2 kB in {path}/val"
+    assert facts["state"] == "to be written"
+    assert not path.exists()
+    write_caches(run)
+    capsys.readouterr()
+    assert told(run, capsys)["state"] == "complete: nothing to do"
+
+
+def test_a_step_that_does_not_fit_is_not_made(folder, capsys, monkeypatch):
+    monkeypatch.setattr("Trainer.dry_run.free_memory", lambda device: 1000)
+    facts = told(config("generator", folder), capsys)
+    assert facts["one step"] == "not made: it does not fit; raise loop.accumulation"
+    assert "1.0 kB free on cpu" in facts["memory"]
+
+
+def test_other_ranks_are_silent(folder, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert told(config("generator", folder, "job=cache"), capsys) == {}
+
+
+def test_mistakes_are_told_as_the_run_would(folder):
+    with pytest.raises(UserError, match="^Data has 16 classes, network.num_classes is 3"):
+        dry_run(config("generator", folder, "network.num_classes=3"))
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 2, (4, 4)), (3, 48, 4, (2, 6))])
+def test_flops_of_a_gpt_by_hand(shape):
+    """Two per multiply-add; P condition tokens attend to themselves, N tokens to N + P."""
+    depth, width, heads, grid = shape
+    network = tiny.network_config(depth=depth, width=width, heads=heads, grid=grid)
+    with torch.device("meta"):
+        objective = RowLogits(build_network(network))
+        tokens = torch.empty(3, *grid, dtype=torch.int64)
+    num, condition = grid[0] * grid[1], 1
+    inner = feed_forward_width(width)
+    of_token = 2 * (3 * width * width + width * width + 3 * width * inner)  # qkv, out, SwiGLU
+    attention = 2 * 2 * width * (num * (num + condition) + condition * condition)  # q k, p v
+    of_image = depth * ((num + condition) * of_token + attention) + 2 * num * width * 11
+    assert count_flops(objective, (tokens, tokens[:, 0, 0], None)) == 3 * of_image
+
+
+def test_saved_bytes_of_a_linear_layer_by_hand():
+    """The layer keeps its input (B, 5), the square its own (B, 7); weights are not counted."""
+    with torch.device("meta"):
+        layer = torch.nn.Linear(5, 7)
+        square = torch.nn.Sequential(layer, torch.nn.Hardtanh())
+        assert saved_bytes(square, (torch.empty(3, 5),)) == 3 * (5 + 7) * 4
+
+
+def test_saved_bytes_grow_linearly_with_the_batch():
+    with torch.device("meta"):
+        objective = RowLogits(build_network(tiny.network_config()))
+
+        def bytes_of(batch):
+            tokens = torch.empty(batch, 4, 4, dtype=torch.int64)
+            return saved_bytes(objective, (tokens, tokens[:, 0, 0], None))
+
+        one, two, three, five = map(bytes_of, (1, 2, 3, 5))
+    assert two - one == three - two > 16 * 32 * 4  # at least the hidden states of an image
+    assert five - three == 2 * (three - two)
+
+
+def test_saved_bytes_on_the_meta_device_are_those_of_a_real_step():
+    objective = RowLogits(build_network(tiny.network_config()))
+    tokens = torch.zeros(2, 4, 4, dtype=torch.int64)
+    real = saved_bytes(objective, (tokens, tokens[:, 0, 0], None))
+    meta = saved_bytes(objective.to("meta"), (tokens.to("meta"), tokens.to("meta")[:, 0, 0], None))
+    assert meta == pytest.approx(real, rel=0.2)  # attention keeps a little more or less
+
+
+def test_the_memory_told_is_state_and_saved_tensors(folder, capsys):
+    run = config("generator", folder)
+    facts = told(run, capsys)
+    with torch.device("meta"):
+        objective = RowLogits(build_network(run.network))
+        tokens = torch.empty(16, 4, 4, dtype=torch.int64)
+        state = STATE_BYTES * sum(p.numel() for p in objective.parameters())
+        total = state + saved_bytes(objective, (tokens, tokens[:, 0, 0], None))
+    assert facts["memory"].startswith(f"{total / 1e6:.1f} MB predicted")
+
+
+def test_there_is_some_memory():
+    assert 1e6 < free_memory(torch.device("cpu")) < 1e15

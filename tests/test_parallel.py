@@ -1,0 +1,70 @@
+"""What DDP and compile put around a module; two real processes are in test_ranks.py."""
+
+import functools
+
+import pytest
+import torch
+import torch.distributed as dist
+from tiny_runs import losses, tokenizer_weights, train
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from MaskGIL.weights import load_network
+from Trainer.parallel import accumulating, parallelise
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def group(tmp_path, monkeypatch):
+    """A group of one process that is told there are two."""
+    meeting = f"file://{tmp_path / 'meeting'}"
+    dist.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    yield
+    dist.destroy_process_group()
+
+
+def test_alone_and_uncompiled_the_module_stays_as_it_is():
+    module = nn.Linear(2, 1)
+    assert parallelise(module, CPU, compile=False) is module
+
+
+def test_among_others_ddp_wraps_it(group):
+    module = nn.Linear(2, 1)
+    wrapped = parallelise(module, CPU, compile=False)
+    assert isinstance(wrapped, DistributedDataParallel)
+    assert wrapped.module is module
+
+
+def test_gradients_are_exchanged_with_the_last_part_only(group):
+    wrapped = parallelise(nn.Linear(2, 1), CPU, compile=False)
+    for last in (False, True):
+        with accumulating(wrapped, last):
+            assert wrapped.require_backward_grad_sync is last
+    assert wrapped.require_backward_grad_sync
+
+
+def test_alone_gradients_simply_add_up():
+    module = nn.Linear(1, 1)
+    for last in (False, True):
+        with accumulating(module, last):
+            module(torch.ones(1, 1)).sum().backward()
+    assert module.weight.grad.item() == 2
+
+
+@pytest.mark.slow
+def test_a_compiled_run_equals_the_plain_one_and_saves_plain_names(tmp_path, monkeypatch):
+    eager = functools.partial(torch.compile, backend="eager")  # the graph, without a C++ compiler
+    monkeypatch.setattr("Trainer.parallel.torch.compile", eager)
+    tokenizer_weights(tmp_path)
+    words = ["loop.steps=3", "loop.save_every=3", "precision=fp32"]
+    plain = train("generator", tmp_path, *words)
+    out = tmp_path / "compiled"
+    compiled = train("generator", tmp_path, *words, "loop.compile=true", f"out_dir={out}")
+    torch.testing.assert_close(losses(out), losses(tmp_path / "generator"), atol=1e-5, rtol=0)
+    assert compiled.ema.tensors.keys() == plain.ema.tensors.keys()
+    written = [*out.rglob("*.safetensors"), *out.rglob("*.json")]
+    assert not any(b"_orig_mod" in path.read_bytes() for path in written)
+    state = load_network(out / "weights", ema=False).state_dict()
+    assert all(torch.equal(state[name], t) for name, t in compiled.module.state_dict().items())

@@ -1,0 +1,115 @@
+"""A run that was stopped goes on exactly as if it had not been: 2n steps == n + stop + n.
+
+Bit for bit, with dropout, class drop, flips, average and revival on.
+"""
+
+import json
+
+import pytest
+from tiny_runs import CONFIGS, TRAINERS, fit, hashes, records, tokenizer_weights, train, tree
+
+from MaskGIL.config import load_config
+from MaskGIL.weights import save_weights
+from Network import build_tokenizer
+from Trainer.config import RunConfig
+
+STEPS, EPOCH = 12, 4  # 64 images in batches of 16
+SHAKEN = {
+    "generator": ("network.dropout=0.1", "data.crops=flip"),
+    "tokenizer": ("reconstruction.revive_every=4", "data.crops=flip", "optim.batch=16"),
+}
+COMMON = (f"loop.steps={STEPS}", "loop.save_every=2", "loop.validate_every=6")
+JOBS = list(SHAKEN)
+
+
+@pytest.fixture(scope="module", params=JOBS)
+def uninterrupted(request, tmp_path_factory):
+    """(job, its folder, the folder of the run) of a run to the last step in one go."""
+    folder = tokenizer_weights(tmp_path_factory.mktemp("uninterrupted"))
+    train(request.param, folder, *SHAKEN[request.param], *COMMON)
+    return request.param, folder, folder / request.param
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [6, 8], ids=["in mid-epoch", "between epochs"])
+def test_two_halves_equal_the_whole(uninterrupted, tmp_path, stop, workers):
+    job, folder, whole = uninterrupted
+    assert (stop % EPOCH == 0) == (stop == 8)
+    words = [*SHAKEN[job], *COMMON, f"data.workers={workers}", f"out_dir={tmp_path}"]
+    first = train(job, folder, *words, stop=stop + 1)  # one step is lost: it was not saved
+    assert first.step == stop + 1
+    second = train(job, folder, *words)
+    assert second.log.start == stop
+    assert hashes(tmp_path, STEPS) == hashes(whole, STEPS)
+    assert records(tmp_path) == records(whole)
+    assert records(tmp_path, "validation") == records(whole, "validation")
+    assert tree(tmp_path / "weights").values() == tree(whole / "weights").values()
+
+
+def test_what_is_compared_is_not_the_same_at_every_step(uninterrupted):
+    _, _, whole = uninterrupted
+    before, after = hashes(whole, STEPS - 2), hashes(whole, STEPS)
+    assert set(before) == {
+        "model.safetensors", "ema.safetensors", "optim.safetensors", "extra.safetensors",
+        "state.json",
+    }  # fmt: skip
+    constant = {name for name in before if before[name] == after[name]}
+    assert constant <= {"extra.safetensors"}  # that of a generator is empty
+    assert len({record["loss"] for record in records(whole)}) == STEPS
+
+
+def test_another_seed_gives_other_losses(uninterrupted, tmp_path):
+    job, folder, whole = uninterrupted
+    train(job, folder, *SHAKEN[job], f"out_dir={tmp_path}", "loop.steps=2", "seed=1")
+    assert records(tmp_path)[0]["loss"] != records(whole)[0]["loss"]
+
+
+def test_a_finished_run_only_exports_again(uninterrupted):
+    job, folder, whole = uninterrupted
+    before = tree(whole / "checkpoints") | tree(whole / "weights")
+    lines = records(whole)
+    assert train(job, folder, *SHAKEN[job], *COMMON).step == STEPS
+    assert tree(whole / "checkpoints") | tree(whole / "weights") == before
+    assert records(whole) == lines
+
+
+def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path):
+    tokenizer_weights(tmp_path)
+    train("generator", tmp_path, "loop.steps=2")
+    longer = train("generator", tmp_path, "loop.steps=4")
+    assert (longer.log.start, longer.step) == (2, 4)
+    assert [record["step"] for record in records(tmp_path / "generator")] == [1, 2, 3, 4]
+
+
+def test_the_tokenizer_may_move_but_not_change(tmp_path):
+    tokenizer_weights(tmp_path / "one")
+    tokenizer_weights(tmp_path / "same")
+    tokenizer_weights(tmp_path / "other", seed=1)
+    words = [f"out_dir={tmp_path / 'run'}", "data.tokens=online"]
+    train("generator", tmp_path / "one", *words, "loop.steps=1")
+    assert train("generator", tmp_path / "same", *words, "loop.steps=2").log.start == 1
+    with pytest.raises(ValueError, match="was trained with tokenizer .*, here it is"):
+        train("generator", tmp_path / "other", *words, "loop.steps=3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS)
+def test_the_demo_itself_resumes_exactly(job, tmp_path):
+    """Its configuration unchanged but for folders and for checkpoints in the first steps."""
+    tokenizer = load_config(RunConfig, CONFIGS / "demo" / "tokenizer.yaml", []).tokenizer
+    save_weights(tmp_path / "weights", build_tokenizer(tokenizer))
+
+    def demo(run, stop):
+        words = [f"out_dir={tmp_path / run}", f"data.cache={tmp_path / 'cache'}"]
+        words += [f"tokenizer.weights={tmp_path / 'weights'}"] if job == "generator" else []
+        words += ["loop.save_every=2", "loop.log_every=1"]
+        config = load_config(RunConfig, CONFIGS / "demo" / f"{job}.yaml", words)
+        return fit(TRAINERS[job](config), stop)
+
+    demo("whole", stop=5)
+    demo("halves", stop=3)
+    assert demo("halves", stop=5).log.start == 2
+    assert hashes(tmp_path / "halves", 4) == hashes(tmp_path / "whole", 4)
+    whole, halves = records(tmp_path / "whole"), records(tmp_path / "halves")
+    assert [line["step"] for line in halves] == [1, 2, 3, 4, 5]
+    assert json.dumps(halves) == json.dumps(whole)

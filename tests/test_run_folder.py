@@ -1,0 +1,125 @@
+import json
+import re
+import sys
+
+import pytest
+from tiny_runs import config, tree
+
+from MaskGIL.config import load_config
+from Network.config import UserError
+from Trainer.config import RunConfig
+from Trainer.run_folder import check_run_folder, environment, open_run_folder
+
+
+def refused(sentence, config):
+    """The folder is refused with a sentence, and stays as it was."""
+    with pytest.raises(UserError) as error:
+        open_run_folder(config)
+    assert str(error.value) == sentence
+
+
+def test_a_new_folder_is_made_with_what_it_was_made_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main.py", "data.path=my photos"])
+    wanted = config("tokenizer", tmp_path / "deep")
+    folder = open_run_folder(wanted)
+    assert folder == tmp_path / "deep" / "tokenizer"
+    assert load_config(RunConfig, folder / "config.yaml", []) == wanted
+    assert re.fullmatch(
+        r"python\S* main.py 'data.path=my photos'\n", (folder / "command.txt").read_text()
+    )
+    assert json.loads((folder / "env.json").read_text()) == environment()
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml", "command.txt", "env.json", "checkpoints", "samples", "tb",
+    }  # fmt: skip
+
+
+def test_the_environment_tells_versions_and_no_variables(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "a-secret-value")
+    found = environment()
+    assert set(found) == {
+        "python", "torch", "torchvision", "commit", "machine", "cores", "devices", "ranks",
+    }  # fmt: skip
+    assert found["ranks"] == 1
+    assert "a-secret-value" not in json.dumps(found)
+
+
+def test_every_start_is_a_line_of_command_txt(tmp_path):
+    for _ in range(2):
+        open_run_folder(config("tokenizer", tmp_path))
+    assert len((tmp_path / "tokenizer" / "command.txt").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("names", [[], ["cache"], ["cache", "bad_files.txt"]])
+def test_an_empty_folder_and_one_with_a_cache_are_fine(tmp_path, names):
+    for name in names:
+        (tmp_path / "tokenizer" / name).mkdir(parents=True)
+    assert (open_run_folder(config("tokenizer", tmp_path)) / "config.yaml").is_file()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
+    before = tree(tmp_path)
+    refused(
+        f"out_dir={tmp_path} is not empty and not one of our runs (it has no config.yaml); "
+        "name another folder.",
+        config("tokenizer", tmp_path, f"out_dir={tmp_path}"),
+    )
+    assert tree(tmp_path) == before
+
+
+def test_a_file_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    refused(f"out_dir={file} is a file; name another folder.",
+            config("tokenizer", tmp_path, f"out_dir={file}"))  # fmt: skip
+    assert file.read_text() == "mine"
+
+
+def test_no_folder_is_refused(tmp_path):
+    refused("out_dir is empty; name the folder of the run, out_dir=runs/NAME.",
+            config("tokenizer", tmp_path, "out_dir="))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        (["seed=3"], "seed=0, not 3"),
+        (["optim.batch=32"], "optim.batch=16, not 32"),
+        (["tokenizer.multipliers=1,1,2,2"], "tokenizer.multipliers=[1, 1, 2, 4], not [1, 1, 2, 2]"),
+        (["optim.lr=1", "optim.clip=2", "seed=1"], "seed=0, not 1 (2 more keys differ)"),
+    ],
+)
+def test_another_identity_is_refused_with_both_values(tmp_path, words, change):
+    folder = open_run_folder(config("tokenizer", tmp_path))
+    before = tree(folder)
+    refused(
+        f"out_dir={folder} holds a run with {change}; resume it unchanged or name another folder.",
+        config("tokenizer", tmp_path, *words),
+    )
+    assert tree(folder) == before
+
+
+def test_a_free_key_may_change(tmp_path):
+    open_run_folder(config("tokenizer", tmp_path))
+    words = ["loop.steps=99", "loop.accumulation=2", "data.workers=3", "precision=fp32"]
+    changed = config("tokenizer", tmp_path, *words)
+    folder = open_run_folder(changed)
+    assert load_config(RunConfig, folder / "config.yaml", []) == changed
+
+
+def test_a_damaged_config_is_told(tmp_path):
+    folder = open_run_folder(config("tokenizer", tmp_path))
+    (folder / "config.yaml").write_text("seed: [1\n")
+    with pytest.raises(UserError, match=re.escape(str(folder / "config.yaml"))):
+        check_run_folder(config("tokenizer", tmp_path))
+
+
+def test_checking_writes_nothing(tmp_path):
+    check_run_folder(config("tokenizer", tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_rank_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert open_run_folder(config("tokenizer", tmp_path)) == tmp_path / "tokenizer"
+    assert list(tmp_path.iterdir()) == []

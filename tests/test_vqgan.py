@@ -1,0 +1,159 @@
+"""The trainer of tokenizers; exact resume is in test_resume.py, two ranks in test_ranks.py."""
+
+import math
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+from tiny_runs import config, losses, train, tree
+
+from MaskGIL.data.crops import to_float
+from MaskGIL.weights import load_tokenizer
+from Network.config import UserError
+from Trainer.trainer import Window
+from Trainer.vqgan import TokenizerTrainer, usage
+
+NEVER = "reconstruction.revive_every=0"
+
+
+def make(folder, *changes):
+    return TokenizerTrainer(config("tokenizer", folder, "precision=fp32", *changes))
+
+
+def steps(trainer, count):
+    """Take steps as `fit` does, without a folder; yields behind each."""
+    data = trainer.dataset()
+    for _ in range(count):
+        trainer.train_step(trainer.objective(), data[trainer.step], Window())
+        yield trainer.step
+
+
+def codebook(trainer):
+    return trainer.module.quantize.embedding.weight.detach().clone()
+
+
+# The loss
+
+
+def test_the_loss_is_pixel_error_and_the_terms_of_the_quantiser(tmp_path):
+    trainer = make(tmp_path, "reconstruction.l1=0.5", "reconstruction.l2=3")
+    tiny.fill(trainer.module)
+    batch = trainer.dataset()[0]
+    loss, metrics = trainer.loss(trainer.objective(), batch)
+    images = to_float(batch["images"])
+    reconstruction, _, terms = trainer.module(images)
+    error = (reconstruction - images).flatten()
+    expected = 0.5 * error.abs().mean() + 3 * error.square().mean() + sum(terms.values())
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(metrics["l1"], error.detach().abs().mean())
+    for name, term in terms.items():
+        torch.testing.assert_close(metrics[name], term.detach())
+
+
+def test_it_learns(tmp_path):
+    train("tokenizer", tmp_path, "loop.steps=40", "optim.lr=4e-3")
+    found = losses(tmp_path / "tokenizer")
+    assert found[-5:].mean() < 0.8 * found[:5].mean()
+
+
+# Codes
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "perplexity"),
+    [
+        ([5, 5, 5, 5], 1.0, 4.0),
+        ([7, 0, 0, 0], 0.25, 1.0),
+        ([2, 2, 0, 0], 0.5, 2.0),
+        ([1, 3, 0, 0], 0.5, math.exp(0.25 * math.log(4) + 0.75 * math.log(4 / 3))),
+        ([0, 0, 0, 0], 0.0, 1.0),
+    ],
+)
+def test_usage(counts, share, perplexity):
+    found = usage(torch.tensor(counts, dtype=torch.float32))
+    assert found == pytest.approx({"usage": share, "ppl": perplexity})
+
+
+def test_the_first_step_fills_the_codebook_with_latents(tmp_path):
+    trainer = make(tmp_path)
+    before = codebook(trainer)
+    next(steps(trainer, 1))
+    after = codebook(trainer)
+    assert not (after == before).all(1).any()
+    latents = {tuple(row) for row in trainer.latents.tolist()}
+    assert {tuple(row) for row in after.tolist()} <= latents
+    assert torch.equal(trainer.ema.tensors["quantize.embedding.weight"], after)
+    moments = trainer.optimizer.state[trainer.module.quantize.embedding.weight]
+    assert not moments["exp_avg"].any()
+    assert not moments["exp_avg_sq"].any()
+
+
+def test_later_only_codes_that_nobody_used_are_replaced(tmp_path, monkeypatch):
+    found, revive = [], TokenizerTrainer._revive
+
+    def spy(self, codes):
+        counts = self.histograms[1]
+        found.append((self.step, counts.sum().item(), codes.tolist(), counts.clone()))
+        revive(self, codes)
+
+    monkeypatch.setattr(TokenizerTrainer, "_revive", spy)
+    words = ["reconstruction.revive_every=4", "reconstruction.revive_until=0.5", "loop.steps=16"]
+    trainer = make(tmp_path, *words)
+    assert list(steps(trainer, 16))[-1] == 16
+    of_step = 16 * 16  # images, tokens
+    assert [line[:2] for line in found] == [(1, of_step), (4, 3 * of_step), (8, 4 * of_step)]
+    assert found[0][2] == list(range(32))
+    for _, _, codes, counts in found[1:]:
+        assert codes == (counts == 0).nonzero()[:, 0].tolist()
+    assert 0 < len(found[1][2]) < 32
+
+
+def test_revival_can_be_off(tmp_path):
+    trainer = make(tmp_path, NEVER)
+    before = codebook(trainer)
+    next(steps(trainer, 1))
+    assert (codebook(trainer) - before).abs().max() < 0.1  # a step of the optimiser, no more
+
+
+# Validation, pictures and weights
+
+
+def test_validation_is_the_mean_psnr_of_images(tmp_path):
+    trainer = make(tmp_path)
+    tiny.fill(trainer.module)
+    with trainer.averaged():
+        trainer.module.load_state_dict(tiny.fill(trainer.module).state_dict())
+        values = trainer.validate()
+        ratios = []
+        for row in range(len(trainer.validation)):
+            image = torch.tensor(list(trainer.validation.image(row).tobytes())).view(32, 32, 3)
+            image = image.permute(2, 0, 1)[None] / 127.5 - 1
+            found = trainer.module(image)[0].clamp(-1, 1)
+            ratios.append(10 * math.log10(2**2 / (found - image).square().mean().item()))
+    assert len(ratios) == 256
+    assert values["psnr"] == pytest.approx(sum(ratios) / 256, rel=1e-4)
+    assert 0 < values["usage"] <= 1 <= values["ppl"] <= 32
+
+
+def test_the_weights_folder_holds_the_averaged_tokenizer(tmp_path):
+    trainer = train("tokenizer", tmp_path, "loop.steps=3")
+    found = load_tokenizer(tmp_path / "tokenizer" / "weights").state_dict()
+    assert found.keys() == trainer.ema.tensors.keys()
+    assert all(torch.equal(found[name], trainer.ema.tensors[name]) for name in found)
+    last = trainer.module.state_dict()
+    assert any(not torch.equal(found[name], last[name]) for name in found)
+
+
+def test_the_picture_shows_images_above_reconstructions(tmp_path):
+    trainer = make(tmp_path)
+    with trainer.averaged():
+        trainer.picture(tmp_path / "picture.png")
+    assert Image.open(tmp_path / "picture.png").size == (16 * 34 + 2, 2 * 34 + 2)
+
+
+def test_a_size_that_the_stride_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(UserError) as error:
+        make(tmp_path, "data.image_size=36")
+    assert str(error.value) == ("data.image_size=36 is not divisible by the tokenizer's stride 8.")
+    assert tree(tmp_path) == {}
