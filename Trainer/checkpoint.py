@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from torch.optim import Optimizer
 from MaskGIL.distributed import is_main
 
 FORMAT = 1
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_FLAT = replace(_WHOLE, flatten_optimizer_state_dict=True)  # names for tensors; reading knows them
 
 Snapshot = dict[str, Mapping[str, Any]]  # file name -> tensors, or numbers for *.json
 
@@ -108,7 +110,7 @@ def take_snapshot(
     state: dict,
 ) -> Snapshot:
     """Copy everything that resuming needs to the CPU."""
-    moments = get_optimizer_state_dict(module, optimizer, options=_WHOLE)
+    moments = get_optimizer_state_dict(module, optimizer, options=_FLAT)
     tensors = {name: value for name, value in moments.items() if isinstance(value, Tensor)}
     numbers = {name: value for name, value in moments.items() if not isinstance(value, Tensor)}
     return {

@@ -115,7 +115,7 @@ def test_other_ranks_are_silent(folder, capsys, monkeypatch):
 
 
 def test_mistakes_are_told_as_the_run_would(folder):
-    with pytest.raises(UserError, match="^Data has 16 classes, network.num_classes is 3"):
+    with pytest.raises(UserError, match="Data has 16 classes"):
         dry_run(config("generator", folder, "network.num_classes=3"))
 
 

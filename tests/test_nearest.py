@@ -1,4 +1,4 @@
-"""The nearest training images; `near_training` is tested with `evaluate` in test_sample_and_eval."""
+"""The nearest training images. `near_training` is tested in test_sample_and_eval."""
 
 import torch
 

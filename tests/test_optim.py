@@ -79,7 +79,7 @@ def test_the_average_equals_a_naive_loop():
     """decay = min(0.9, (1 + n) / (10 + n)): 0.1, 0.18.., then 0.9 from n = 80 on."""
     module = nn.Linear(2, 1).double()
     average = EMA(module, 0.9)
-    expected = [parameter.tolist() for parameter in module.state_dict()["weight"]][0]
+    expected = module.weight[0].tolist()
     decays = []
     for step in range(100):
         with torch.no_grad():

@@ -46,9 +46,7 @@ def test_loss_and_gradients_are_equal(pair):
     total = mask.sum().float()
     loss, _ = masked_loss(ours.head(hidden), targets.flatten()[rows], weights, total, 0.1)
     counted = targets.flatten().masked_fill(~mask.flatten(), -100)
-    plain_loss = F.cross_entropy(
-        plain(tokens, LABELS).flatten(0, 1), counted, label_smoothing=0.1
-    )
+    plain_loss = F.cross_entropy(plain(tokens, LABELS).flatten(0, 1), counted, label_smoothing=0.1)
     torch.testing.assert_close(plain_loss, loss, **CLOSE)
     loss.backward()
     plain_loss.backward()

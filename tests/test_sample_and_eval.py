@@ -12,10 +12,9 @@ from MaskGIL.config import load_config
 from MaskGIL.data.shapes import CLASSES, Shapes
 from MaskGIL.pipeline import Pipeline
 from Metrics.features import load_feature_network
-from Metrics.nearest import near_training, thumbnails
+from Metrics.nearest import NEAR, near_training, thumbnails
 from Metrics.reference import open_image_set
 from Metrics.sample_and_eval import (
-    NEAR,
     SampleConfig,
     choose_labels,
     evaluate,

@@ -50,11 +50,17 @@ TRAINERS = {
 
 def config(job, folder, *changes):
     """The demo configuration of a job, tiny; a generator needs FOLDER/weights beside its run."""
+    file, *tiny_words = words(job, folder)
+    return load_config(RunConfig, file, [*tiny_words, *changes])
+
+
+def words(job, folder):
+    """What the command line says for it."""
     file = "tokenizer" if job == "tokenizer" else "generator"
-    words = [*TINY[file], *SMALL, *QUIET, "device=cpu", f"out_dir={folder / job}"]
+    found = [str(CONFIGS / "demo" / f"{file}.yaml"), *TINY[file], *SMALL, *QUIET, "device=cpu"]
     if file == "generator":
-        words += [f"tokenizer.weights={folder / 'weights'}", f"network.codebook_size={CODES}"]
-    return load_config(RunConfig, CONFIGS / "demo" / f"{file}.yaml", [*words, *changes])
+        found += [f"tokenizer.weights={folder / 'weights'}", f"network.codebook_size={CODES}"]
+    return [*found, f"out_dir={folder / job}"]
 
 
 def tokenizer_weights(folder, seed=0):

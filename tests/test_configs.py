@@ -1,0 +1,128 @@
+"""Every YAML file of MaskGIL/configs loads, opens with its command, and describes what fits."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from MaskGIL.command import parse
+from MaskGIL.config import load_config
+from MaskGIL.data.sampler import split_ranks
+from MaskGIL.decoding import mar_plan
+from MaskGIL.generate import GenerateConfig
+from Metrics.sample_and_eval import SampleConfig
+from Network import build_network, build_tokenizer
+from Trainer.config import RunConfig
+from Trainer.optim import learning_rate
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "MaskGIL" / "configs").rglob("*.yaml"))
+PROGRAMS = {
+    ("python", "main.py"): RunConfig,
+    ("python", "FID_sample.py"): SampleConfig,
+    ("python", "-m", "MaskGIL", "generate"): GenerateConfig,
+}
+
+
+def command(file):
+    """The words of the command that the file's first comment names, and its schema."""
+    first = file.read_text().partition("\n")[0]
+    words = shlex.split(first[max(first.find("python "), first.find("torchrun ")) :])
+    if words[0] == "torchrun":
+        words = ["python", *(word for word in words[1:] if not word.startswith("-"))]
+    for program, schema in PROGRAMS.items():
+        if tuple(words[: len(program)]) == program:
+            return words[len(program) :], schema
+    raise AssertionError(f"{file} opens with {first!r}, which names no program of ours")
+
+
+def load(file):
+    words, schema = command(file)
+    _, overrides, _ = parse(schema, words)
+    return load_config(schema, file, overrides)
+
+
+RUNS = [file for file in FILES if command(file)[1] is RunConfig]
+GENERATORS = [file for file in RUNS if load(file).job == "generator"]
+TOKENIZERS = [file for file in RUNS if load(file).job == "tokenizer"]
+by_path = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+by_name = {"ids": lambda file: f"{file.parent.name}/{file.stem}"}
+
+
+def test_there_are_some():
+    assert GENERATORS
+    assert TOKENIZERS
+    assert len(FILES) > len(RUNS)
+
+
+@by_path
+def test_it_opens_with_a_command_that_names_it(file):
+    assert file.read_text().startswith("# ")
+    words, schema = command(file)
+    path, overrides, flags = parse(schema, words)
+    assert path == str(file.relative_to(ROOT))
+    assert all("=" in word for word in overrides)
+    assert flags == set()
+
+
+@by_path
+def test_it_loads(file):
+    assert load(file) == load_config(command(file)[1], file, command(file)[0][1:])
+
+
+@pytest.mark.parametrize("file", TOKENIZERS, **by_name)
+def test_its_tokenizer_builds_and_fits_the_images(file):
+    run = load(file)
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(run.tokenizer)
+        size = run.data.image_size
+        tokens = tokenizer.encode(torch.empty(1, 3, size, size))
+        assert tokenizer.decode(tokens).shape == (1, 3, size, size)
+
+
+@pytest.mark.parametrize("file", GENERATORS, **by_name)
+def test_its_network_builds_and_answers_its_grid(file):
+    run = load(file)
+    height, width = run.network.grid
+    with torch.device("meta"):
+        network = build_network(run.network)
+        tokens = torch.empty(2, height, width, dtype=torch.int64)
+        logits = network(tokens, tokens[:, 0, 0])
+    assert logits.shape == (2, height * width, run.network.codebook_size)
+    plan = mar_plan(height * width, run.sampling.num_steps, run.sampling.schedule)
+    assert len(plan) == run.sampling.num_steps
+
+
+@pytest.mark.parametrize("file", GENERATORS, **by_name)
+def test_a_generator_fits_the_tokenizer_beside_it(file):
+    run = load(file)
+    beside = file.with_name("tokenizer.yaml")
+    if beside not in TOKENIZERS:
+        pytest.skip("its tokenizer is a public one")
+    tokenizer = load(beside)
+    assert run.tokenizer.weights == f"{tokenizer.out_dir}/weights"
+    assert run.network.codebook_size == tokenizer.tokenizer.codebook_size
+    assert run.data.source == tokenizer.data.source
+    assert run.data.image_size == tokenizer.data.image_size
+    with torch.device("meta"):
+        stride = build_tokenizer(tokenizer.tokenizer).stride
+    assert run.network.grid == (run.data.image_size // stride,) * 2
+
+
+@pytest.mark.parametrize("file", RUNS, **by_name)
+def test_its_loop_is_sound(file):
+    run = load(file)
+    loop, optim = run.loop, run.optim
+    assert len(split_ranks(optim.batch, 1, loop.accumulation)[0]) == loop.accumulation
+    assert 0 < optim.warmup < loop.steps
+    assert learning_rate(optim.warmup, loop.steps, optim) == optim.lr
+    assert loop.save_every <= loop.steps
+    assert run.out_dir.startswith("runs/")
+
+
+def test_the_demo_goes_from_one_file_to_the_next():
+    demo = ROOT / "MaskGIL" / "configs" / "demo"
+    weights = f"{load(demo / 'generator.yaml').out_dir}/weights"
+    for name in ("score", "pictures"):
+        assert load(demo / f"{name}.yaml").weights == weights

@@ -1,0 +1,145 @@
+"""Two processes equal one: the same losses, the same samples, resumable by either."""
+
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import CONFIGS, config, losses, records, run_ranks, tokenizer_weights, train
+
+from MaskGIL.config import to_yaml
+from MaskGIL.weights import load_network, load_tokenizer
+
+WORDS = ("precision=fp32", "loop.steps=20", "loop.save_every=10", "network.dropout=0")
+REVIVAL = "reconstruction.revive_every=8"
+
+
+def variants(folder):
+    """Every run by name: its job and what is special. Caches are shared, one precision each."""
+    cache = f"data.cache={folder / 'cache'}"
+    return {
+        "float32": ("generator", cache),
+        "float32 in parts": ("generator", cache, "loop.accumulation=2"),
+        "float64": ("double", cache),
+        "online": ("generator", "data.tokens=online", "loop.steps=6"),
+        "tokenizer": ("tokenizer", REVIVAL),
+        "handed over": ("tokenizer", REVIVAL),
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with the runs of `variants`, under one/NAME by one process, two/NAME by two.
+
+    `handed over` is begun by two, stopped in step 12 and finished by one.
+    """
+    folder = tokenizer_weights(tmp_path_factory.mktemp("ranks"))
+    calls = []
+    for name, (job, *words) in variants(folder).items():
+        words = [*WORDS, *words]
+        out = [f"out_dir={folder / number / name}" for number in ("one", "two")]
+        stop = 12 if name == "handed over" else None
+        calls.append(functools.partial(train, job, folder, *words, out[1], stop=stop))
+        if stop is None:
+            train(job, folder, *words, out[0])
+    run_ranks(2, calls)
+    train("tokenizer", folder, *WORDS, REVIVAL, f"out_dir={folder / 'two' / 'handed over'}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("float32", 1e-4),
+        ("float64", 1e-9),
+        ("float32 in parts", 1e-4),
+        ("online", 1e-4),
+        ("tokenizer", 1e-4),
+    ],
+)
+def test_two_ranks_lose_what_one_loses(runs, name, tolerance):
+    one, two = losses(runs / "one" / name), losses(runs / "two" / name)
+    assert len(one) == (6 if name == "online" else 20)
+    torch.testing.assert_close(two, one, atol=tolerance, rtol=0)
+    assert (one[0] - one[-1]).abs() > 100 * tolerance  # they moved far more than that
+
+
+def test_the_other_numbers_agree_too(runs):
+    for name in ("float32", "tokenizer"):
+        pairs = zip(records(runs / "one" / name), records(runs / "two" / name), strict=True)
+        for one, two in pairs:
+            assert two == pytest.approx(one, rel=1e-2, abs=1e-3)
+
+
+def test_their_weights_agree_and_have_plain_names(runs):
+    for name in ("float32", "float64"):
+        one, two = (
+            load_file(runs / n / name / "weights/network.safetensors") for n in ("one", "two")
+        )
+        assert one.keys() == two.keys()
+        assert not any(part in key for key in two for part in ("module.", "_orig_mod"))
+        for key in one:
+            torch.testing.assert_close(two[key], one[key], atol=1e-3, rtol=0)
+    load_network(runs / "two" / "float32" / "weights")
+    load_tokenizer(runs / "two" / "tokenizer" / "weights")
+
+
+def test_one_rank_writes_the_log(runs):
+    lines = (runs / "two" / "float32" / "log.txt").read_text().splitlines()
+    assert sum(line.startswith("step ") for line in lines) == 20
+    assert [record["step"] for record in records(runs / "two" / "float32")] == list(range(1, 21))
+    environment = json.loads((runs / "two" / "float32" / "env.json").read_text())
+    assert environment["ranks"] == 2
+
+
+def test_what_two_ranks_began_one_rank_finishes(runs):
+    """Also the counts of the codes, which are spread over the ranks when a run is stopped."""
+    found = losses(runs / "two" / "handed over")
+    torch.testing.assert_close(found, losses(runs / "one" / "tokenizer"), atol=1e-4, rtol=0)
+    extra = "checkpoints/step-0000010/extra.safetensors"
+    counts = load_file(runs / "two" / "handed over" / extra)["histograms"]
+    assert counts.sum(1).tolist() == [7 * 16 * 16, 2 * 16 * 16]  # steps 2 to 8, and 9 to 10
+
+
+def torchrun(tmp_path, *words):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    command += ["--master_addr=127.0.0.1", f"--master_port={port}", "main.py", *words]
+    return subprocess.run(
+        command,
+        cwd=CONFIGS.parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_of_the_readme(tmp_path):
+    """`torchrun main.py CONFIG`, and the same command again."""
+    tokenizer_weights(tmp_path)
+    file = tmp_path / "run.yaml"
+    for steps in (2, 4):
+        words = [*WORDS, f"loop.steps={steps}", "loop.validate_every=2", "loop.sample_every=2"]
+        file.write_text(to_yaml(config("generator", tmp_path, *words)))
+        done = torchrun(tmp_path, str(file))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(f"done: {steps} steps") == 1
+    assert [record["step"] for record in records(tmp_path / "generator")] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_mistake_is_told_once(tmp_path):
+    words = ["MaskGIL/configs/demo/generator.yaml", f"out_dir={tmp_path}", "optim.batch=7"]
+    done = torchrun(tmp_path, *words, f"tokenizer.weights={tmp_path / 'none'}")
+    assert done.returncode != 0
+    assert done.stderr.count("error: batch 7 is not divisible by 2 ranks x 1 accumulation; "
+                             "nearest: 6, 8.") == 1  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
