@@ -9,7 +9,8 @@ from torch import Tensor
 
 from MaskGIL.guidance import GUIDANCE, guide
 from Network.config import UserError
-from Network.gpt import GPT, Context
+from Network.context import Context
+from Network.gpt import GPT
 
 
 class GuidedPredictor:

@@ -101,10 +101,10 @@ def rotary(height: int, width: int, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn the pairs of neighbouring channels of x (B, S, H, head_dim)."""
+    """Turn x (B, S, H, head_dim): channel i of its first half and of its second are a pair."""
     cosine, sine = cosine[:, None], sine[:, None]
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], -1)
 
 
 @torch.no_grad()
@@ -122,7 +122,7 @@ def sample(
     null = torch.full_like(labels, network.label_embedding.num_embeddings - 1)
     both = torch.cat([labels, null])
     for step, count in enumerate(counts):
-        progress = step / max(1, len(counts) - 1)
+        progress = step / (len(counts) - 1) if len(counts) > 1 else 1.0
         scale = 1 + (settings.guidance_scale - 1) * progress
         given, free = network(torch.cat([tokens, tokens]), both).float().chunk(2)
         logits = free + scale * (given - free)  # (B, N, V)
@@ -152,7 +152,18 @@ def plain_copy(network: nn.Module, config: NetworkConfig) -> PlainNetwork:
     for name, tensor in network.state_dict().items():
         for ours, plain in RENAMED.items():
             name = name.replace(ours, plain)
-        state[name] = tensor
+        state[name] = _pairs_apart(name, tensor, config.heads)
     copy = PlainNetwork(config)
     copy.load_state_dict(state)
     return copy.to(tensor.device).train(network.training)
+
+
+def _pairs_apart(name: str, tensor: Tensor, heads: int) -> Tensor:
+    """Ours turns neighbouring channels of queries and keys; here they lie half a head apart."""
+    if name.endswith(("q_norm.weight", "k_norm.weight")):
+        return tensor.unflatten(0, (-1, 2)).transpose(0, 1).flatten()
+    if name.endswith("qkv.weight"):
+        q, k, v = tensor.unflatten(0, (3, heads, -1, 2))  # (H, head_dim / 2, 2, D)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+        return torch.cat([part.flatten(0, 2) for part in (q, k, v)])
+    return tensor

@@ -41,6 +41,7 @@ TESTED_BY = {
     "Network/Taming/autoencoder.py": "taming",
     "Network/Taming/blocks.py": "taming",
     "Network/Taming/quantiser.py": "taming",
+    "Network/context.py": "gpt",
     "Network/tokenizer/vq.py": "tokenizer",
 }
 

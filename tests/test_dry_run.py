@@ -154,9 +154,10 @@ def test_saved_bytes_grow_linearly_with_the_batch():
             tokens = torch.empty(batch, 4, 4, dtype=torch.int64)
             return saved_bytes(objective, (tokens, tokens[:, 0, 0], None))
 
-        one, two, three, five = map(bytes_of, (1, 2, 3, 5))
-    assert two - one == three - two > 16 * 32 * 4  # at least the hidden states of an image
+        two, three, five, nine = map(bytes_of, (2, 3, 5, 9))
+    assert three - two > 16 * 32 * 4  # at least the hidden states of an image
     assert five - three == 2 * (three - two)
+    assert nine - five == 4 * (three - two)
 
 
 def test_saved_bytes_on_the_meta_device_are_those_of_a_real_step():

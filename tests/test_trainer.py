@@ -73,7 +73,8 @@ class Line(Trainer):
 @pytest.fixture
 def make(tmp_path):
     def make(*changes, kind=Line):
-        return kind(config("tokenizer", tmp_path, FP32, "loop.steps=12", *changes))
+        words = [FP32, "loop.steps=12", "optim.lr=0.1", *changes]
+        return kind(config("tokenizer", tmp_path, *words))
 
     return make
 
@@ -189,7 +190,8 @@ def test_a_step_is_adamw_on_the_clipped_gradient(make):
 def test_accumulation_does_not_change_the_losses(tmp_path, job):
     """Without revival, which takes latents of the last part."""
     tokenizer_weights(tmp_path)
-    words = [FP32, "loop.steps=8", "network.dropout=0", "reconstruction.revive_every=0"]
+    words = [FP32, "loop.steps=4", "network.dropout=0", "reconstruction.revive_every=0"]
+    words += ["optim.batch=8"]
     for parts in (1, 4):
         train(
             job, tmp_path, *words, f"loop.accumulation={parts}", f"out_dir={tmp_path / str(parts)}"

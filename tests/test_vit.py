@@ -55,9 +55,8 @@ class Spy:
 # Tokens
 
 
-@pytest.mark.parametrize("crops", ["center", "flip"])
-def test_online_tokens_give_the_losses_of_cached_ones(folder, tmp_path, crops):
-    words = [FP32, "loop.steps=6", "loop.validate_every=6", f"data.crops={crops}"]
+def test_online_tokens_give_the_losses_of_cached_ones(folder, tmp_path):
+    words = [FP32, "loop.steps=6", "loop.validate_every=6", "data.crops=flip"]
     for kind in ("cache", "online"):
         train("generator", folder, *words, f"data.tokens={kind}", f"out_dir={tmp_path / kind}")
     assert (tmp_path / "cache" / "cache").exists()

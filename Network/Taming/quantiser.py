@@ -4,6 +4,8 @@ With `l2_norm` latents and codes live on the unit sphere (ViT-VQGAN; LlamaGen), 
 is its normalised row. Shapes: B batch, C code width, h x w grid, K codes.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,7 +49,7 @@ class VectorQuantiser(nn.Module):
         flat = z.movedim(1, -1).flatten(0, -2)  # (B h w, C)
         codes = self._codes()
         distances = flat.square().sum(1, keepdim=True) + codes.square().sum(1)
-        with torch.autocast(z.device.type, enabled=False):  # bfloat16 confuses codes that are near
+        with _full_precision(z.device.type):  # bfloat16 confuses codes that are near
             distances = torch.addmm(distances, flat, codes.T, alpha=-2)  # (B h w, K)
         return distances.argmin(1).view(z.shape[0], *z.shape[2:])
 
@@ -61,3 +63,9 @@ class VectorQuantiser(nn.Module):
 
     def _normalise(self, z: Tensor) -> Tensor:
         return F.normalize(z, dim=1) if self.l2_norm else z
+
+
+def _full_precision(kind: str) -> AbstractContextManager:
+    """No autocast; the meta device knows none anyway."""
+    available = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if available else nullcontext()

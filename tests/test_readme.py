@@ -1,0 +1,86 @@
+"""The README names what exists: commands parse, targets, files and pictures are there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from tiny_weights import save_tiny_weights
+
+from MaskGIL.__main__ import COMMANDS
+from MaskGIL.command import parse
+from MaskGIL.config import load_config
+from Metrics.sample_and_eval import SampleConfig
+from Trainer.config import RunConfig
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.M | re.S)
+LINES = [line.split("  #")[0].strip() for _, block in BLOCKS for line in block.splitlines()]
+COMMAND_LINES = [
+    part.strip()
+    for line in LINES
+    for part in line.split("&&")
+    if part.strip().startswith(("python ", "torchrun "))
+]
+SCHEMAS = {"main.py": RunConfig, "FID_sample.py": SampleConfig}
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_every_command_is_understood(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(line)[1:]
+    if words[0] == "-m":
+        if words[1] == "MaskGIL":
+            schema, arguments = COMMANDS[words[2]].schema, words[3:]
+            load(schema, arguments)
+        else:
+            assert words[1] == "venv"
+        return
+    program = next(word for word in words if word.endswith(".py"))
+    assert (ROOT / program).is_file()
+    load(SCHEMAS[program], words[words.index(program) + 1 :])
+
+
+def load(schema, words):
+    path, overrides, _ = parse(schema, words)
+    return load_config(schema, path, overrides)
+
+
+def test_the_readme_has_commands_of_every_program():
+    assert {word for line in COMMAND_LINES for word in line.split()} >= {"main.py", "FID_sample.py"}
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    prose = re.sub(r"^```.*?^```", "", TEXT, flags=re.M | re.S)
+    code = [*LINES, *re.findall(r"`([^`]+)`", prose)]
+    targets = set(re.findall(r"^make ([a-z-]+)", "\n".join(code), flags=re.M))
+    assert targets >= {"demo", "test", "smoke"}
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.M), target
+
+
+def test_pictures_and_links_exist():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
+    assert any(link.endswith(".png") for link in links)
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_files_of_the_map_exist():
+    rows = re.findall(r"^\| `([^`]+)` \| (.*) \|$", TEXT, flags=re.M)
+    assert len(rows) >= 6
+    for name, what in rows:
+        assert (ROOT / name).exists(), name
+        for part in re.findall(r"`([\w/]+(?:\.py|/))`", what):
+            assert (ROOT / name / part).exists() or (ROOT / part).exists(), (name, part)
+
+
+def test_the_python_block_runs(tmp_path, monkeypatch):
+    (code,) = [block for language, block in BLOCKS if language == "python"]
+    weights = re.search(r'"(runs/[^"]+)"', code)[1]
+    save_tiny_weights(tmp_path / weights)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "circle.png").stat().st_size > 0
