@@ -16,7 +16,8 @@ from MaskGIL.config import to_yaml
 from MaskGIL.weights import load_network, load_tokenizer
 
 WORDS = ("precision=fp32", "loop.steps=20", "network.dropout=0")
-REVIVAL = ("reconstruction.revive_every=4", "optim.batch=8", "loop.steps=12", "loop.save_every=5")
+REVIVAL = ("reconstruction.revive_every=4", "optim.batch=8", "loop.steps=12")
+REVIVAL += ("loop.save_every=5", "loop.keep=9")
 STEPS = {"online": 6, "float32 in parts": 6, "tokenizer": 12}
 
 

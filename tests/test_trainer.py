@@ -213,6 +213,21 @@ def test_averaged_weights_stand_in_and_go_again(make):
     assert line["bias"] == trainer.ema.tensors["bias"].item()
 
 
+def test_validation_is_narrow_where_asked_and_pictures_choose_on_their_own(make):
+    """A decoder may never run in fp16, whatever surrounds it."""
+
+    class Watched(Line):
+        def validate(self):
+            self.asked.append(torch.is_autocast_enabled("cpu"))
+            return {}
+
+        def picture(self, path):
+            self.asked.append(torch.is_autocast_enabled("cpu"))
+
+    words = ["precision=bf16", "loop.steps=1", "loop.validate_every=1", "loop.sample_every=1"]
+    assert fit(make(*words, kind=Watched)).asked[:2] == [True, False]
+
+
 # Ranks
 
 

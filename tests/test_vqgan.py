@@ -100,14 +100,15 @@ def test_later_only_codes_that_nobody_used_are_replaced(tmp_path, monkeypatch):
 
     monkeypatch.setattr(TokenizerTrainer, "_revive", spy)
     words = ["reconstruction.revive_every=4", "reconstruction.revive_until=0.5", "loop.steps=16"]
+    words += ["tokenizer.codebook_size=256"]  # as many as a batch has tokens
     trainer = make(tmp_path, *words)
     assert list(steps(trainer, 16))[-1] == 16
     of_step = 16 * 16  # images, tokens
     assert [line[:2] for line in found] == [(1, of_step), (4, 3 * of_step), (8, 4 * of_step)]
-    assert found[0][2] == list(range(32))
+    assert found[0][2] == list(range(256))
     for _, _, codes, counts in found[1:]:
         assert codes == (counts == 0).nonzero()[:, 0].tolist()
-    assert 0 < len(found[1][2]) < 32
+        assert 0 < len(codes) < 256
 
 
 def test_revival_can_be_off(tmp_path):
