@@ -221,7 +221,6 @@ def _random_background(random: Generator) -> Background:
 
 # ----------------------------------------------------------------------------- random scenes
 SIZES = {1: (0.40, 0.56), 2: (0.34, 0.44), 3: (0.32, 0.38)}  # of the largest, by their number
-_STEPS = 16  # positions and sizes come in steps of a sixteenth of the short side
 _LAYOUTS = 128  # tried at once; about one in eight keeps three objects apart
 
 
@@ -231,7 +230,6 @@ def _random_objects(
     labels = [label, *random.integers(len(CLASSES), size=number - 1)]
     names = [CLASSES[label].split(" ") for label in labels]
     sizes = random.uniform(*SIZES[number]) * np.append(1, random.uniform(0.68, 0.84, number - 1))
-    sizes = np.round(sizes * _STEPS) / _STEPS
     reach = sizes * [SHAPES[shape].reach for _, shape in names]
     sides = np.array(size) / min(size)  # height and width in short sides
     places = _places(random, reach, sides) / sides
@@ -248,8 +246,7 @@ def _places(random: Generator, reach: NDArray, sides: NDArray) -> NDArray:
     first, second = np.triu_indices(len(reach), 1)
     apart = np.linalg.norm(layouts[:, first] - layouts[:, second], axis=-1)
     slack = (apart - reach[first] - reach[second] - 0.03).min(axis=1, initial=np.inf)
-    best = layouts[np.argmax(np.minimum(slack, 0))]  # or the least overlap, should all overlap
-    return np.round(best * _STEPS) / _STEPS
+    return layouts[np.argmax(np.minimum(slack, 0))]  # or the least overlap, should all overlap
 
 
 def _jitter(random: Generator, colour: str) -> Colour:
