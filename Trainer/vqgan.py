@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from MaskGIL.data import open_images
-from MaskGIL.data.crops import crop_image, num_crops, to_float, to_uint8
+from MaskGIL.data import Images, open_images
+from MaskGIL.data.crops import num_crops, to_float, to_uint8
 from MaskGIL.data.folders import BadFiles
 from MaskGIL.data.sampler import Sampler
 from MaskGIL.distributed import all_gather, all_reduce, world_size
@@ -21,7 +21,7 @@ from MaskGIL.weights import save_weights
 from Network import build_tokenizer
 from Network.config import UserError
 from Network.tokenizer.vq import VQTokenizer
-from Trainer.batches import Batch, ImageBatches
+from Trainer.batches import Batch, ImageBatches, readable_crop
 from Trainer.trainer import Metrics, Trainer
 
 VALIDATION_IMAGES = 512
@@ -46,13 +46,12 @@ class TokenizerTrainer(Trainer):
         # Tokens per code: in the last whole window between two revivals, and in this one
         self.histograms = torch.zeros(2, config.tokenizer.codebook_size, device=self.device)
         self.extra = {"histograms": self.histograms}
-        self.latents = torch.empty(0)
+        self.latents: list[Tensor] = []  # (B h w, C) of each part of the step
         return tokenizer
 
     def dataset(self) -> Dataset[Batch]:
         """Images of the training split."""
-        data, folder = self.config.data, Path(self.config.out_dir)
-        bad = BadFiles(folder / "bad_files.txt", len(self.images), data.max_bad)
+        data, bad = self.config.data, self._bad(self.images)
         crops = num_crops(data.crops)
         batch, seed = self.config.optim.batch, self.config.seed
         sampler = Sampler(self.images.labels, batch, seed, data.balance, crops)
@@ -71,7 +70,7 @@ class TokenizerTrainer(Trainer):
         pixels = weights.l1 * error.abs().mean() + weights.l2 * error.square().mean()
         loss = (pixels + sum(losses.values())) / parts
         self.histograms[1] += self._counts(tokens)
-        self.latents = latents.detach().float().movedim(1, -1).flatten(0, -2)  # (B h w, C)
+        self.latents.append(latents.detach().float().movedim(1, -1).flatten(0, -2))
         metrics = {"l1": error.detach().abs().mean() / parts}
         return loss, metrics | {name: term.detach() / parts for name, term in losses.items()}
 
@@ -82,6 +81,7 @@ class TokenizerTrainer(Trainer):
     @torch.no_grad()
     def behind_step(self) -> None:
         """Give codes that nobody has used since the last revival a latent of the latest batch."""
+        latents, self.latents = torch.cat(self.latents), []  # (B h w, C)
         config = self.config.reconstruction
         every = config.revive_every or self.config.loop.log_every
         if self.step > 1 and self.step % every:
@@ -90,12 +90,11 @@ class TokenizerTrainer(Trainer):
             counts = all_reduce(self.histograms[1].clone())
             # The first step replaces the whole codebook: its random start knows nothing of images
             dead = torch.ones_like(counts) if self.step == 1 else counts == 0
-            self._revive(dead.nonzero()[:, 0])
+            self._revive(dead.nonzero()[:, 0], all_gather(latents))
         self.histograms[0] = self.histograms[1]
         self.histograms[1] = 0
 
-    def _revive(self, codes: Tensor) -> None:
-        latents = all_gather(self.latents)
+    def _revive(self, codes: Tensor, latents: Tensor) -> None:
         seed = torch.tensor(self.config.seed, device=codes.device)
         picks = random_bits(seed, "revival", self.step, codes) % len(latents)
         weight = self.module.quantize.embedding.weight
@@ -144,8 +143,15 @@ class TokenizerTrainer(Trainer):
         count = min(count, len(self.validation))
         rows = torch.linspace(0, len(self.validation) - 1, count).long().tolist()
         size = self.config.data.image_size
-        crops = [crop_image(self.validation.image(row), "center", 0, size) for row in rows]
-        return to_float(torch.stack(crops))
+        found = [
+            readable_crop(self.validation, row, "center", 0, size, self._bad(self.validation))[0]
+            for row in rows
+        ]
+        return to_float(torch.stack(found))
+
+    def _bad(self, images: Images) -> BadFiles:
+        data = self.config.data
+        return BadFiles(Path(self.config.out_dir) / "bad_files.txt", len(images), data.max_bad)
 
 
 class Reconstruction(nn.Module):

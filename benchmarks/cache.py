@@ -8,7 +8,7 @@ and its workers are running when its turn begins. CPU only, a minute.
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,7 +96,7 @@ def plain(folder: Path, cache: TokenCache, workers: int) -> Iterator[Batch]:
         yield from DataLoader(items, BATCH, shuffle=True, num_workers=workers, drop_last=True)
 
 
-def check_equal(ways: dict[str, Way]) -> None:
+def check_equal(ways: Mapping[str, Way]) -> None:
     for way in ways.values():
         tokens, labels = way()
         assert tokens.dtype == labels.dtype == torch.int64

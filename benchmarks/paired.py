@@ -8,7 +8,7 @@ to give while the ways ran. Results go to benchmarks/results/*.json.
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,12 +22,12 @@ from Trainer.run_folder import environment
 RESULTS = Path(__file__).parent / "results"
 MATMUL = {"cpu": 2048, "cuda": 8192}  # rows and columns of the product that is the peak
 
-Way = Callable[[], object]
+Way = Callable[[], Any]
 Case = dict[str, dict[str, Any]]  # what was measured of every way, by its name
 
 
 def in_turns(
-    ways: dict[str, Way], rounds: int, seconds: float, device: torch.device
+    ways: Mapping[str, Way], rounds: int, seconds: float, device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds per call of every way, one number per round; a turn lasts at least `seconds`."""
     for way in ways.values():
@@ -51,7 +51,7 @@ def against_ours(times: dict[str, list[float]]) -> Case:
 
 
 def compare(
-    ways: dict[str, Way], dtype: torch.dtype, device: torch.device, rounds: int, seconds: float
+    ways: Mapping[str, Way], dtype: torch.dtype, device: torch.device, rounds: int, seconds: float
 ) -> Case:
     """Time the ways and tell which share of the machine's best matrix product each one reaches."""
     flops = {name: _flops(way) for name, way in ways.items()}
@@ -101,7 +101,7 @@ def table(cases: dict[str, Case]) -> str:
             ratio = facts.get("ratio_to_ours", {"median": 1.0})["median"]
             share = facts.get("share_of_matmul_peak")
             numbers += [f"{ratio:9.2f}", f"{share:9.1%}" if share else ""]
-            lines.append(f"{case:12}{name:24}{''.join(numbers)}")
+            lines.append(f"{case:14}{name:22}{''.join(numbers)}")
     return "\n".join(lines)
 
 

@@ -155,7 +155,7 @@ def plain_copy(network: nn.Module, config: NetworkConfig) -> PlainNetwork:
         state[name] = _pairs_apart(name, tensor, config.heads)
     copy = PlainNetwork(config)
     copy.load_state_dict(state)
-    return copy.to(tensor.device).train(network.training)
+    return copy.to(next(network.parameters()).device).train(network.training)
 
 
 def _pairs_apart(name: str, tensor: Tensor, heads: int) -> Tensor:

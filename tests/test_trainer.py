@@ -188,9 +188,9 @@ def test_a_step_is_adamw_on_the_clipped_gradient(make):
 
 @pytest.mark.parametrize("job", ["generator", "tokenizer"])
 def test_accumulation_does_not_change_the_losses(tmp_path, job):
-    """Without revival, which takes latents of the last part."""
+    """Revival of codes too takes the latents of all parts."""
     tokenizer_weights(tmp_path)
-    words = [FP32, "loop.steps=4", "network.dropout=0", "reconstruction.revive_every=0"]
+    words = [FP32, "loop.steps=4", "network.dropout=0", "reconstruction.revive_every=2"]
     words += ["optim.batch=8"]
     for parts in (1, 4):
         train(

@@ -76,13 +76,21 @@ def test_usage(counts, share, perplexity):
     assert found == pytest.approx({"usage": share, "ppl": perplexity})
 
 
-def test_the_first_step_fills_the_codebook_with_latents(tmp_path):
+def test_the_first_step_fills_the_codebook_with_latents(tmp_path, monkeypatch):
+    given, revive = [], TokenizerTrainer._revive
+
+    def spy(self, codes, latents):
+        given.append(latents)
+        revive(self, codes, latents)
+
+    monkeypatch.setattr(TokenizerTrainer, "_revive", spy)
     trainer = make(tmp_path)
     before = codebook(trainer)
     next(steps(trainer, 1))
     after = codebook(trainer)
     assert not (after == before).all(1).any()
-    latents = {tuple(row) for row in trainer.latents.tolist()}
+    latents = {tuple(row) for row in given[0].tolist()}
+    assert trainer.latents == []
     assert {tuple(row) for row in after.tolist()} <= latents
     assert torch.equal(trainer.ema.tensors["quantize.embedding.weight"], after)
     moments = trainer.optimizer.state[trainer.module.quantize.embedding.weight]
@@ -93,10 +101,10 @@ def test_the_first_step_fills_the_codebook_with_latents(tmp_path):
 def test_later_only_codes_that_nobody_used_are_replaced(tmp_path, monkeypatch):
     found, revive = [], TokenizerTrainer._revive
 
-    def spy(self, codes):
+    def spy(self, codes, latents):
         counts = self.histograms[1]
         found.append((self.step, counts.sum().item(), codes.tolist(), counts.clone()))
-        revive(self, codes)
+        revive(self, codes, latents)
 
     monkeypatch.setattr(TokenizerTrainer, "_revive", spy)
     words = ["reconstruction.revive_every=4", "reconstruction.revive_until=0.5", "loop.steps=16"]

@@ -28,7 +28,12 @@ CONFIGS = Path(__file__).parent.parent / "MaskGIL" / "configs"
 QUIET = ("loop.log_every=1", "loop.validate_every=0", "loop.sample_every=0", "loop.save_every=1000")
 TINY = {
     "generator": ("network.depth=2", "network.width=32", "network.heads=2", "network.grid=4,4"),
-    "tokenizer": ("tokenizer.width=4", "tokenizer.latent_width=8", "tokenizer.codebook_size=32"),
+    "tokenizer": (
+        "tokenizer.width=4",
+        "tokenizer.multipliers=1,1,2,4",
+        "tokenizer.latent_width=8",
+        "tokenizer.codebook_size=32",
+    ),
 }
 SMALL = ("data.image_size=32", "data.num_images=64", "optim.batch=16", "optim.warmup=2")
 CODES = 32
