@@ -16,13 +16,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from paired import Way, against_ours, in_turns, write
+from paired import Way, against_ours, command, in_turns, write
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from MaskGIL.cache import TokenCache
 from MaskGIL.cache_index import Part, new_index, sha256, to_json
-from MaskGIL.command import Flags, run_command
 from MaskGIL.config import require_at_least, to_dict
 from MaskGIL.data.sampler import Sampler
 from Network.config import setting
@@ -43,7 +42,7 @@ class CacheBenchmark:
         require_at_least("rounds", self.rounds, 1)
 
 
-def main(config: CacheBenchmark, flags: Flags) -> None:
+def main(config: CacheBenchmark) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -136,6 +135,4 @@ class Rows:
 
 
 if __name__ == "__main__":
-    about = __doc__ or ""
-    program = "python benchmarks/cache.py"
-    sys.exit(run_command(main, CacheBenchmark, sys.argv[1:], program=program, about=about))
+    sys.exit(command(main, CacheBenchmark, "cache", __doc__ or ""))

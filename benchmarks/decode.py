@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from paired import Case, Way, compare, write
+from paired import Case, Way, command, compare, write
 from plain import plain_copy, sample
 from torch import nn
 from train import BATCHES, NETWORKS
 
-from MaskGIL.command import Flags, run_command
 from MaskGIL.config import SamplingConfig, require_at_least, to_dict
 from MaskGIL.decoding import decode, mar_plan
 from MaskGIL.device import DTYPES, autocast, choose_device
@@ -36,14 +35,14 @@ class DecodeBenchmark:
     guidance_scale: float = setting(3.0, "guidance at the last step")
     rounds: int = setting(5, "how often every way has its turn")
     seconds: float = setting(2.0, "least duration of a turn")
-    device: str = setting("auto", "auto, cuda or cpu")
+    device: str = setting("auto", "auto, cuda, mps or cpu")
 
     def __post_init__(self):
         require_at_least("batch", self.batch, 0)
         require_at_least("rounds", self.rounds, 1)
 
 
-def main(config: DecodeBenchmark, flags: Flags) -> None:
+def main(config: DecodeBenchmark) -> None:
     device = choose_device(config.device)
     settings = SamplingConfig(num_steps=config.num_steps, guidance_scale=config.guidance_scale)
     cases: dict[str, Case] = {}
@@ -86,6 +85,4 @@ def samplers(
 
 
 if __name__ == "__main__":
-    about = __doc__ or ""
-    program = "python benchmarks/decode.py"
-    sys.exit(run_command(main, DecodeBenchmark, sys.argv[1:], program=program, about=about))
+    sys.exit(command(main, DecodeBenchmark, "decode", __doc__ or ""))

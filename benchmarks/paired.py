@@ -17,13 +17,28 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from MaskGIL.cache_index import replace_file, to_json
+from MaskGIL.command import Flags, run_command
+from MaskGIL.config import to_yaml
 from Trainer.run_folder import environment
 
 RESULTS = Path(__file__).parent / "results"
-MATMUL = {"cpu": 2048, "cuda": 8192}  # rows and columns of the product that is the peak
+MATMUL = {"cpu": 2048, "cuda": 8192, "mps": 4096}  # side of the matrices that give the peak
 
 Way = Callable[[], Any]
 Case = dict[str, dict[str, Any]]  # what was measured of every way, by its name
+
+
+def command(job: Callable[[Any], None], schema: type, name: str, about: str) -> int:
+    """Run benchmarks/`name`.py as its command line asks; a dry run shows the settings alone."""
+
+    def start(config: Any, flags: Flags) -> None:
+        if flags.dry_run:
+            print(to_yaml(config), end="")
+        else:
+            job(config)
+
+    program = f"python benchmarks/{name}.py"
+    return run_command(start, schema, sys.argv[1:], program=program, about=about)
 
 
 def in_turns(
@@ -92,12 +107,12 @@ def machine() -> dict[str, Any]:
 
 def table(cases: dict[str, Case]) -> str:
     """One line per case and way, for people."""
-    lines = [f"{'':36}{'seconds':>9}{'min':>9}{'max':>9}{'x ours':>9}{'of peak':>9}"]
+    lines = [f"{'':36}{'seconds':>11}{'min':>11}{'max':>11}{'x ours':>9}{'of peak':>9}"]
     for case, ways in cases.items():
         for name, facts in ways.items():
             if "seconds" not in facts:
                 continue
-            numbers = [f"{facts['seconds'][key]:9.4g}" for key in ("median", "min", "max")]
+            numbers = [f"{facts['seconds'][key]:11.4g}" for key in ("median", "min", "max")]
             ratio = facts.get("ratio_to_ours", {"median": 1.0})["median"]
             share = facts.get("share_of_matmul_peak")
             numbers += [f"{ratio:9.2f}", f"{share:9.1%}" if share else ""]
@@ -116,8 +131,8 @@ def _seconds_per_call(way: Way, seconds: float, device: torch.device) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _flops(way: Way) -> int:

@@ -11,11 +11,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from paired import Case, Way, compare, write
+from paired import Case, Way, command, compare, write
 from plain import plain_copy
 from torch import Tensor, nn
 
-from MaskGIL.command import Flags, run_command
 from MaskGIL.config import MaskingConfig, require_at_least, to_dict
 from MaskGIL.device import DTYPES, autocast, choose_device
 from MaskGIL.masking import (
@@ -49,14 +48,14 @@ class TrainBenchmark:
     batch: int = setting(0, "images per step; 0: 64 at demo size, 8 at B")
     rounds: int = setting(5, "how often every way has its turn")
     seconds: float = setting(2.0, "least duration of a turn")
-    device: str = setting("auto", "auto, cuda or cpu")
+    device: str = setting("auto", "auto, cuda, mps or cpu")
 
     def __post_init__(self):
         require_at_least("batch", self.batch, 0)
         require_at_least("rounds", self.rounds, 1)
 
 
-def main(config: TrainBenchmark, flags: Flags) -> None:
+def main(config: TrainBenchmark) -> None:
     device = choose_device(config.device)
     cases: dict[str, Case] = {}
     for size in config.sizes:
@@ -132,6 +131,4 @@ def loss_of_all(network: nn.Module, batch: Batch) -> Tensor:
 
 
 if __name__ == "__main__":
-    about = __doc__ or ""
-    program = "python benchmarks/train.py"
-    sys.exit(run_command(main, TrainBenchmark, sys.argv[1:], program=program, about=about))
+    sys.exit(command(main, TrainBenchmark, "train", __doc__ or ""))
