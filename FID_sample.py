@@ -6,9 +6,12 @@ the work, and the bytes stay the same. A set that is there already is only score
 
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from MaskGIL.command import Flags, run_command
@@ -16,10 +19,16 @@ from MaskGIL.device import choose_device
 from MaskGIL.distributed import barrier, chunks, is_main, process_group, world_size
 from MaskGIL.pictures import save_grid
 from MaskGIL.sampling import open_pipeline, output_path
-from Metrics.nearest import nearest_training
+from Metrics.nearest import take_images
 from Metrics.record import Record, describe_samples, find_record, summary, versions, write_record
-from Metrics.reference import open_image_set
-from Metrics.sample_and_eval import SampleConfig, choose_labels, evaluate, sample_chunks
+from Metrics.reference import ImageSet, open_image_set
+from Metrics.sample_and_eval import (
+    SampleConfig,
+    choose_labels,
+    evaluate,
+    reconstructed,
+    sample_chunks,
+)
 from Metrics.samples import SampleFile, SampleWriter
 from Network.config import UserError
 
@@ -29,6 +38,7 @@ class Job:
 
     def __init__(self, config: SampleConfig):
         self.config, self.out = config, output_path("out", config.out, ".npz")
+        self.nearest = output_path("nearest", config.nearest, ".png") if config.nearest else None
         self.pipe = open_pipeline(config)
         stride = self.pipe.tokenizer.stride
         height, width = (side * stride for side in self.pipe.network.config.grid)
@@ -100,22 +110,33 @@ def sample(job: Job) -> Record:
 def score(job: Job, record: Record) -> None:
     """Score the set on disk, complete its record and print the table."""
     samples = SampleFile(job.out)
-    with tqdm(samples, unit="batch", leave=False, disable=None) as batches:
-        scores = evaluate(
-            batches, samples.labels, job.reference, classes=job.pipe.classes, train=job.train
-        )
+    scores = evaluate(
+        counted(samples, "samples"),
+        samples.labels,
+        job.reference,
+        classes=job.pipe.classes,
+        train=counted(job.train, "train") if job.train else None,
+        reconstruct=partial(reconstructed, job.pipe, chunk=job.config.chunk),
+    )
     if record.get("sha256", scores["sha256"]) != scores["sha256"]:
         raise UserError(f"out={job.out} has changed since its record was written; name another.")
     record |= {**scores, "train": job.config.train or None, "scored_with": versions()}
     write_record(job.out, record)
     print(summary(job.out, record))
-    if job.train is not None and job.config.nearest:
-        images = next(iter(SampleFile(job.out)))[:16]
-        pairs = torch.cat([images, nearest_training(images, job.train)])
-        save_grid(pairs, Path(job.config.nearest), columns=len(images))
-        print(
-            f"nearest    {job.config.nearest}: samples above, their nearest training images below"
-        )
+    if job.train and job.nearest:
+        rows = record["metrics"]["near training images"]["nearest"]
+        images = next(iter(samples))[: len(rows)]
+        pairs = torch.cat([images, take_images(job.train, rows)])
+        save_grid(pairs, job.nearest, columns=len(images))
+        print(f"nearest    {job.nearest}: samples above, their nearest training images below")
+
+
+def counted(images: ImageSet, name: str) -> Iterator[Tensor]:
+    """The batches (B, 3, H, W) of a set, each image counted on a bar."""
+    with tqdm(total=len(images), desc=name, unit="img", leave=False, disable=None) as bar:
+        for batch in images:
+            yield batch
+            bar.update(len(batch))
 
 
 def _plan(job: Job) -> str:
@@ -128,6 +149,9 @@ def _plan(job: Job) -> str:
         f"temperature {settings.temperature:g}",
         f"device     {job.pipe.device}, {job.samples['precision']}, {world_size()} ranks",
     ]
+    if job.reference and job.train:
+        count = len(job.reference) + len(job.train)
+        lines.append(f"near       {count:,} images of the data go through the tokenizer first")
     if job.record is not None:
         lines.append(f"complete   {job.out} is this set already: scoring it again")
     return "\n".join(lines)

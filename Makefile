@@ -1,15 +1,20 @@
 # make setup | demo | smoke | test | test-slow | lint | bench | features
 # Every target sets up .venv first, if it is missing or older than the lists of packages.
 #   make setup PYTHON=python3.12      another interpreter
-#   make setup TORCH="..."            another build of PyTorch: what stands behind `pip install`
+#   make setup TORCH="torch==2.11.0 torchvision"    another build: what stands behind `pip install`
 
 PYTHON ?= python3
 TORCH ?= torch torchvision
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# With another build of PyTorch, what belongs to PyTorch comes in the versions that it asks for
+PINS := $(if $(filter file,$(origin TORCH)),constraints.txt,$(VENV)/constraints.txt)
 
 .PHONY: setup demo smoke test test-slow lint bench features
+ifneq ($(PINS),constraints.txt)
+.PHONY: $(READY)
+endif
 
 setup: $(READY)
 
@@ -18,8 +23,9 @@ $(READY): pyproject.toml constraints.txt
 	@df -h . | awk 'NR == 2 {print "Free disk here: " $$4}'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --constraint constraints.txt $(TORCH)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	grep -vE '^(torch|torchvision|triton)==|^(cuda|nvidia)-' constraints.txt > $(VENV)/constraints.txt
+	$(RUN) -m pip install --quiet --constraint $(PINS) $(TORCH)
+	$(RUN) -m pip install --quiet --constraint $(PINS) --editable ".[dev]"
 	@touch $(READY)
 
 # Trains a tokenizer, caches tokens, trains a MaskGIL, samples and scores: minutes on two cores.

@@ -235,7 +235,9 @@ def _encode_chunk(
                 skipped[row] = sample
             else:
                 picture.copy_(sample)
-        tokens = tokenizer.encode(to_float(pictures.flatten(0, 1).to(device))).cpu().numpy()
+        crops = to_float(pictures.flatten(0, 1).to(device))
+        with torch.autocast(crops.device.type, enabled=False):  # whatever surrounds: in float32
+            tokens = tokenizer.encode(crops).cpu().numpy()
         assert 0 <= tokens.min() <= tokens.max() < tokenizer.codebook_size
         codes.append(tokens.reshape(len(part), -1).astype(index["dtype"]))
     data = np.concatenate(codes)

@@ -8,12 +8,14 @@ from Network.config import UserError
 
 
 def class_index(label: int | str, classes: Sequence[str], num_classes: int) -> int:
-    """The number of a class given by number or name (exact, or in other capitals).
+    """The number of a class given by its exact name, by number, or by name in other capitals.
 
     Raises UserError for what is neither, suggesting the nearest name.
     """
     if not num_classes:
         raise UserError("This model knows no classes; leave class_labels out.")
+    if label in classes:
+        return classes.index(str(label))
     if not isinstance(label, str) or re.fullmatch("-?[0-9]+", label):
         number = int(label)
         if not 0 <= number < num_classes:

@@ -5,6 +5,7 @@ settings of this floor: data, masking and sampling. Stands on OmegaConf's struct
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -19,6 +20,7 @@ from MaskGIL.yaml_reader import read_settings
 from Network.config import UserError, setting
 
 T = TypeVar("T")
+LARGEST_SEED = 2**63 - 1  # seeds are kept in 64 signed bits
 Schedule = Literal["root", "linear", "square", "cosine", "arccos", "exp"]
 
 
@@ -181,8 +183,8 @@ def require_within(key: str, value: float, low: float, high: float) -> None:
 
 
 def require_at_least(key: str, value: float, low: float) -> None:
-    """Raise UserError if `value` is below `low`."""
-    if not value >= low:
+    """Raise UserError if `value` is below `low`, infinite or no number."""
+    if not low <= value < math.inf:
         raise UserError(f"{key} must be at least {low}, not {value}.")
 
 

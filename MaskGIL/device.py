@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from MaskGIL.distributed import local_rank
+from MaskGIL.distributed import local_rank, world_size
 from Network.config import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -29,11 +29,19 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"Unknown device {name!r}. Known: auto, {', '.join(available)}.")
     if not available[kind]:
         raise UserError(f"No {kind} device here; use device=cpu (slow) or device=auto.")
-    if name == "cuda":
-        device = torch.device("cuda", local_rank())
+    if ":" in name and world_size() > 1:
+        raise UserError(f"device={name} would put all processes on one; use device={kind}.")
+    number = name.partition(":")[2] or (str(local_rank()) if kind == "cuda" else "0")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not number.isdecimal() or int(number) >= count:
+        raise UserError(
+            f"There is no device {kind}:{number}, only {count} of them; use device={kind} and no "
+            f"more than {count} processes on a machine."
+        )
+    device = torch.device(kind, int(number)) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
         torch.cuda.set_device(device)
-        return device
-    return torch.device(name)
+    return device
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -7,10 +7,13 @@ equals torchrun with one process.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+PATIENCE = timedelta(hours=2)  # ranks that encode a large data set finish at different times
 
 
 @contextmanager
@@ -19,7 +22,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield
     finally:

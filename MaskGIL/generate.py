@@ -55,6 +55,8 @@ def generate(config: GenerateConfig, flags: Flags) -> None:
     if not given:
         raise UserError("out, strip and gif are empty; name a file to write, out=grid.png.")
     paths = {key: output_path(key, value, SUFFIXES[key]) for key, value in given.items()}
+    if len(set(paths.values())) < len(paths):
+        raise UserError("Two of out, strip and gif name the same file; give each its own.")
     pipe = open_pipeline(config)
     labels, columns = choose_labels(pipe, config)
     print(_plan(pipe, labels, config.seed))

@@ -29,12 +29,13 @@ def draw_tokens(logits: Tensor, noise: Tensor, sampling: SamplingConfig) -> tupl
     Temperature and top-k shape the draw. Returns tokens (B, M) int64 and the log-probability
     (B, M) that the untempered, untruncated logits give them.
     """
-    shaped = logits / sampling.temperature
+    shaped = logits if sampling.temperature == 1 else logits / sampling.temperature
     if sampling.top_k:
         kept = min(sampling.top_k, logits.shape[-1])
         shaped = shaped.masked_fill(shaped < shaped.topk(kept).values[..., -1:], -torch.inf)
-    cumulative = shaped.softmax(-1).cumsum(-1)
+    cumulative = shaped.softmax(-1).cumsum_(-1)
     target = noise[..., None] * cumulative[..., -1:]
     tokens = torch.searchsorted(cumulative, target, right=True)  # never one of probability 0
     tokens = tokens.clamp_max_(logits.shape[-1] - 1)
-    return tokens[..., 0], logits.log_softmax(-1).gather(-1, tokens)[..., 0]
+    confidence = logits.gather(-1, tokens)[..., 0] - logits.logsumexp(-1)
+    return tokens[..., 0], confidence

@@ -70,7 +70,7 @@ def draw_mask(counts: Tensor, seed: int, sample_indices: Tensor, num_tokens: int
     """Hide counts (B,) positions of each image, drawn by (seed, sample index): bool (B, N)."""
     device = counts.device
     scores = uniform(
-        torch.tensor(seed, device=device),
+        torch.full((), seed, device=device),
         "mask",
         sample_indices[:, None],
         torch.arange(num_tokens, device=device),

@@ -32,6 +32,13 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+def _spread(counter: Tensor | int) -> Tensor | int:
+    """The product modulo 2^64; a plain number stays one, so that no device waits for its copy."""
+    if isinstance(counter, Tensor):
+        return (counter + 1) * _GOLDEN
+    return ((int(counter) + 1) * _GOLDEN + 2**63) % 2**64 - 2**63
+
+
 def random_bits(seeds: Tensor, stream: str, step: Tensor | int, position: Tensor | int) -> Tensor:
     """Hash of (seed, stream, step, position): int64, all 64 bits used.
 
@@ -39,7 +46,7 @@ def random_bits(seeds: Tensor, stream: str, step: Tensor | int, position: Tensor
     """
     state = _mix(seeds + _GOLDEN)
     for counter in (STREAMS[stream], step, position):
-        state = _mix(state + (torch.as_tensor(counter, device=seeds.device) + 1) * _GOLDEN)
+        state = _mix(state + _spread(counter))
     return state
 
 

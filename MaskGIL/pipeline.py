@@ -168,10 +168,17 @@ class Pipeline:
 
     def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:
         stride, grid = self.tokenizer.stride, self.network.config.grid
-        height, width = height or grid[0] * stride, width or grid[1] * stride
-        if height % stride or width % stride:
+        height = grid[0] * stride if height is None else height
+        width = grid[1] * stride if width is None else width
+        if height % stride or width % stride or min(height, width) < stride:
             raise UserError(f"height={height} and width={width} must be multiples of {stride}.")
-        return height // stride, width // stride
+        asked = height // stride, width // stride
+        if self.network.config.learned_positions and asked != grid:
+            raise UserError(
+                f"This generator has learned the places of {grid[0] * stride}x{grid[1] * stride} "
+                "pixels; leave height and width out."
+            )
+        return asked
 
     def _seeds(self, generator: int | torch.Generator | Sequence[int], count: int) -> Tensor:
         if isinstance(generator, torch.Generator):
@@ -185,4 +192,4 @@ class Pipeline:
 
 def image_seeds(seed: int, indices: Tensor) -> Tensor:
     """Seeds (B,) of the images `indices` (B,) of the sample set number `seed`."""
-    return random_bits(torch.tensor(seed, device=indices.device), "seed", 0, indices)
+    return random_bits(torch.full((), seed, device=indices.device), "seed", 0, indices)

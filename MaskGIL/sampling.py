@@ -6,8 +6,9 @@ Stands on the pipeline; also looks at a place for results before the first expen
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
-from MaskGIL.config import SamplingConfig, Schedule, require_at_least
+from MaskGIL.config import LARGEST_SEED, SamplingConfig, Schedule, require_within
 from MaskGIL.decoding import mar_plan
 from MaskGIL.device import Precision, choose_device, choose_precision
 from MaskGIL.pipeline import Pipeline
@@ -24,6 +25,12 @@ class SamplingKeys:
         None, "decoding steps of an image; null: as the weights have it"
     )
     schedule: Schedule | None = setting(None, "share of tokens still hidden after each step")
+    order: Literal["confidence", "random"] | None = setting(
+        None, "which tokens a step reveals: the most confident ones, or random ones"
+    )
+    guidance: Literal["constant", "linear"] | None = setting(
+        None, "the guidance scale over the steps: the same, or growing from 1"
+    )
     guidance_scale: float | None = setting(None, "classifier-free guidance; 1 is off")
     temperature: float | None = setting(None, "temperature of the drawn tokens; below 1 is safer")
     top_k: int | None = setting(None, "draw from the k most likely codes only; 0 draws from all")
@@ -35,7 +42,7 @@ class SamplingKeys:
     )
 
     def __post_init__(self):
-        require_at_least("seed", self.seed, 0)
+        require_within("seed", self.seed, 0, LARGEST_SEED)
 
 
 def open_pipeline(keys: SamplingKeys) -> Pipeline:

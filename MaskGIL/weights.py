@@ -50,8 +50,9 @@ def save_weights(
     sampling: SamplingConfig | None = None,
 ) -> None:
     """Write a weights folder aside, then put it in the place of the old one."""
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside, old = (folder.with_name(folder.name + end) for end in (".tmp", ".old"))
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     aside.mkdir(parents=True)
     config = {
         "format": FORMAT,
@@ -70,8 +71,13 @@ def save_weights(
         _save(average, aside / NETWORK_EMA)
     text = json.dumps(config, indent=1, ensure_ascii=False)
     (aside / "config.json").write_text(text, "utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    for file in aside.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    if folder.exists():
+        os.replace(folder, old)
     os.replace(aside, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_weights(folder: str | Path, *, ema: bool = True) -> Weights:
@@ -148,6 +154,9 @@ def read_config(folder: Path) -> dict:
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
         raise UserError(f"{file} has format {found}, this version reads {FORMAT}.")
+    needed = {"tokenizer", "classes", "sampling"} if "network" in config else {"tokenizer"}
+    if missing := sorted(needed - config.keys()):
+        raise UserError(f"{file} is damaged (no {missing[0]!r}); write the weights again.")
     return config
 
 

@@ -16,7 +16,7 @@ from Network.config import UserError
 from Network.files import load_strict, read_tensors
 
 WEIGHTS = Path(__file__).with_name("shapesnet.safetensors")
-SHA256 = "c0196be4357d3f4b16968f28344bad681412d04b324ea608bbc8f1e76e63736f"
+SHA256 = "bd21034dfc43aa55b8be8dbae1193c6ff52f748066f6be42f361c380c9cd6636"
 INPUT_SIZE = 64
 WIDTHS = (24, 40, 64)  # of the levels at 32x32, 16x16 and 8x8; their sum is the feature width
 

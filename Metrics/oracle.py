@@ -18,7 +18,7 @@ Floats = NDArray[np.floating]
 Labelled = tuple[NDArray[np.int32], int]
 
 VIVID = 0.23  # distance of a colour from grey: backgrounds stay below 0.17, objects above 0.29
-AREAS = (0.012, 0.5)  # least and most of the squared short side; drawn are 0.019 to 0.24
+AREAS = (0.012, 0.5)  # least and most of the squared short side; drawn are 0.034 to 0.20
 WORST_FIT = 0.4  # wrongly covered area over the area of the object; 0.3 after a strong blur
 BLURS = (1.0, 2.5, 5.0)  # widths of the edge tried, in parts of 1/64 of the short side
 

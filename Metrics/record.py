@@ -79,7 +79,7 @@ def summary(out: Path, record: Record) -> str:
     rows["reference"] = f"{reference['name']}, {reference['count']:,}" if reference else "none"
     for name, value in record["metrics"].items():
         if isinstance(value, dict):
-            rows[name] = f"{value['share']:.2%} ({value['expected share']:.0%} of new images are)"
+            rows[name] = f"{value['share']:.2%} ({value['reference share']:.2%} of the reference)"
         else:
             rows[name] = "too few images of a class" if value is None else f"{value:.4g}"
     rows["FID"] = "not part of this version"

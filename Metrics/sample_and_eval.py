@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from MaskGIL.config import require_at_least
-from MaskGIL.data.crops import to_uint8
+from MaskGIL.data.crops import to_float, to_uint8
 from MaskGIL.data.shapes import CLASSES, Object
 from MaskGIL.distributed import chunks
 from MaskGIL.noise import random_bits
@@ -24,7 +24,7 @@ from MaskGIL.pipeline import Pipeline, image_seeds
 from MaskGIL.sampling import SamplingKeys
 from Metrics.features import FeatureNetwork, load_feature_network
 from Metrics.inception_metrics import FeatureStatistics, frechet_distance
-from Metrics.nearest import near_training, thumbnails
+from Metrics.nearest import Reconstruct, near_training, thumbnails
 from Metrics.oracle import class_of, objects_spread_ratio, read_objects
 from Metrics.reference import ImageSet
 from Network.config import UserError, setting
@@ -58,7 +58,6 @@ class SampleConfig(SamplingKeys):
     train: str = setting(
         "", "training images to look for copies of: shapes:8192 or a folder; empty: no look"
     )
-
     nearest: str = setting(
         "", "PNG file of 16 samples, each above the nearest training image; needs train"
     )
@@ -115,6 +114,16 @@ def sample_chunks(
         yield rows.start, to_uint8(pipe.pixels(tokens))
 
 
+@torch.no_grad()
+def reconstructed(pipe: Pipeline, images: Tensor, chunk: int) -> Tensor:
+    """Images (B, 3, H, W) uint8 as the tokenizer of `pipe` draws them: encoded and decoded.
+
+    In pieces of `chunk` images, as samples are: it takes no more memory than they do.
+    """
+    tokens = (pipe.tokenizer.encode(to_float(part.to(pipe.device))) for part in images.split(chunk))
+    return torch.cat([to_uint8(pipe.pixels(part)).cpu() for part in tokens])
+
+
 def evaluate(
     images: Iterable[Tensor],
     labels: NDArray[np.int64],
@@ -122,16 +131,18 @@ def evaluate(
     *,
     classes: Sequence[str] = (),
     train: Iterable[Tensor] | None = None,
+    reconstruct: Reconstruct | None = None,
 ) -> dict[str, Any]:
     """Score images (B, 3, H, W) uint8 with labels (N,); a dict that JSON holds.
 
     "metrics" has the distance of `Metrics.features` to the reference; for the `classes` of the
-    shapes what the oracle reads; and with `train` how many images are near to a training image.
-    Everything is computed on the CPU, so that the numbers do not depend on the device.
+    shapes what the oracle reads; and with `train` how many images are near to a training image,
+    those and the reference seen through `reconstruct` where it is given (`Metrics.nearest`).
+    Everything else is computed on the CPU, so that the numbers do not depend on the device.
     """
     network, shapes = load_feature_network(), tuple(classes) == CLASSES
-    looks = {"objects": shapes, "thumbnails": train is not None}
-    samples = _Seen(images, network, **looks)
+    near = train is not None
+    samples = _Seen(images, network, objects=shapes, thumbnails=near)
     assert samples.count == len(labels), f"{samples.count} images, {len(labels)} labels"
     metrics: dict[str, Any] = {}
     result = {
@@ -147,7 +158,7 @@ def evaluate(
         read = [class_of(objects) for objects in samples.objects]
         metrics["class accuracy"] = float(np.mean(read == labels))
     if reference is not None:
-        real = _Seen(reference, network, **looks)
+        real = _Seen(reference, network, reconstruct, objects=shapes, thumbnails=near)
         result["reference"] = {"name": reference.name, "sha256": real.sha256, "count": real.count}
         metrics[f"{network.name} distance"] = frechet_distance(
             samples.statistics.mean,
@@ -161,7 +172,7 @@ def evaluate(
                 metrics[f"spread of {name}"] = None if math.isnan(ratio) else ratio
         if train is not None:
             metrics["near training images"] = near_training(
-                samples.thumbnails, real.thumbnails, train
+                samples.thumbnails, real.thumbnails, train, reconstruct
             )
     return result
 
@@ -170,12 +181,19 @@ class _Seen:
     """All that is remembered of images which pass by once."""
 
     def __init__(
-        self, images: Iterable[Tensor], network: FeatureNetwork, *, objects: bool, thumbnails: bool
+        self,
+        images: Iterable[Tensor],
+        network: FeatureNetwork,
+        reconstruct: Reconstruct | None = None,
+        *,
+        objects: bool,
+        thumbnails: bool,
     ) -> None:
         self.statistics = FeatureStatistics()
         self.objects: list[list[Object]] = []
         self._thumbnails: list[Tensor] = []
-        self._network, self._looks = network, (objects, thumbnails)
+        self._network, self._reconstruct = network, reconstruct
+        self._looks = objects, thumbnails
         self._digest = hashlib.sha256()
         for batch in images:
             self._add(batch.cpu())
@@ -204,7 +222,7 @@ class _Seen:
         if objects:
             self.objects += read_objects(pixels)
         if small:
-            self._thumbnails.append(thumbnails(images))
+            self._thumbnails.append(thumbnails(images, self._reconstruct))
 
 
 def _has_shapes_labels(reference: ImageSet) -> bool:

@@ -19,10 +19,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
-from MaskGIL.config import load_config
+from MaskGIL.command import Flags, run_command
 from MaskGIL.data.shapes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, Shapes, draw
 from Metrics.features import INPUT_SIZE, WEIGHTS, FeatureNetwork
 from Network.config import UserError, setting
+
+PROGRAM = "python -m Metrics.train_features"
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ NUMBERS = ("row", "column", "size", "blur", "blocks", "noise")
 MOST_BLUR, MOST_BLOCKS, MOST_NOISE = 2.5, 1.6, 0.15  # pixels; parts of the range of a pixel
 
 
-def main(arguments: list[str]) -> None:
+def main(config: FeatureTraining, flags: Flags) -> None:
     """Train, print the accuracies on unseen scenes, write the weights and print their sha256."""
-    config = load_config(FeatureTraining, None, arguments)
     out = Path(config.out)
     if not out.parent.is_dir():
         raise UserError(f"out={out}: there is no folder {out.parent}; create it first.")
+    if flags.dry_run:
+        print(f"{config.steps} steps of {config.batch} pictures, then {out} is written")
+        return
     torch.set_num_threads(1)  # sums in one order: the same bytes on any machine of this kind
     torch.manual_seed(config.seed)  # for the first weights alone
     network = FeatureNetwork()
@@ -171,8 +175,4 @@ def _save(network: FeatureNetwork, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run_command(main, FeatureTraining, sys.argv[1:], program=PROGRAM, about=__doc__ or ""))

@@ -4,10 +4,12 @@ Every floor declares its own settings with `setting`; the run's configuration ne
 """
 
 from dataclasses import dataclass, field
+from math import gcd
 from typing import Any, Literal
 
 Norm = Literal["pre", "post", "sandwich"]
 Rotary = Literal["grid2d", "llamagen"]
+Middle = Literal["attention", "blocks", "none"]
 
 
 class UserError(ValueError):
@@ -39,7 +41,19 @@ class NetworkConfig:
     qk_norm: bool = setting(True, "RMSNorm over each head of queries and keys")
     embed_norm: bool = setting(True, "RMSNorm of embedded tokens and condition")
     rotary: Rotary = setting("grid2d", "layout of the rotary positions")
+    learned_positions: bool = setting(False, "add a learned embedding of each place in the grid")
     dropout: float = setting(0.0, "dropout of embedded tokens and of both branches")
+
+    def __post_init__(self):
+        for name in ("depth", "width", "heads", "codebook_size"):
+            _require_whole("network", name, getattr(self, name))
+        if self.num_classes < 0 or min(self.grid) < 1:
+            raise UserError(
+                f"network.num_classes={self.num_classes} must not be negative, and network.grid="
+                f"{self.grid[0]},{self.grid[1]} needs at least 1,1."
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"network.dropout must lie in [0, 1), not {self.dropout}.")
 
 
 @dataclass(frozen=True)
@@ -53,10 +67,36 @@ class TokenizerConfig:
     res_blocks: int = setting(2, "residual blocks per level")
     groups: int = setting(32, "groups of the group norms")
     attention_levels: tuple[int, ...] = setting((4,), "levels with attention, 0 = full resolution")
-    middle_attention: bool = setting(True, "attention between the two middle blocks")
+    encoder_middle: Middle = setting("attention", "two blocks and attention at the end, or less")
+    decoder_middle: Middle = setting("attention", "two blocks and attention at the start, or less")
     latent_width: int = setting(256, "channels of the encoder's output")
     codebook_size: int = setting(16384, "number of codes")
     code_width: int = setting(8, "width of a code")
     l2_norm: bool = setting(True, "codes and latents on the unit sphere (LlamaGen, ViT-VQGAN)")
     codebook_weight: float = setting(1.0, "weight of the loss that moves codes to latents")
     commitment_weight: float = setting(0.25, "weight of the loss that moves latents to codes")
+
+    def __post_init__(self):
+        counts = ("width", "res_blocks", "groups", "latent_width", "codebook_size", "code_width")
+        for name in counts:
+            _require_whole("tokenizer", name, getattr(self, name))
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise UserError("tokenizer.multipliers needs a number above 0 for each level.")
+        last = len(self.multipliers) - 1
+        if not all(0 <= level <= last for level in self.attention_levels):
+            raise UserError(
+                f"tokenizer.attention_levels={','.join(map(str, self.attention_levels))} names a "
+                f"level outside 0 to {last}; write tokenizer.attention_levels= for none."
+            )
+        channels = [self.width * multiple for multiple in self.multipliers]
+        shared = gcd(*channels)
+        if shared % self.groups:
+            raise UserError(
+                f"tokenizer.groups={self.groups} does not divide the channels of every level, "
+                f"{', '.join(map(str, channels))}; use a divisor of {shared}."
+            )
+
+
+def _require_whole(section: str, name: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{section}.{name} must be at least 1, not {value}.")

@@ -48,6 +48,10 @@ class GPT(nn.Module):
         width = config.width
         self.token_embedding = nn.Embedding(config.codebook_size + 1, width)
         self.condition = ClassCondition(config.num_classes, width)
+        num_tokens = config.grid[0] * config.grid[1]
+        self.position_embedding = (
+            nn.Embedding(num_tokens, width) if config.learned_positions else None
+        )
         self.embed_norm = RMSNorm(width) if config.embed_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -102,7 +106,7 @@ class GPT(nn.Module):
         if causal:
             return self._hidden_causal(tokens, grid, context, rows, cache)
         assert cache is None
-        x, table = self._embed(tokens), self._table(grid, tokens.device)
+        x, table = self._embed(tokens, grid), self._table(grid, tokens.device)
         for index, block in enumerate(self.blocks):
             last = index == len(self.blocks) - 1
             past = (context.keys[index], context.values[index])
@@ -124,7 +128,7 @@ class GPT(nn.Module):
         first = cache.length if cache else 0  # tokens before it are in the cache
         end = tokens.shape[1] - 1 if rows is None or cache is None else int(rows.max())
         assert context.last is not None, "encode the condition with causal=True"
-        x = self._embed(tokens[:, first:end])  # (B, n, D)
+        x = self._embed(tokens[:, first:end], grid, first)  # (B, n, D)
         table = self._table(grid, tokens.device)[first:end]
         mask = _causal_mask(end - first, context.keys[0].shape[2] + first, tokens.device)
         if end > first:
@@ -139,8 +143,18 @@ class GPT(nn.Module):
             x = _gather(x, rows - (first + 1 if first else 0))
         return self.norm(x)
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        return self.dropout(self.embed_norm(self.token_embedding(tokens)))
+    def _embed(self, tokens: Tensor, grid: tuple[int, int], first: int = 0) -> Tensor:
+        """Tokens (B, n), of which the first stands at position `first` of the grid -> (B, n, D)."""
+        x = self.token_embedding(tokens)
+        if self.position_embedding is not None:
+            if grid != self.config.grid:
+                learned = "{}x{}".format(*self.config.grid)
+                raise ValueError(
+                    f"A network with learned_positions has learned the grid {learned}, "
+                    f"not {grid[0]}x{grid[1]}"
+                )
+            x = x + self.position_embedding.weight[first : first + tokens.shape[1]]
+        return self.dropout(self.embed_norm(x))
 
     def _table(self, grid: tuple[int, int], device: torch.device) -> Tensor:
         return rotary_table(*grid, self.config.width // self.config.heads, device)

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from MaskGIL.distributed import is_main
+from Network.config import UserError
 
 FORMAT = 1
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -54,7 +55,10 @@ class Checkpoints:
             pending.result()
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint, or None. Damaged ones are passed over, with a warning."""
+        """The newest whole checkpoint, or None. Damaged ones are passed over, with a warning.
+
+        Raises UserError for one of a format that this version does not read.
+        """
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             if folder.suffix == ".tmp":
                 continue
@@ -91,15 +95,23 @@ class Checkpoints:
 
 
 def damaged_file(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder, in a few words; None if nothing is."""
+    """What is wrong with a checkpoint folder, in a few words; None if nothing is.
+
+    Raises UserError for a format that this version does not read.
+    """
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        for name, expected in manifest["sha256"].items():
-            if _sha256(folder / name) != expected:
-                return f"{name} is damaged"
+        known = manifest["format"] == FORMAT
+        hashes = manifest["sha256"].items() if known else ()
+        damaged = [name for name, expected in hashes if _sha256(folder / name) != expected]
     except (OSError, ValueError, KeyError) as error:
         return f"manifest.json or a file of it is missing or unreadable ({error})"
-    return None
+    if not known:
+        raise UserError(
+            f"The checkpoint {folder} has format {manifest['format']}, this version reads "
+            f"{FORMAT}; resume with the version that wrote it, or name another out_dir."
+        )
+    return f"{damaged[0]} is damaged" if damaged else None
 
 
 def take_snapshot(
@@ -122,6 +134,11 @@ def take_snapshot(
     }
 
 
+def read_state(folder: Path) -> dict:
+    """The numbers of a checkpoint: the `state` of its snapshot, and those of the optimiser."""
+    return json.loads((folder / "state.json").read_text())
+
+
 def restore(
     folder: Path,
     module: nn.Module,
@@ -130,7 +147,7 @@ def restore(
     extra: Mapping[str, Tensor],
 ) -> dict:
     """Load a checkpoint into what it was taken of; returns the rest of the state."""
-    state = json.loads((folder / "state.json").read_text())
+    state = read_state(folder)
     module.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     for file, tensors in (("ema.safetensors", ema), ("extra.safetensors", extra)):
         saved = load_file(folder / file)

@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from MaskGIL.config import (
+    LARGEST_SEED,
     DataConfig,
     MaskingConfig,
     SamplingConfig,
     require_at_least,
     require_within,
 )
-from Network.config import NetworkConfig, TokenizerConfig, UserError, setting
+from Network.config import NetworkConfig, TokenizerConfig, setting
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class OptimConfig:
         require_at_least("optim.lr", self.lr, 0)
         require_at_least("optim.warmup", self.warmup, 0)
         require_within("optim.final_lr", self.final_lr, 0, 1)
+        for name in ("beta1", "beta2"):
+            require_within(f"optim.{name}", getattr(self, name), 0, 0.999999)
+        require_at_least("optim.weight_decay", self.weight_decay, 0)
         require_at_least("optim.clip", self.clip, 0)
         require_within("optim.ema", self.ema, 0, 1)
 
@@ -95,5 +99,4 @@ class RunConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig, metadata={"free": True})
 
     def __post_init__(self):
-        if self.seed < 0:
-            raise UserError(f"seed must be at least 0, not {self.seed}.")
+        require_within("seed", self.seed, 0, LARGEST_SEED)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +17,21 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from MaskGIL.data import open_images
-from MaskGIL.device import choose_device, choose_precision
+from MaskGIL.device import choose_device
 from MaskGIL.distributed import is_main, world_size
+from MaskGIL.masking import masked_loss, max_hidden
 from MaskGIL.weights import open_tokenizer
 from Network import build_network, build_tokenizer
 from Trainer.config import RunConfig
 from Trainer.logger import format_bytes, format_seconds
 from Trainer.tokens import SPLITS, cache_folder, describe_cache, has_cache
-from Trainer.trainer import Trainer, Window
+from Trainer.trainer import Trainer
 from Trainer.vit import GeneratorTrainer, RowLogits
-from Trainer.vqgan import Reconstruction, TokenizerTrainer
+from Trainer.vqgan import Reconstruction, TokenizerTrainer, pixel_loss
+from Trainer.window import Window
 
 STATE_BYTES = 20  # per parameter, in float32: weight, gradient, two moments, average
+MEMINFO = Path("/proc/meminfo")  # of Linux
 
 
 def dry_run(config: RunConfig) -> None:
@@ -50,14 +54,14 @@ def _foretell_cache(config: RunConfig) -> None:
 
 def _foretell_training(config: RunConfig) -> None:
     """Print sizes, memory, FLOPs and time of a run; read one batch and make one step if it fits."""
-    device = choose_device(config.device)
-    module, inputs = _on_meta(config)
-    parameters = sum(p.numel() for p in module.parameters())
-    flops = 3 * count_flops(module, inputs(1))  # the backward pass is twice the forward one
+    device, kind = choose_device(config.device), _kind(config)
+    model = Tokenizer(config) if config.job == "tokenizer" else Generator(config)
+    parameters = sum(p.numel() for p in model.module.parameters())
+    flops = 3 * count_flops(model.module, model.inputs(1))  # backward is twice as much as forward
     images = config.optim.batch // world_size() // config.loop.accumulation
-    needed = STATE_BYTES * parameters + saved_bytes(module, inputs(images))
+    needed = STATE_BYTES * parameters + saved_bytes(model.module, model.inputs(images), model.loss)
     available = free_memory(device)
-    precision = str(choose_precision(config.precision, device)).removeprefix("torch.")
+    precision = str(kind.precision(config, device)).removeprefix("torch.")
     _say("parameters", f"{parameters:,}")
     _say("FLOPs per image", f"{flops / 1e9:.2f} G in training (forward and backward)")
     _say("memory", f"{format_bytes(needed)} predicted at {images} images in float32, "
@@ -66,6 +70,8 @@ def _foretell_training(config: RunConfig) -> None:
     _say("steps", f"{config.loop.steps:,} of {config.optim.batch} images")
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(config, Path(folder))
+        if needed <= available:  # else building the module would already be too much
+            trainer.prepare()
         started = time.monotonic()
         batch = trainer.dataset()[0]
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.items())
@@ -75,7 +81,9 @@ def _foretell_training(config: RunConfig) -> None:
             return
         seconds = _time_step(trainer, batch)
         total = format_seconds(seconds * config.loop.steps)
-        _say("one step", f"{seconds:.2f} s, so the run takes about {total}")
+        online = trainer.config.data.tokens != config.data.tokens
+        how = " with its images encoded, as there is no cache yet" if online else ""
+        _say("one step", f"{seconds:.2f} s{how}, so the run takes about {total}")
 
 
 def count_flops(module: nn.Module, inputs: tuple) -> int:
@@ -85,8 +93,13 @@ def count_flops(module: nn.Module, inputs: tuple) -> int:
     return counter.get_total_flops()
 
 
-def saved_bytes(module: nn.Module, inputs: tuple) -> int:
-    """Bytes of the tensors that the backward pass of `module` keeps, each storage once."""
+def saved_bytes(
+    module: nn.Module, inputs: tuple, loss: Callable[[Any, tuple], object] = lambda *_: None
+) -> int:
+    """Bytes of the tensors that the backward pass keeps, each storage once.
+
+    `loss` is computed of the outputs of `module` and its inputs.
+    """
     kept: dict[int, int] = {}
     alive: list[Tensor] = []
     own = {p.untyped_storage()._cdata for p in module.parameters()}
@@ -99,7 +112,7 @@ def saved_bytes(module: nn.Module, inputs: tuple) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        module(*inputs)
+        loss(module(*inputs), inputs)
     return sum(kept.values())
 
 
@@ -107,30 +120,64 @@ def free_memory(device: torch.device) -> int:
     """Bytes that are free on the device, or on the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if MEMINFO.exists():
+        for line in MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):  # with what the page cache can give back
+                return int(line.split()[1]) * 1024
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 8 << 30  # unknown: assume a small machine
 
 
+class Generator:
+    """A generator on the meta device: what DDP would wrap, its inputs and its loss."""
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        with torch.device("meta"):
+            self.module = RowLogits(build_network(config.network))
+
+    def inputs(self, count: int) -> tuple:
+        """Tokens, labels and counted rows of `count` images; every row of a single one."""
+        grid, masking = self.config.network.grid, self.config.masking
+        tokens = torch.empty(count, *grid, dtype=torch.int64, device="meta")
+        rows = None
+        if count > 1 and not masking.visible_weight:
+            batch, num_tokens = self.config.optim.batch, grid[0] * grid[1]
+            bound = max_hidden(masking.schedule, batch, count, num_tokens)
+            rows = torch.empty(bound, dtype=torch.int64, device="meta")
+        return tokens, tokens[:, 0, 0], rows
+
+    def loss(self, logits: Tensor, inputs: tuple) -> Tensor:
+        """Cross-entropy of the counted rows: logits (M, V)."""
+        targets = inputs[0].flatten()[: len(logits)]
+        weights = torch.ones_like(targets, dtype=torch.float32)
+        smoothing = self.config.masking.label_smoothing
+        return masked_loss(logits, targets, weights, 1.0, smoothing)[0]
+
+
+class Tokenizer:
+    """A tokenizer on the meta device: what DDP would wrap, its inputs and its loss."""
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        with torch.device("meta"):
+            self.module = Reconstruction(build_tokenizer(config.tokenizer))
+
+    def inputs(self, count: int) -> tuple:
+        """`count` images."""
+        size = self.config.data.image_size
+        return (torch.empty(count, 3, size, size, device="meta"),)
+
+    def loss(self, outputs: tuple, inputs: tuple) -> Tensor:
+        """Pixel error and quantiser losses."""
+        pixels = pixel_loss(outputs[0] - inputs[0], self.config.reconstruction)
+        return pixels + sum(outputs[3].values())
+
+
 def _say(name: str, fact: str) -> None:
     if is_main():
         print(f"{name:16s} {fact}", flush=True)
-
-
-def _on_meta(config: RunConfig) -> tuple[nn.Module, Callable[[int], tuple]]:
-    """What DDP would wrap, and its inputs for a number of images, on the meta device."""
-    with torch.device("meta"):
-        if config.job == "tokenizer":
-            size = config.data.image_size
-            tokenizer = Reconstruction(build_tokenizer(config.tokenizer))
-            return tokenizer, lambda count: (torch.empty(count, 3, size, size, device="meta"),)
-        network = RowLogits(build_network(config.network))
-
-    def inputs(count: int) -> tuple:
-        tokens = torch.empty(count, *config.network.grid, dtype=torch.int64, device="meta")
-        return tokens, tokens[:, 0, 0], None
-
-    return network, inputs
 
 
 def _trainer(config: RunConfig, folder: Path) -> Trainer:
@@ -140,14 +187,19 @@ def _trainer(config: RunConfig, folder: Path) -> Trainer:
         cache = str(cache_folder(config, "train").parent)
         data = replace(data, cache=cache) if has_cache(config) else replace(data, tokens="online")
     config = replace(config, out_dir=str(folder), data=data)
-    return (TokenizerTrainer if config.job == "tokenizer" else GeneratorTrainer)(config)
+    return _kind(config)(config)
+
+
+def _kind(config: RunConfig) -> type[Trainer]:
+    return TokenizerTrainer if config.job == "tokenizer" else GeneratorTrainer
 
 
 def _time_step(trainer: Trainer, batch: dict[str, Tensor]) -> float:
     """Seconds of a step behind the first one, which warms up."""
     objective, window = trainer.objective(), Window()
     trainer.train_step(objective, batch, window)
+    window.means()  # waits for the device: the first step may still be running there
     started = time.monotonic()
     trainer.train_step(objective, batch, window)
-    window.means()  # waits for the device
+    window.means()
     return time.monotonic() - started

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from MaskGIL.cache_index import replace_file
 from MaskGIL.distributed import is_main
 
 
@@ -103,4 +104,4 @@ def _drop_after(path: Path, step: int) -> None:
         return
     lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
     kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(line + "\n" for line in kept))
+    replace_file(path, "".join(line + "\n" for line in kept).encode())

@@ -13,13 +13,18 @@ SHOWN = {"loss": "loss", "acc": "accuracy", "psnr": "PSNR in dB", "usage": "code
 def write_report(folder: Path) -> Path:
     """Draw training and validation curves of a run folder; returns the picture's path.
 
-    Raises UserError if the folder has no metrics.jsonl.
+    Raises UserError if the folder has no metrics.jsonl, or one without anything to draw.
     """
     file = folder / "metrics.jsonl"
     if not file.is_file():
         raise UserError(f"report={folder} is no run folder: it has no metrics.jsonl.")
-    records = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = file.read_text().splitlines()
+    records = [json.loads(line) for line in lines if line.endswith("}")]  # a kill tears the last
     names = [name for name in SHOWN if any(name in record for record in records)]
+    if not names:
+        raise UserError(
+            f"report={folder} has no curves yet: train it for loop.log_every steps first."
+        )
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -21,38 +21,51 @@ from MaskGIL.distributed import all_reduce, barrier, is_main, rank, world_size
 from MaskGIL.noise import STREAMS, seed_of
 from Network.config import UserError
 from Trainer.batches import Batch, Shielded
-from Trainer.checkpoint import Checkpoints, restore, take_snapshot
+from Trainer.checkpoint import Checkpoints, read_state, restore, take_snapshot
 from Trainer.config import RunConfig
+from Trainer.content import Content, check_content
 from Trainer.logger import Logger, format_bytes, format_seconds
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from Trainer.parallel import accumulating, parallelise
 from Trainer.run_folder import open_run_folder
-
-Metrics = dict[str, Tensor]
+from Trainer.window import Metrics, Window
 
 
 class Trainer(ABC):
-    """One run. Subclasses build the module and say what a batch is and what it costs."""
+    """One run. Subclasses build the module and say what a batch is and what it costs.
+
+    Making one opens the data and tells mistakes; `prepare` takes the memory, `fit` writes.
+    """
 
     def __init__(self, config: RunConfig):
         self.config = config
         self.device = choose_device(config.device)
-        self.dtype = choose_precision(config.precision, self.device)
+        self.dtype = self.precision(config, self.device)
         parts = split_ranks(config.optim.batch, world_size(), config.loop.accumulation)
         self.share = slice(parts[rank()][0].start, parts[rank()][-1].stop)  # of the global batch
         self.part = parts[0][0].stop  # images of one part of this rank's share
         self.step = 0  # optimiser steps done
         self.extra: dict[str, Tensor] = {}  # what resuming needs beyond weights, summed over ranks
+        self.checkpoints = Checkpoints(Path(config.out_dir) / "checkpoints", config.loop.keep)
+        self.newest = self.checkpoints.latest()
         torch.manual_seed(config.seed)
-        self.module = self.build().to(self.device)
-        self.ema = EMA(self.module, config.optim.ema)
-        self.optimizer = build_optimizer(self.module, config.optim)
-        scaled = self.dtype == torch.float16  # small gradients would vanish in fp16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.open()  # draws too, and `build` goes on from there
+        self.trained_on = self.content()
+        if self.newest:
+            check_content(config.out_dir, read_state(self.newest)["content"], self.trained_on)
+
+    @classmethod
+    def precision(cls, config: RunConfig, device: torch.device) -> torch.dtype:
+        """What a step computes matrix products in."""
+        return choose_precision(config.precision, device)
+
+    @abstractmethod
+    def open(self) -> None:
+        """Open whatever the run reads and check that it fits; nothing is written yet."""
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Open the data and build the freshly initialised module to train."""
+        """Build the freshly initialised module to train, on the CPU."""
 
     @abstractmethod
     def dataset(self) -> Dataset[Batch]:
@@ -82,7 +95,7 @@ class Trainer(ABC):
     def facts(self) -> dict[str, str]:
         """What the first lines of the log say about data and model."""
 
-    def content(self) -> dict[str, str]:
+    def content(self) -> Content:
         """What must be the same when a run is resumed, though its path may change."""
         return {}
 
@@ -94,10 +107,21 @@ class Trainer(ABC):
         """Numbers of the moment for the log, beside the sums that `loss` returns."""
         return {}
 
+    def prepare(self) -> None:
+        """Build what a step needs, and encode what has to be in a cache first."""
+        config = self.config.optim
+        module = self.build()  # or it raises, before anything is encoded
+        self.data = self.dataset()
+        self.module = module.to(self.device)
+        self.ema = EMA(self.module, config.ema)
+        self.optimizer = build_optimizer(self.module, config)
+        scaled = self.dtype == torch.float16  # small gradients would vanish in fp16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+
     def fit(self) -> None:
         """Train to the last step, going on where the run folder stands."""
+        self.prepare()
         loop, folder = self.config.loop, open_run_folder(self.config)
-        self.checkpoints = Checkpoints(folder / "checkpoints", loop.keep)
         self._resume()
         self.log = Logger(folder, self.step, loop.steps)
         for name, fact in {**self.facts(), **self._surroundings(folder)}.items():
@@ -109,17 +133,20 @@ class Trainer(ABC):
             if self._due(loop.log_every) or self.step == min(10, loop.steps):
                 self._log(window)
                 window.clear()
-            self._look(folder)
-            if self._due(loop.save_every):
-                self._save()
-        if is_main():
+            with window.paused():
+                self._look(folder)
+                if self._due(loop.save_every):
+                    self._save(folder)
+        if is_main() and self.step == self.log.start:  # a finished run that was started again
             self.export(folder / "weights")
         self.checkpoints.wait()
-        self.log.line(f"done: {loop.steps} steps, {format_seconds(time.monotonic() - started)}")
+        spent = format_seconds(time.monotonic() - started)
+        more = f" (loop.steps={loop.steps} asks for fewer)" if self.step > loop.steps else ""
+        self.log.line(f"done: {self.step} steps{more}, {spent}")
         self.log.close()
         barrier()
 
-    def train_step(self, objective: nn.Module, batch: Batch, window: "Window") -> None:
+    def train_step(self, objective: nn.Module, batch: Batch, window: Window) -> None:
         """One optimiser step on this rank's share of a batch, part after part."""
         self.module.train()
         accumulation, config = self.config.loop.accumulation, self.config.optim
@@ -128,7 +155,9 @@ class Trainer(ABC):
                 seed_of(self.config.seed, STREAMS["dropout"], self.step, rank(), part)
             )
             piece = {
-                name: tensor[part * self.part : (part + 1) * self.part].to(self.device)
+                name: tensor[part * self.part : (part + 1) * self.part].to(
+                    self.device, non_blocking=True
+                )
                 for name, tensor in batch.items()
             }
             with accumulating(objective, last=part == accumulation - 1):
@@ -142,11 +171,14 @@ class Trainer(ABC):
         set_learning_rate(
             self.optimizer, lr := learning_rate(self.step, self.config.loop.steps, config)
         )
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        skipped = self.scaler.get_scale() < scale  # in fp16 only, which alone waits for the device
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.module, self.step)
-        window.behind_step(norm, lr)
+        if not skipped:
+            self.ema.update(self.module, self.step)
+        window.behind_step(None if skipped else norm, lr)
         self.step += 1
         self.behind_step()
 
@@ -165,7 +197,7 @@ class Trainer(ABC):
     def _batches(self) -> Iterator[Batch]:
         steps = range(self.step, self.config.loop.steps)
         loader = DataLoader(
-            Shielded(self.dataset()),
+            Shielded(self.data),
             batch_size=None,
             sampler=steps,
             num_workers=self.config.data.workers,
@@ -180,7 +212,7 @@ class Trainer(ABC):
     def _due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.config.loop.steps)
 
-    def _log(self, window: "Window") -> None:
+    def _log(self, window: Window) -> None:
         values = {**window.means(), **self.gauges()}
         images = self.config.optim.batch * window.steps / window.seconds
         self.log.record(self.step, "train", {**values, "images_per_second": images})
@@ -200,32 +232,26 @@ class Trainer(ABC):
             with self.averaged():  # the decoder never runs in fp16: pictures choose on their own
                 self.picture(folder / "samples" / f"step-{self.step:07d}.png")
 
-    def _save(self) -> None:
+    def _save(self, folder: Path) -> None:
+        """A checkpoint to go on from, and the weights for users."""
         scale = self.scaler.state_dict()
-        state = {"step": self.step, "content": self.content(), "scaler": scale}
+        state = {"step": self.step, "content": self.trained_on, "scaler": scale}
         extra = {name: all_reduce(tensor.clone()) for name, tensor in self.extra.items()}
         snapshot = take_snapshot(self.module, self.optimizer, self.ema.tensors, extra, state)
         if is_main():
             self.checkpoints.save(self.step, snapshot)
+            self.export(folder / "weights")
 
     def _resume(self) -> None:
-        if checkpoint := self.checkpoints.latest():
-            state = restore(checkpoint, self.module, self.optimizer, self.ema.tensors, self.extra)
-            self._check_content(state["content"])
-            self.scaler.load_state_dict(state["scaler"])
+        if self.newest:
+            state = restore(self.newest, self.module, self.optimizer, self.ema.tensors, self.extra)
+            if state["scaler"]:  # empty if the run was not in fp16 then
+                self.scaler.load_state_dict(state["scaler"])
             self.step = state["step"]
             if not is_main():  # rank 0 goes on with the sums
                 for tensor in self.extra.values():
                     tensor.zero_()
         barrier()
-
-    def _check_content(self, saved: dict[str, str]) -> None:
-        for name, value in self.content().items():
-            if saved[name] != value:
-                raise UserError(
-                    f"{self.config.out_dir} was trained with {name} {saved[name]}, here it is "
-                    f"{value}; give the same one or name another out_dir."
-                )
 
     def _surroundings(self, folder: Path) -> dict[str, str]:
         precision = str(self.dtype).removeprefix("torch.")
@@ -236,57 +262,3 @@ class Trainer(ABC):
             f"{torch.get_num_threads()} threads",
             "run": f"{folder}, {done}, {free} free on its disk",
         }
-
-
-class Window:
-    """Sums over the steps since the last line of the log; they stay on the device until then."""
-
-    def __init__(self):
-        self.clear()
-
-    def clear(self) -> None:
-        """Begin anew."""
-        self._sums: dict[str, Tensor] = {}
-        self._norms: Tensor | float = 0.0
-        self._lr = 0.0
-        self._waited = 0.0
-        self._started = time.monotonic()
-        self.steps = 0
-
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Pass batches on, counting the time that is spent waiting for them."""
-        while True:
-            asked = time.monotonic()
-            batch = next(batches, None)
-            self._waited += time.monotonic() - asked
-            if batch is None:
-                return
-            yield batch
-
-    def add(self, metrics: Metrics) -> None:
-        """Add the numbers of one part."""
-        for name, value in metrics.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-    def behind_step(self, norm: Tensor, lr: float) -> None:
-        """Close a step: the norm of its gradient and its learning rate."""
-        self._norms = self._norms + norm
-        self._lr = lr
-        self.steps += 1
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the window."""
-        return time.monotonic() - self._started
-
-    @property
-    def data_share(self) -> float:
-        """Share of the time that was spent waiting for data."""
-        return self._waited / max(self.seconds, 1e-9)
-
-    def means(self) -> dict[str, float]:
-        """Means over the steps, summed over ranks. The one place that waits for the device."""
-        names = list(self._sums)
-        values = all_reduce(torch.stack([self._sums[name] for name in names])) / self.steps
-        means = dict(zip(names, values.tolist()))
-        return {**means, "gnorm": float(self._norms) / self.steps, "lr": self._lr}

@@ -4,7 +4,6 @@ Stands on cached tokens, or encodes images in every step. Shapes: B images, h x 
 codebook, M counted rows.
 """
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from MaskGIL.cache import TokenCache
-from MaskGIL.data import Images, open_images
+from MaskGIL.data import Images, Split, open_images
 from MaskGIL.data.crops import num_crops, to_float, to_uint8
 from MaskGIL.data.folders import BadFiles
 from MaskGIL.data.sampler import Sampler
@@ -37,9 +36,11 @@ from Network.gpt import GPT
 from Network.tokenizer.vq import VQTokenizer
 from Trainer.batches import Batch, ImageBatches, MaskedBatches, TokenBatches, readable_crop
 from Trainer.config import RunConfig
+from Trainer.content import Content, data_content
 from Trainer.logger import format_bytes
 from Trainer.tokens import cached_tokens
-from Trainer.trainer import Metrics, Trainer
+from Trainer.trainer import Trainer
+from Trainer.window import Metrics
 
 VALIDATION_IMAGES = 2048
 # Eight classes of ImageNet that DiT and LlamaGen show, so that pictures compare
@@ -51,30 +52,30 @@ class GeneratorTrainer(Trainer):
 
     module: GPT
 
-    def build(self) -> nn.Module:
-        """Open tokenizer, data and cache, check that they fit, and build the network."""
+    def open(self) -> None:
+        """Open tokenizer and images, and check that they and the network fit."""
         data, config = self.config.data, self.config.network
         self.images, self.validation_images = open_images(data, "train"), open_images(data, "val")
         self.tokenizer = open_tokenizer(self.config.tokenizer).to(self.device)
         check_network(self.config, self.tokenizer, len(self.images.classes))
-        network = build_network(config)
         self.num_tokens = config.grid[0] * config.grid[1]
         self.bound = max_hidden(
             self.config.masking.schedule, self.config.optim.batch, self.part, self.num_tokens
         )
-        self.cache: TokenCache | None = None
-        if data.tokens == "cache":
-            self.cache = cached_tokens(self.config, self.images, self.tokenizer, "train")
-        return network
+
+    def build(self) -> nn.Module:
+        """Build the network."""
+        return build_network(self.config.network)
 
     def dataset(self) -> Dataset[Batch]:
         """Tokens or images of the training split, and how many tokens to hide."""
         config, data = self.config, self.config.data
-        labels = self.cache.labels if self.cache else self.images.labels
+        cache = self.caches.get("train")
+        labels = cache.labels if cache else self.images.labels
         batch, crops = config.optim.batch, num_crops(data.crops)
         sampler = Sampler(labels, batch, config.seed, data.balance, crops)
-        if self.cache:
-            source = TokenBatches(self.cache, sampler, self.share)
+        if cache:
+            source = TokenBatches(cache, sampler, self.share)
         else:
             bad, size = self._bad_files(self.images), data.image_size
             source = ImageBatches(self.images, sampler, self.share, data.crops, size, bad)
@@ -110,7 +111,7 @@ class GeneratorTrainer(Trainer):
         sums = torch.zeros(3, device=self.device)
         schedule, count = self.config.masking.schedule, len(all_tokens)
         counts = torch.from_numpy(hidden_counts(schedule, count, self.num_tokens, 0, 0))
-        batch = min(256, self.config.optim.batch)
+        batch = min(256, self.part)
         for start in range(0, count, batch):
             tokens = all_tokens[start : start + batch].to(self.device)
             labels = all_labels[start : start + batch].to(self.device)
@@ -146,10 +147,9 @@ class GeneratorTrainer(Trainer):
             sampling=self.config.sampling,
         )
 
-    def content(self) -> dict[str, str]:
-        """Tokenizer and classes, whatever folder they lie in."""
-        classes = hashlib.sha256("\n".join(self.images.classes).encode()).hexdigest()
-        return {"tokenizer": self.tokenizer.fingerprint, "classes": classes}
+    def content(self) -> Content:
+        """Tokenizer and images, whatever folder they lie in."""
+        return {"tokenizer": self.tokenizer.fingerprint, **data_content(self.images)}
 
     def facts(self) -> dict[str, str]:
         """Network and data in a few words."""
@@ -158,21 +158,34 @@ class GeneratorTrainer(Trainer):
         height, width = network.grid
         size = f"{network.depth} blocks, width {network.width}, {network.heads} heads"
         source = "encoded in every step"
-        if self.cache:
-            source = f"cached as {format_bytes(self.cache.num_bytes)}"
-        return {
+        if cache := self.caches.get("train"):
+            source = f"cached as {format_bytes(cache.num_bytes)}"
+        facts = {
             "network": f"{parameters / 1e6:.1f}M parameters: {size}",
             "tokens": f"{height}x{width} of {network.codebook_size} codes, "
             f"{batch * height * width:,} per step",
             "data": f"{len(self.images):,} images of {len(self.images.classes)} classes, {source}",
+        }
+        if weight := self.config.masking.visible_weight:
+            facts["loss"] = f"of all tokens, visible ones count {weight:g}: every row is computed"
+        return facts
+
+    @cached_property
+    def caches(self) -> dict[Split, TokenCache]:
+        """The cache of each split, written first if it is missing; none where tokens are online."""
+        if self.config.data.tokens != "cache":
+            return {}
+        splits: dict[Split, Images] = {"train": self.images, "val": self.validation_images}
+        return {
+            split: cached_tokens(self.config, images, self.tokenizer, split)
+            for split, images in splits.items()
         }
 
     @cached_property
     def validation(self) -> tuple[Tensor, Tensor]:
         """Tokens (n, h, w) and labels (n,) of up to VALIDATION_IMAGES images, evenly spread."""
         images, size = self.validation_images, self.config.data.image_size
-        if self.cache:
-            cache = cached_tokens(self.config, images, self.tokenizer, "val")
+        if cache := self.caches.get("val"):
             rows = _spread(np.flatnonzero(cache.labels >= 0))
             return cache.tokens(rows, np.zeros_like(rows)), torch.from_numpy(cache.labels[rows])
         bad, rows = self._bad_files(images), _spread(np.arange(len(images)))
@@ -195,7 +208,7 @@ class GeneratorTrainer(Trainer):
         return labels.clamp(max=self.module.null_label)
 
     def _dropped(self, labels: Tensor, samples: Tensor) -> Tensor:
-        seed = torch.tensor(self.config.seed, device=labels.device)
+        seed = torch.full((), self.config.seed, device=labels.device)
         drop = uniform(seed, "class drop", samples, 0) < self.config.masking.class_drop
         return torch.where(drop, self.module.null_label, self._known(labels))
 

@@ -4,6 +4,7 @@ Perceptual and adversarial terms belong to a later version. Shapes: B images, H 
 width, h x w tokens, K codes.
 """
 
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from MaskGIL.data import Images, open_images
 from MaskGIL.data.crops import num_crops, to_float, to_uint8
 from MaskGIL.data.folders import BadFiles
 from MaskGIL.data.sampler import Sampler
+from MaskGIL.device import decoder_dtype
 from MaskGIL.distributed import all_gather, all_reduce, world_size
 from MaskGIL.noise import random_bits
 from MaskGIL.pictures import save_grid
@@ -22,7 +24,10 @@ from Network import build_tokenizer
 from Network.config import UserError
 from Network.tokenizer.vq import VQTokenizer
 from Trainer.batches import Batch, ImageBatches, readable_crop
-from Trainer.trainer import Metrics, Trainer
+from Trainer.config import ReconstructionConfig, RunConfig
+from Trainer.content import Content, data_content
+from Trainer.trainer import Trainer
+from Trainer.window import Metrics
 
 VALIDATION_IMAGES = 512
 
@@ -32,11 +37,19 @@ class TokenizerTrainer(Trainer):
 
     module: VQTokenizer
 
+    @classmethod
+    def precision(cls, config: RunConfig, device: torch.device) -> torch.dtype:
+        """Never fp16: a decoder is in every step."""
+        return decoder_dtype(super().precision(config, device))
+
+    def open(self) -> None:
+        """Open the images."""
+        data = self.config.data
+        self.images, self.validation_images = open_images(data, "train"), open_images(data, "val")
+
     def build(self) -> nn.Module:
-        """Open the images and build the tokenizer."""
+        """Build the tokenizer. Raises UserError for images that its grid does not divide."""
         config = self.config
-        self.images = open_images(config.data, "train")
-        self.validation = open_images(config.data, "val")
         tokenizer = build_tokenizer(config.tokenizer)
         if config.data.image_size % tokenizer.stride:
             raise UserError(
@@ -65,9 +78,9 @@ class TokenizerTrainer(Trainer):
         """Pixel error and quantiser losses of images (B, 3, H, W) uint8."""
         images = to_float(batch["images"])
         reconstruction, latents, tokens, losses = objective(images)
-        weights, parts = self.config.reconstruction, world_size() * self.config.loop.accumulation
+        parts = world_size() * self.config.loop.accumulation
         error = reconstruction.float() - images
-        pixels = weights.l1 * error.abs().mean() + weights.l2 * error.square().mean()
+        pixels = pixel_loss(error, self.config.reconstruction)
         loss = (pixels + sum(losses.values())) / parts
         self.histograms[1] += self._counts(tokens)
         self.latents.append(latents.detach().float().movedim(1, -1).flatten(0, -2))
@@ -95,7 +108,7 @@ class TokenizerTrainer(Trainer):
         self.histograms[1] = 0
 
     def _revive(self, codes: Tensor, latents: Tensor) -> None:
-        seed = torch.tensor(self.config.seed, device=codes.device)
+        seed = torch.full((), self.config.seed, device=codes.device)
         picks = random_bits(seed, "revival", self.step, codes) % len(latents)
         weight = self.module.quantize.embedding.weight
         weight[codes] = latents[picks]
@@ -106,8 +119,8 @@ class TokenizerTrainer(Trainer):
     def validate(self) -> dict[str, float]:
         """PSNR in dB over validation images, and usage of the codes there."""
         histogram, ratios = torch.zeros_like(self.histograms[0]), []
-        for images in self._validation_images(VALIDATION_IMAGES).split(64):
-            images = images.to(self.device)
+        for crops in self.validation.split(64):
+            images = to_float(crops.to(self.device))
             reconstruction, tokens, _ = self.module(images)
             error = (reconstruction.float().clamp(-1, 1) - images).square().mean((1, 2, 3))
             ratios.append(10 * torch.log10(4 / error))  # the range of a pixel is 2
@@ -116,7 +129,8 @@ class TokenizerTrainer(Trainer):
 
     def picture(self, path: Path) -> None:
         """Validation images above their reconstructions."""
-        images = self._validation_images(16).to(self.device)
+        rows = torch.linspace(0, len(self.validation) - 1, min(16, len(self.validation))).long()
+        images = to_float(self.validation[rows].to(self.device))
         reconstruction = self.module(images)[0].float()
         save_grid(to_uint8(torch.cat([images, reconstruction])), path, columns=len(images))
 
@@ -125,29 +139,36 @@ class TokenizerTrainer(Trainer):
         with self.averaged():
             save_weights(folder, self.module)
 
+    def content(self) -> Content:
+        """Images, whatever folder they lie in."""
+        return data_content(self.images)
+
     def facts(self) -> dict[str, str]:
         """Tokenizer and data in a few words."""
         tokenizer, data = self.config.tokenizer, self.config.data
         side = data.image_size // self.module.stride
+        parameters = sum(p.numel() for p in self.module.parameters())
         return {
-            "tokenizer": f"{self.module.name}, {tokenizer.codebook_size} codes, "
+            "tokenizer": f"{self.module.name}, {parameters / 1e6:.1f}M parameters, "
+            f"{tokenizer.codebook_size} codes, "
             f"{data.image_size}x{data.image_size} pixels -> {side}x{side} tokens",
-            "data": f"{len(self.images):,} training and {len(self.validation):,} validation images",
+            "data": f"{len(self.images):,} training and {len(self.validation_images):,} validation "
+            "images",
         }
 
     def _counts(self, tokens: Tensor) -> Tensor:
-        return torch.bincount(tokens.flatten(), minlength=self.config.tokenizer.codebook_size)
+        flat = tokens.flatten()  # bincount would wait for the device to learn the largest token
+        counts = torch.zeros_like(self.histograms[0])
+        return counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
 
-    def _validation_images(self, count: int) -> Tensor:
-        """Evenly spread over the validation rows: (count, 3, H, W) in [-1, 1]."""
-        count = min(count, len(self.validation))
-        rows = torch.linspace(0, len(self.validation) - 1, count).long().tolist()
-        size = self.config.data.image_size
-        found = [
-            readable_crop(self.validation, row, "center", 0, size, self._bad(self.validation))[0]
-            for row in rows
-        ]
-        return to_float(torch.stack(found))
+    @cached_property
+    def validation(self) -> Tensor:
+        """Crops (n, 3, H, W) uint8 of up to VALIDATION_IMAGES images, evenly spread."""
+        images, size = self.validation_images, self.config.data.image_size
+        rows = torch.linspace(0, len(images) - 1, min(VALIDATION_IMAGES, len(images))).long()
+        bad = self._bad(images)
+        found = [readable_crop(images, row, "center", 0, size, bad) for row in rows.tolist()]
+        return torch.stack([crop for crop, _ in found])
 
     def _bad(self, images: Images) -> BadFiles:
         data = self.config.data
@@ -166,6 +187,11 @@ class Reconstruction(nn.Module):
         latents = self.tokenizer.latents(images)
         codes, tokens, losses = self.tokenizer.quantise(latents)
         return self.tokenizer.pixels(codes), latents, tokens, losses
+
+
+def pixel_loss(error: Tensor, config: ReconstructionConfig) -> Tensor:
+    """Weighted mean of absolute and squared error (B, 3, H, W), of pixels in [-1, 1]."""
+    return config.l1 * error.abs().mean() + config.l2 * error.square().mean()
 
 
 def usage(histogram: Tensor) -> dict[str, float]:

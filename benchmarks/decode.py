@@ -3,19 +3,20 @@
 The transformer alone, without the tokenizer's decoder; same weights, same plan, same temperature.
 Ours encodes each condition once per image, computes the hidden rows alone in the last block and in
 the head, mixes hidden states before the head, and needs no null pass where the scale is 1.
+"published, unfused attention" computes attention as ours does on a CPU in bf16.
 """
 
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import torch
+from networks import BATCHES, NETWORKS, NetworkBenchmark
 from paired import Case, Way, command, compare, write
-from plain import plain_copy, sample
+from plain import PlainNetwork, plain_copy, sample, unfused_attention
 from torch import nn
-from train import BATCHES, NETWORKS
 
-from MaskGIL.config import SamplingConfig, require_at_least, to_dict
+from MaskGIL.config import SamplingConfig, to_dict
 from MaskGIL.decoding import decode, mar_plan
 from MaskGIL.device import DTYPES, autocast, choose_device
 from MaskGIL.predictor import GuidedPredictor
@@ -25,21 +26,11 @@ from Network.gpt import GPT
 
 
 @dataclass(frozen=True)
-class DecodeBenchmark:
+class DecodeBenchmark(NetworkBenchmark):
     """What to measure."""
 
-    sizes: tuple[Literal["demo", "B"], ...] = setting(("demo",), "networks")
-    precision: tuple[Literal["fp32", "bf16"], ...] = setting(("fp32", "bf16"), "precisions")
-    batch: int = setting(0, "images at a time; 0: 64 at demo size, 8 at B")
     num_steps: int = setting(8, "decoding steps")
     guidance_scale: float = setting(3.0, "guidance at the last step")
-    rounds: int = setting(5, "how often every way has its turn")
-    seconds: float = setting(2.0, "least duration of a turn")
-    device: str = setting("auto", "auto, cuda, mps or cpu")
-
-    def __post_init__(self):
-        require_at_least("batch", self.batch, 0)
-        require_at_least("rounds", self.rounds, 1)
 
 
 def main(config: DecodeBenchmark) -> None:
@@ -68,20 +59,26 @@ def samplers(
     seeds = torch.arange(len(labels), device=device)
     plan = mar_plan(grid[0] * grid[1], settings.num_steps, settings.schedule, settings.order)
     counts = [step.count for step in plan]
-    plain = plain_copy(network, network.config)
+    fused = plain_copy(network, network.config)
+    unfused = plain_copy(network, network.config, unfused_attention)
 
     def ours() -> torch.Tensor:
         predictor = GuidedPredictor(network, labels, settings.guidance, settings.guidance_scale)
         with autocast(device, dtype):
             return decode(predictor, empty, plan, seeds, mask_id=network.mask_id, sampling=settings)
 
-    def published() -> torch.Tensor:
+    def published(plain: PlainNetwork) -> torch.Tensor:
         with autocast(device, dtype):
             return sample(plain, labels, counts, settings)
 
-    for way in (ours, published):
+    ways = {
+        "ours": ours,
+        "published": partial(published, fused),
+        "published, unfused attention": partial(published, unfused),
+    }
+    for way in ways.values():
         assert (way() != network.mask_id).all(), "a token is left hidden"
-    return {"ours": ours, "published": published}
+    return ways
 
 
 if __name__ == "__main__":

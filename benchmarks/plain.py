@@ -7,6 +7,7 @@ Shapes: B images, N image tokens, S = 1 + N with the class token, D width, H hea
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +16,22 @@ from torch import Tensor, nn
 from MaskGIL.config import SamplingConfig
 from Network.config import NetworkConfig
 
+Attention = Callable[..., Tensor]  # queries, keys, values (B, H, S, head_dim), attn_mask= (S, S)
+
 
 class PlainNetwork(nn.Module):
     """The default architecture: post-norm, QK-norm, embed norm, two-dimensional rotary."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(
+        self, config: NetworkConfig, attention: Attention = F.scaled_dot_product_attention
+    ) -> None:
         super().__init__()
         width, head_dim = config.width, config.width // config.heads
         self.token_embedding = nn.Embedding(config.codebook_size + 1, width)
         self.label_embedding = nn.Embedding(config.num_classes + 1, width)
         self.embed_norm = Norm(width)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(PlainBlock(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(PlainBlock(config, attention) for _ in range(config.depth))
         self.norm = Norm(width)
         self.output = nn.Linear(width, config.codebook_size, bias=False)
         self.grid = height, grid_width = config.grid
@@ -52,8 +57,9 @@ class PlainNetwork(nn.Module):
 class PlainBlock(nn.Module):
     """Attention and SwiGLU, each normalised before it is added."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, attention: Attention) -> None:
         super().__init__()
+        self.attention = attention
         width, self.heads = config.width, config.heads
         inner = math.ceil(8 * width / 3 / 256) * 256
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -73,11 +79,18 @@ class PlainBlock(nn.Module):
         q = rotate(self.q_norm(q), cosine, sine).to(v.dtype)
         k = rotate(self.k_norm(k), cosine, sine).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        attended = self.attention(q, k, v, attn_mask=allowed)
         attended = self.out(attended.transpose(1, 2).flatten(2))
         x = x + self.dropout(self.attention_norm(attended))
         fed = self.down(F.silu(self.gate(x)) * self.up(x))
         return x + self.dropout(self.feed_forward_norm(fed))
+
+
+def unfused_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor) -> Tensor:
+    """Attention as its formula stands, softmax in float32; arguments and result as of SDPA."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, H, S, S)
+    weights = scores.masked_fill(~attn_mask, -torch.inf).softmax(-1, dtype=torch.float32)
+    return weights.to(v.dtype) @ v
 
 
 class Norm(nn.RMSNorm):
@@ -146,14 +159,18 @@ RENAMED = {
 }
 
 
-def plain_copy(network: nn.Module, config: NetworkConfig) -> PlainNetwork:
+def plain_copy(
+    network: nn.Module,
+    config: NetworkConfig,
+    attention: Attention = F.scaled_dot_product_attention,
+) -> PlainNetwork:
     """A plain network with the weights, the device and the mode of ours."""
     state = {}
     for name, tensor in network.state_dict().items():
         for ours, plain in RENAMED.items():
             name = name.replace(ours, plain)
         state[name] = _pairs_apart(name, tensor, config.heads)
-    copy = PlainNetwork(config)
+    copy = PlainNetwork(config, attention)
     copy.load_state_dict(state)
     return copy.to(next(network.parameters()).device).train(network.training)
 

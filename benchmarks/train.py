@@ -2,7 +2,8 @@
 
 Forward, loss, backward, clip and AdamW, same weights and same batch. Ours applies its head to the
 hidden tokens alone, as Trainer/vit.py does; "plain" applies it to all tokens and masks the loss;
-"plain, same rows" takes our rows, so what is left between it and ours is the network.
+"plain, same rows" takes our rows, so what is left between it and ours is the network. "plain,
+unfused attention" is "plain" with attention as ours computes it on a CPU in bf16.
 """
 
 import sys
@@ -11,11 +12,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from networks import BATCHES, NETWORKS, NetworkBenchmark
 from paired import Case, Way, command, compare, write
-from plain import plain_copy
+from plain import plain_copy, unfused_attention
 from torch import Tensor, nn
 
-from MaskGIL.config import MaskingConfig, require_at_least, to_dict
+from MaskGIL.config import MaskingConfig, to_dict
 from MaskGIL.device import DTYPES, autocast, choose_device
 from MaskGIL.masking import (
     counted_rows,
@@ -31,28 +33,14 @@ from Trainer.config import OptimConfig
 from Trainer.optim import build_optimizer, gradient_norm
 from Trainer.vit import RowLogits
 
-NETWORKS = {
-    "demo": NetworkConfig(codebook_size=256, num_classes=16, grid=(8, 8)),
-    "B": NetworkConfig(size="B"),
-}
-BATCHES = {"demo": 64, "B": 8}
 MASKING, OPTIM = MaskingConfig(), OptimConfig()
 
 
 @dataclass(frozen=True)
-class TrainBenchmark:
+class TrainBenchmark(NetworkBenchmark):
     """What to measure."""
 
     sizes: tuple[Literal["demo", "B"], ...] = setting(("demo", "B"), "networks")
-    precision: tuple[Literal["fp32", "bf16"], ...] = setting(("fp32", "bf16"), "precisions")
-    batch: int = setting(0, "images per step; 0: 64 at demo size, 8 at B")
-    rounds: int = setting(5, "how often every way has its turn")
-    seconds: float = setting(2.0, "least duration of a turn")
-    device: str = setting("auto", "auto, cuda, mps or cpu")
-
-    def __post_init__(self):
-        require_at_least("batch", self.batch, 0)
-        require_at_least("rounds", self.rounds, 1)
 
 
 def main(config: TrainBenchmark) -> None:
@@ -92,11 +80,13 @@ def steps(
     network = build_network(config).to(device)
     nn.init.normal_(network.output.weight, std=0.02)  # a head of zeros would hide differences
     plain = [plain_copy(network, network.config) for _ in range(2)]
+    unfused = plain_copy(network, network.config, unfused_attention)
     objective = RowLogits(network)
     losses = {
         "ours": (network, lambda: loss_of_rows(objective, batch)),
         "plain": (plain[0], lambda: loss_of_all(plain[0], batch)),
         "plain, same rows": (plain[1], lambda: loss_of_rows(plain[1], batch)),
+        "plain, unfused attention": (unfused, lambda: loss_of_all(unfused, batch)),
     }
     with torch.no_grad():
         first = torch.stack([loss() for _, loss in losses.values()])

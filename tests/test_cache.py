@@ -249,6 +249,16 @@ def test_too_many_unreadable_files(tmp_path):
     assert len(TokenCache.open(tmp_path / "cache")) == 600
 
 
+def test_tokens_are_of_float32_whatever_surrounds(tmp_path):
+    class Watched(MeanTokenizer):
+        def encode(self, images):
+            assert not torch.is_autocast_enabled("cpu")
+            return super().encode(images)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert write(tmp_path / "cache", Colours(3), Watched()).encoded == 6
+
+
 # ------------------------------------------------------------------------------------- refused
 @pytest.mark.parametrize(("byte", "chunk"), [(0, 0), (256 * 16 - 1, 0), (256 * 16, 1), (-1, 2)])
 def test_one_flipped_bit_is_found(folder, byte, chunk):

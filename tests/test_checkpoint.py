@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim import AdamW
 
+from Network.config import UserError
 from Trainer.checkpoint import Checkpoints, damaged_file, restore, take_snapshot
 
 STATE = {"step": 5, "content": {"tokenizer": "abc"}}
@@ -156,6 +157,18 @@ def test_a_missing_file_is_noticed(run, checkpoints, name):
     (checkpoints.folder / "step-0000006" / name).unlink()
     assert "is missing or unreadable" in damaged_file(checkpoints.folder / "step-0000006")
     assert checkpoints.latest().name == "step-0000005"
+
+
+def test_another_format_is_told_and_not_passed_over(run, checkpoints):
+    save(checkpoints, run, 5)
+    manifest = checkpoints.folder / "step-0000005" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(UserError) as error:
+        checkpoints.latest()
+    assert str(error.value) == (
+        f"The checkpoint {manifest.parent} has format 2, this version reads 1; resume with the "
+        "version that wrote it, or name another out_dir."
+    )
 
 
 def test_a_torn_manifest_is_noticed(run, checkpoints):

@@ -64,3 +64,11 @@ def test_a_model_without_names():
     ):
         class_index("cat", [], 1000)
     assert class_index("7", [], 1000) == 7
+
+
+def test_an_exact_name_comes_first():
+    assert class_index("Cat", ["Cat", "cat", "dog"], 3) == 0
+    assert class_index("cat", ["Cat", "cat", "dog"], 3) == 1
+    numbered = sorted(str(number) for number in range(1, 13))  # 1, 10, 11, 12, 2, ...
+    assert numbered[class_index("10", numbered, 12)] == "10"
+    assert class_index(10, numbered, 12) == 10

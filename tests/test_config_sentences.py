@@ -15,7 +15,7 @@ from MaskGIL.config import (
     leaves,
     load_config,
 )
-from Network.config import UserError, setting
+from Network.config import NetworkConfig, TokenizerConfig, UserError, setting
 
 
 def refused(*overrides: str, path=None) -> str:
@@ -170,6 +170,7 @@ def test_from_dict_is_strict(values: Any, sentence):
         ("sampling.noise=-1", "sampling.noise must be at least 0, not -1.0."),
         ("sampling.guidance_scale=-1", "sampling.guidance_scale must be at least 0, not -1.0."),
         ("sampling.temperature=0", "sampling.temperature must be above 0, not 0.0."),
+        ("sampling.guidance_scale=inf", "sampling.guidance_scale must be at least 0, not inf."),
         ("sampling.top_k=-1", "sampling.top_k must be at least 0, not -1."),
     ],
 )
@@ -182,4 +183,42 @@ def test_ranges(override, sentence):
 
     with pytest.raises(UserError) as error:
         load_config(Floor, None, [override])
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("schema", "changes", "sentence"),
+    [
+        (NetworkConfig, {"heads": 0}, "network.heads must be at least 1, not 0."),
+        (NetworkConfig, {"depth": 0}, "network.depth must be at least 1, not 0."),
+        (NetworkConfig, {"dropout": 1.5}, "network.dropout must lie in [0, 1), not 1.5."),
+        (
+            NetworkConfig,
+            {"grid": (0, 8)},
+            "network.num_classes=1000 must not be negative, and network.grid=0,8 needs at "
+            "least 1,1.",
+        ),
+        (TokenizerConfig, {"groups": 0}, "tokenizer.groups must be at least 1, not 0."),
+        (
+            TokenizerConfig,
+            {"width": 16, "multipliers": (1, 2), "attention_levels": ()},
+            "tokenizer.groups=32 does not divide the channels of every level, 16, 32; "
+            "use a divisor of 16.",
+        ),
+        (
+            TokenizerConfig,
+            {"multipliers": ()},
+            "tokenizer.multipliers needs a number above 0 for each level.",
+        ),
+        (
+            TokenizerConfig,
+            {"attention_levels": (5,)},
+            "tokenizer.attention_levels=5 names a level outside 0 to 4; write "
+            "tokenizer.attention_levels= for none.",
+        ),
+    ],
+)
+def test_sizes_of_networks_are_checked(schema, changes, sentence):
+    with pytest.raises(UserError) as error:
+        schema(**changes)
     assert str(error.value) == sentence

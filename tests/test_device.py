@@ -18,6 +18,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: cuda_bf16)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
         monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: None)
         monkeypatch.setattr(device, "_cpu_has_bf16", lambda: cpu_bf16)
 
@@ -54,6 +55,27 @@ def test_sentences_for_devices(machine, name, sentence):
     machine()
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda:4", "cuda:x"])
+def test_a_gpu_that_is_not_there(machine, name):
+    machine(cuda=True)
+    with pytest.raises(UserError, match=f"^There is no device {name}, only 4 of them; "):
+        choose_device(name)
+
+
+def test_more_processes_than_gpus(machine, monkeypatch):
+    machine(cuda=True)
+    monkeypatch.setenv("LOCAL_RANK", "5")
+    with pytest.raises(UserError, match="cuda:5, only 4 of them; .* no more than 4 processes"):
+        choose_device("auto")
+
+
+def test_one_gpu_for_all_processes_is_refused(machine, monkeypatch):
+    machine(cuda=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^device=cuda:1 would put all processes on one; use "):
+        choose_device("cuda:1")
 
 
 @pytest.mark.parametrize(

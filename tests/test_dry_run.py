@@ -8,9 +8,19 @@ from tiny_runs import config, image_folder, tokenizer_weights, tree
 from Network import build_network
 from Network.config import UserError
 from Network.gpt import feed_forward_width
-from Trainer.dry_run import STATE_BYTES, count_flops, dry_run, free_memory, saved_bytes
+from Trainer.dry_run import (
+    STATE_BYTES,
+    Generator,
+    Tokenizer,
+    count_flops,
+    dry_run,
+    free_memory,
+    saved_bytes,
+)
 from Trainer.tokens import cache_folder, write_caches
+from Trainer.trainer import Trainer
 from Trainer.vit import RowLogits
+from Trainer.window import Window
 
 
 @pytest.fixture
@@ -46,7 +56,10 @@ def test_a_generator_is_told_and_nothing_is_written(folder, capsys):
     assert facts["precision"] == "float32"
     assert facts["steps"] == "1,000 of 16 images"
     assert facts["one batch"].startswith("images (16, 3, 32, 32), labels (16,), samples (16,), ")
-    assert re.fullmatch(r"[\d.]+ s, so the run takes about \w+", facts["one step"])
+    assert re.fullmatch(
+        r"[\d.]+ s with its images encoded, as there is no cache yet, so the run takes about \w+",
+        facts["one step"],
+    )
     assert tree(folder) == before
     assert {path.name for path in folder.iterdir()} == {"weights"}
 
@@ -62,7 +75,9 @@ def test_a_finished_cache_is_read(folder, capsys):
     run = config("generator", folder)
     write_caches(run)
     before = tree(folder)
-    assert told(run, capsys)["one batch"].startswith("tokens (16, 4, 4), labels (16,)")
+    facts = told(run, capsys)
+    assert facts["one batch"].startswith("tokens (16, 4, 4), labels (16,)")
+    assert re.fullmatch(r"[\d.]+ s, so the run takes about \w+", facts["one step"])
     assert tree(folder) == before
 
 
@@ -102,9 +117,13 @@ def test_the_job_cache_is_told(folder, capsys):
     assert told(run, capsys)["state"] == "complete: nothing to do"
 
 
-def test_a_step_that_does_not_fit_is_not_made(folder, capsys, monkeypatch):
+@pytest.mark.parametrize("job", ["generator", "tokenizer"])
+def test_a_step_that_does_not_fit_is_not_made(folder, capsys, monkeypatch, job):
+    """Nor is the module built, which alone might be too much."""
     monkeypatch.setattr("Trainer.dry_run.free_memory", lambda device: 1000)
-    facts = told(config("generator", folder), capsys)
+    monkeypatch.setattr(Trainer, "prepare", lambda self: pytest.fail("built"))
+    facts = told(config(job, folder), capsys)
+    assert facts["one batch"].startswith("images (16, 3, 32, 32)")
     assert facts["one step"] == "not made: it does not fit; raise loop.accumulation"
     assert "1.0 kB free on cpu" in facts["memory"]
 
@@ -117,6 +136,23 @@ def test_other_ranks_are_silent(folder, capsys, monkeypatch):
 def test_mistakes_are_told_as_the_run_would(folder):
     with pytest.raises(UserError, match="Data has 16 classes"):
         dry_run(config("generator", folder, "network.num_classes=3"))
+
+
+def test_the_clock_starts_when_the_device_is_done_with_the_first_step(folder, monkeypatch):
+    """On CUDA a step is only queued: the second one would wait for the first."""
+    calls, train_step, means = [], Trainer.train_step, Window.means
+    monkeypatch.setattr(
+        Trainer, "train_step", lambda *args: (calls.append("step"), train_step(*args))
+    )
+    monkeypatch.setattr(Window, "means", lambda self: (calls.append("wait"), means(self)))
+    monkeypatch.setattr("Trainer.dry_run.time.monotonic", lambda: calls.append("clock") or 0.0)
+    dry_run(config("tokenizer", folder))
+    assert calls[calls.index("step") :] == ["step", "wait", "clock", "step", "wait", "clock"]
+
+
+def test_the_precision_of_a_tokenizer_is_never_fp16(folder, capsys, monkeypatch):
+    monkeypatch.setattr("Trainer.trainer.choose_precision", lambda *_: torch.float16)
+    assert told(config("tokenizer", folder), capsys)["precision"] == "float32"
 
 
 # Numbers
@@ -171,13 +207,39 @@ def test_saved_bytes_on_the_meta_device_are_those_of_a_real_step():
 def test_the_memory_told_is_state_and_saved_tensors(folder, capsys):
     run = config("generator", folder)
     facts = told(run, capsys)
-    with torch.device("meta"):
-        objective = RowLogits(build_network(run.network))
-        tokens = torch.empty(16, 4, 4, dtype=torch.int64)
-        state = STATE_BYTES * sum(p.numel() for p in objective.parameters())
-        total = state + saved_bytes(objective, (tokens, tokens[:, 0, 0], None))
+    model = Generator(run)
+    state = STATE_BYTES * sum(p.numel() for p in model.module.parameters())
+    total = state + saved_bytes(model.module, model.inputs(16), model.loss)
     assert facts["memory"].startswith(f"{total / 1e6:.1f} MB predicted")
+
+
+@pytest.mark.parametrize("words", [[], ["masking.visible_weight=0.1"]])
+def test_the_loss_of_a_generator_keeps_a_row_of_logits_per_counted_token(folder, words):
+    """The logarithms of the softmax in float32 (M, V), and M targets, weights and losses."""
+    model = Generator(config("generator", folder, *words))
+    inputs = model.inputs(16)
+    rows = 16 * 16 if inputs[2] is None else len(inputs[2])
+    assert (rows == 16 * 16) == bool(words)
+    without = saved_bytes(model.module, inputs)
+    found = saved_bytes(model.module, inputs, model.loss) - without
+    assert rows * 32 * 4 <= found <= rows * (32 * 4 + 32)
+
+
+def test_the_loss_of_a_tokenizer_keeps_its_error(folder):
+    model = Tokenizer(config("tokenizer", folder))
+    inputs = model.inputs(16)
+    found = saved_bytes(model.module, inputs, model.loss) - saved_bytes(model.module, inputs)
+    assert 4 * 16 * 3 * 32 * 32 <= found <= 3 * 4 * 16 * 3 * 32 * 32
 
 
 def test_there_is_some_memory():
     assert 1e6 < free_memory(torch.device("cpu")) < 1e15
+
+
+def test_free_memory_counts_what_the_page_cache_can_give_back(tmp_path, monkeypatch):
+    table = tmp_path / "meminfo"
+    table.write_text("MemTotal: 64 kB\nMemFree: 3 kB\nMemAvailable:      50 kB\n")
+    monkeypatch.setattr("Trainer.dry_run.MEMINFO", table)
+    assert free_memory(torch.device("cpu")) == 50 * 1024
+    monkeypatch.setattr("Trainer.dry_run.MEMINFO", tmp_path / "none")
+    assert free_memory(torch.device("cpu")) > 1e6

@@ -6,11 +6,12 @@ import scipy.linalg
 import torch
 from scipy import ndimage
 
+from MaskGIL.command import run_command
 from MaskGIL.data.shapes import Shapes
 from Metrics import features as module
 from Metrics import train_features
 from Metrics.features import SHA256, WEIGHTS, FeatureNetwork, load_feature_network
-from Metrics.train_features import blur, degrade
+from Metrics.train_features import PROGRAM, FeatureTraining, blur, degrade
 from Network.config import UserError
 
 NUM = 384
@@ -136,10 +137,14 @@ def test_distance_sees_missing_classes(train, val):
 
 
 # ---------------------------------------------------------------------------------- training
+def command(*words):
+    return run_command(train_features.main, FeatureTraining, words, program=PROGRAM, about="")
+
+
 def test_training_writes_the_same_bytes_again(tmp_path, capsys):
     files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
     for file in files:
-        train_features.main(["steps=3", "batch=8", "num_images=32", f"out={file}"])
+        assert command("steps=3", "batch=8", "num_images=32", f"out={file}") == 0
     assert files[0].read_bytes() == files[1].read_bytes()
     assert set(tmp_path.iterdir()) == set(files)
     printed = capsys.readouterr().out
@@ -147,9 +152,21 @@ def test_training_writes_the_same_bytes_again(tmp_path, capsys):
     assert all(name in printed for name in ("shape", "colour", "count", "background", "noise"))
 
 
-def test_a_missing_folder_is_named_before_any_work(tmp_path):
-    with pytest.raises(UserError, match=r"there is no folder .*missing; create it first"):
-        train_features.main([f"out={tmp_path / 'missing' / 'file'}"])
+def test_a_missing_folder_is_named_before_any_work(tmp_path, capsys):
+    assert command(f"out={tmp_path / 'missing' / 'file'}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: out={tmp_path}/missing/file: there is no folder ")
+    assert error.endswith("missing; create it first.\n")
+
+
+def test_help_and_dry_run_train_nothing(tmp_path, capsys):
+    file = tmp_path / "file.safetensors"
+    assert command("--help") == command("--dry-run", f"out={file}") == 0
+    printed = capsys.readouterr().out
+    assert "Usage: python -m Metrics.train_features" in printed
+    assert "optimiser steps" in printed
+    assert f"1200 steps of 64 pictures, then {file} is written" in printed
+    assert not file.exists()
 
 
 def test_degradation_leaves_what_it_says_and_blurs_as_scipy():

@@ -1,18 +1,21 @@
 import json
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_weights import SIDE, save_tiny_weights
 
 import FID_sample
-from FID_sample import main
+from FID_sample import counted, main
 from MaskGIL.command import run_command
 from MaskGIL.pipeline import Pipeline
-from Metrics.sample_and_eval import SampleConfig, choose_labels
+from Metrics.reference import open_image_set
+from Metrics.sample_and_eval import SampleConfig, choose_labels, reconstructed
 from Network.files import fingerprint
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +116,24 @@ def test_a_set_whose_scoring_failed_is_scored_by_the_next_run(fid_sample, tmp_pa
     assert "scoring it again" in out
 
 
+def test_a_perfect_memoriser_is_caught_and_shown(fid_sample, weights, tmp_path, monkeypatch):
+    pipe = Pipeline.from_pretrained(weights, "cpu", torch.float32)
+    train = torch.cat(list(open_image_set("train", "shapes:64", "train", (SIDE, SIDE))))
+    copies = reconstructed(pipe, train[:40], 16)
+    monkeypatch.setattr(FID_sample, "sample_chunks", lambda *_: [(0, copies)])
+    code, out, err = fid_sample("train=shapes:64", "nearest=new/near.png")
+    assert (code, err) == (0, "")
+    assert "near       128 images of the data go through the tokenizer first\n" in out
+    near = json.loads((tmp_path / "samples.json").read_text())["metrics"]["near training images"]
+    assert (near["share"], near["nearest"]) == (1, list(range(16)))
+    assert near["threshold"] > 0
+    picture = np.asarray(Image.open(tmp_path / "new/near.png"))
+    rows = picture[2:].reshape(2, SIDE + 2, -1, 3)[:, :SIDE, 2:]  # two pixels around each image
+    for row, images in zip(rows, (copies, train)):
+        shown = row.reshape(SIDE, 16, SIDE + 2, 3)[:, :, :SIDE].transpose(1, 3, 0, 2)
+        assert np.array_equal(shown, images[:16].numpy())
+
+
 def test_png_files_beside(fid_sample, tmp_path):
     assert fid_sample("png=png", "reference=")[0] == 0
     assert len(list((tmp_path / "png").iterdir())) == 40
@@ -126,6 +147,7 @@ def test_png_files_beside(fid_sample, tmp_path):
     [
         (["weights=nowhere"], "No such weights folder: nowhere."),
         (["out=a.png"], "out=a.png must end in .npz."),
+        (["nearest=pairs", "train=shapes:9"], "nearest=pairs must end in .png."),
         (["reference=nowhere"], "No such reference: reference=nowhere; give shapes, a folder"),
         (["num_reference=65"], "reference has 64 images, not 65; lower num_reference."),
         (["classes=read ring"], "Unknown class 'read ring'. Did you mean 'red ring'?"),
@@ -139,6 +161,20 @@ def test_mistakes_cost_a_second_and_leave_nothing(fid_sample, tmp_path, words, s
     assert code == 2
     assert err.startswith(f"error: {sentence}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bar_counts_images_and_ends_with_the_last(monkeypatch):
+    bars = []
+
+    def tqdm(**words):
+        bars.append(shown(**{**words, "disable": False, "file": StringIO()}))
+        return bars[-1]
+
+    shown = FID_sample.tqdm
+    monkeypatch.setattr(FID_sample, "tqdm", tqdm)
+    images = open_image_set("train", "shapes:300", "train", (16, 16))
+    assert [len(batch) for batch in counted(images, "train")] == [256, 44]
+    assert [(bar.n, bar.total, bar.unit) for bar in bars] == [(300, 300, "img")]
 
 
 def test_dry_run_says_what_would_be_done(fid_sample, tmp_path):

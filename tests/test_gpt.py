@@ -70,9 +70,9 @@ def test_a_fresh_network_knows_nothing():
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
-@pytest.mark.parametrize("norms", NORMS)
-def test_a_gradient_reaches_every_parameter(norms, causal):
-    network = tiny.network(**norms)
+@pytest.mark.parametrize("changes", [*NORMS, {"learned_positions": True}])
+def test_a_gradient_reaches_every_parameter(changes, causal):
+    network = tiny.network(**changes)
     target = torch.arange(32).view(2, 16) % 11
     logits = network(tiny.tokens(), LABELS, causal=causal)
     F.cross_entropy(logits.flatten(0, 1), target.flatten()).backward()
@@ -161,6 +161,8 @@ def plain_logits(network, tokens, label, causal):
     places = [(0, 0, factor), *((row, column, 1.0) for row in range(h) for column in range(w))]
     x = torch.cat([network.condition.table.weight[label][None],
                    network.token_embedding.weight[tokens.flatten()]])  # fmt: skip
+    if network.config.learned_positions:
+        x[1:] += network.position_embedding.weight
     x = plain_norm(network.embed_norm, x)
     allowed = torch.ones(len(x), len(x), dtype=torch.bool)
     allowed[0, 1:] = False
@@ -179,10 +181,10 @@ def plain_logits(network, tokens, label, causal):
 
 @pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
 @pytest.mark.parametrize("rotary", ["grid2d", "llamagen"])
-@pytest.mark.parametrize("norms", NORMS)
-def test_equals_the_plain_formulation(norms, rotary, causal):
+@pytest.mark.parametrize("changes", [*NORMS, {"learned_positions": True}])
+def test_equals_the_plain_formulation(changes, rotary, causal):
     """So also: the condition's part, computed once, equals attention over one joint sequence."""
-    network = tiny.network(rotary=rotary, **norms)
+    network = tiny.network(rotary=rotary, grid=(2, 3), **changes)
     tokens = tiny.tokens(grid=(2, 3))
     with torch.no_grad():
         found = network(tokens, LABELS, causal=causal)
@@ -259,6 +261,12 @@ def test_any_grid(grid, causal):
             assert (found - turned).abs().max() > 1e-3
 
 
+def test_learned_positions_know_one_grid():
+    network = tiny.network(learned_positions=True)
+    with pytest.raises(ValueError, match=r"^A network with learned_positions .* 4x4, not 2x3"):
+        network(tiny.tokens(grid=(2, 3)), LABELS)
+
+
 def test_a_sequence_that_does_not_fill_the_grid():
     with pytest.raises(ValueError, match=r"^15 tokens do not fill the grid 4x4 of network.grid"):
         tiny.network()(torch.zeros(2, 15, dtype=torch.int64), LABELS)
@@ -296,10 +304,10 @@ def test_a_context_serves_every_step_and_joins(causal):
 
 
 @pytest.mark.parametrize("chunks", [[1] * 15, [5] * 3, [15], [1, 4, 2, 8], [14, 1]])
-@pytest.mark.parametrize("norms", NORMS[::3])
-def test_a_cache_changes_nothing(norms, chunks):
+@pytest.mark.parametrize("changes", [*NORMS[::3], {"learned_positions": True}])
+def test_a_cache_changes_nothing(changes, chunks):
     """Tokens behind the chunk are not known yet: what stands there must not matter."""
-    network, tokens = tiny.network(**norms), tiny.tokens(grid=(3, 5))
+    network, tokens = tiny.network(grid=(3, 5), **changes), tiny.tokens(grid=(3, 5))
     assert sum(chunks) == 15
     with torch.no_grad():
         context, cache = network.encode(LABELS, causal=True), KVCache(15)

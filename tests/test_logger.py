@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,20 @@ def test_lines_behind_the_resumed_step_are_dropped(tmp_path):
     assert metrics.read_text().splitlines() == lines[:3]
     Logger(tmp_path, 0, 10).close()
     assert metrics.read_text() == ""
+
+
+def test_a_kill_while_lines_are_dropped_loses_none(tmp_path, monkeypatch):
+    metrics = tmp_path / "metrics.jsonl"
+    lines = "".join(json.dumps({"step": step}) + "\n" for step in (1, 2))
+    metrics.write_text(lines)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Logger(tmp_path, 1, 10)
+    assert metrics.read_text() == lines
 
 
 def test_log_txt_is_continued(tmp_path, capsys):

@@ -187,7 +187,7 @@ MISTAKES = {
     ),
     "parts of a batch": (
         ["loop.accumulation=5"],
-        "batch 16 is not divisible by 1 ranks x 5 accumulation; nearest: 15, 20.",
+        "optim.batch=16 is not divisible by 1 ranks x 5 accumulation; nearest: 15, 20.",
     ),
     "out_dir of something else": (
         ["out_dir=HERE/pictures"],

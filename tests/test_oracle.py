@@ -135,7 +135,7 @@ def test_tensors_are_read_like_arrays(unseen):
 
 
 def test_spread_of_equal_sets_is_one_and_of_a_shrunken_set_its_factor():
-    grey = Background("plain", ((0.6, 0.6, 0.6), (0.6, 0.6, 0.6)), ((0.3, 0.0, 0.0),))
+    grey = Background("plain", ((0.6, 0.6, 0.6), (0.6, 0.6, 0.6)))
     random = np.random.default_rng(0)
     around = random.uniform(-1, 1, (16, 12, 6))
     middle = np.array([0.5, 0.5, 0.4, 0.85, 0.2, 0.2])

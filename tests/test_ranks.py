@@ -143,6 +143,6 @@ def test_a_mistake_is_told_once(tmp_path):
     words = ["MaskGIL/configs/demo/generator.yaml", f"out_dir={tmp_path}", "optim.batch=7"]
     done = torchrun(tmp_path, *words, f"tokenizer.weights={tmp_path / 'none'}")
     assert done.returncode != 0
-    assert done.stderr.count("error: batch 7 is not divisible by 2 ranks x 1 accumulation; "
+    assert done.stderr.count("error: optim.batch=7 is not divisible by 2 ranks x 1 accumulation; "
                              "nearest: 6, 8.") == 1  # fmt: skip
     assert list(tmp_path.iterdir()) == []

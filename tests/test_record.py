@@ -80,7 +80,7 @@ def test_versions_are_those_of_the_packages():
 
 
 def test_the_summary_names_every_number(tmp_path):
-    near = {"share": 0.25, "expected share": 0.01}
+    near = {"share": 0.25, "reference share": 0.01}
     record = {"made": MADE, "reference": {"name": "shapes (val)", "count": 2048}}
     record["metrics"] = {"distance": 1.23456, "spread": None, "near training images": near}
     lines = dict(line.split("  ", 1) for line in summary(tmp_path / "a.npz", record).splitlines())
@@ -90,7 +90,7 @@ def test_the_summary_names_every_number(tmp_path):
         "reference": "shapes (val), 2,048",
         "distance": "1.235",
         "spread": "too few images of a class",
-        "near training images": "25.00% (1% of new images are)",
+        "near training images": "25.00% (1.00% of the reference)",
         "FID": "not part of this version",
         "record": str(tmp_path / "a.json"),
     }

@@ -6,11 +6,24 @@ Bit for bit, with dropout, class drop, flips, average and revival on.
 import json
 
 import pytest
-from tiny_runs import CONFIGS, TRAINERS, fit, hashes, records, tokenizer_weights, train, tree
+import torch
+from safetensors.torch import load_file
+from tiny_runs import (
+    CONFIGS,
+    TRAINERS,
+    fit,
+    hashes,
+    image_folder,
+    records,
+    tokenizer_weights,
+    train,
+    tree,
+)
 
 from MaskGIL.config import load_config
-from MaskGIL.weights import save_weights
+from MaskGIL.weights import load_tokenizer, save_weights
 from Network import build_tokenizer
+from Network.config import UserError
 from Trainer.config import RunConfig
 
 STEPS, EPOCH = 12, 4  # 32 images in batches of 8
@@ -107,8 +120,39 @@ def test_the_tokenizer_may_move_but_not_change(tmp_path):
     words = [f"out_dir={tmp_path / 'run'}", "data.tokens=online"]
     train("generator", tmp_path / "one", *words, "loop.steps=1")
     assert train("generator", tmp_path / "same", *words, "loop.steps=2").log.start == 1
-    with pytest.raises(ValueError, match=r"was trained with tokenizer \w{64}, here it is \w{64};"):
+    before = tree(tmp_path / "run")
+    with pytest.raises(UserError, match=r"was trained with tokenizer \w{64}, here it is \w{64};"):
         train("generator", tmp_path / "other", *words, "loop.steps=3")
+    assert tree(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_images_may_move_but_not_change(tmp_path, job):
+    for name, classes in (("one", "cat dog"), ("same", "cat dog"), ("other", "cat cow")):
+        image_folder(tmp_path / name, classes.split())
+    image_folder(tmp_path / "fewer", train=7)
+    tokenizer_weights(tmp_path)
+    words = ["data.source=folder", "network.num_classes=2", "optim.batch=4", "data.tokens=online"]
+    train(job, tmp_path, *words, f"data.path={tmp_path / 'one'}", "loop.steps=1")
+    second = train(job, tmp_path, *words, f"data.path={tmp_path / 'same'}", "loop.steps=2")
+    assert second.log.start == 1
+    before = tree(tmp_path / job)
+    for name, difference in (
+        ("other", r"classes named \[2 of them, number 1 is dog\], here .* number 1 is cow\];"),
+        ("fewer", "number of images 16, here it is 14;"),
+    ):
+        with pytest.raises(UserError, match=f"was trained with {difference}"):
+            train(job, tmp_path, *words, f"data.path={tmp_path / name}", "loop.steps=3")
+        assert tree(tmp_path / job) == before
+
+
+def test_weights_for_users_are_written_with_every_checkpoint(tmp_path):
+    words = ["loop.steps=5", "loop.save_every=2"]
+    trainer = train("tokenizer", tmp_path, *words, stop=3)
+    assert trainer.step == 3
+    found = load_tokenizer(tmp_path / "tokenizer" / "weights").state_dict()
+    saved = load_file(tmp_path / "tokenizer/checkpoints/step-0000002/ema.safetensors")
+    assert all(torch.equal(found[name], saved[name]) for name in found)
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 
@@ -134,7 +136,14 @@ def test_indivisible_batch_names_the_nearest():
     with pytest.raises(UserError) as error:
         split_ranks(256, 6, 1)
     assert str(error.value) == (
-        "batch 256 is not divisible by 6 ranks x 1 accumulation; nearest: 252, 258."
+        "optim.batch=256 is not divisible by 6 ranks x 1 accumulation; nearest: 252, 258."
     )
     with pytest.raises(UserError, match=r"4 ranks x 2 accumulation; nearest: 8"):
         split_ranks(3, 4, 2)
+
+
+def test_a_sampler_travels_to_workers_that_are_spawned():
+    sampler = Sampler(np.arange(40) % 4, 8, 1, balance=0.5)
+    sampler.rows(3)
+    for found, expected in zip(pickle.loads(pickle.dumps(sampler)).rows(7), sampler.rows(7)):
+        assert np.array_equal(found, expected)

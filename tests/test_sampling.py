@@ -1,4 +1,5 @@
 import os
+from typing import get_type_hints
 
 import pytest
 from tiny_weights import save_tiny_weights
@@ -23,9 +24,23 @@ def test_null_keys_leave_the_settings_of_the_weights(weights):
 
 def test_every_key_replaces_its_setting(weights):
     words = ["num_steps=2", "schedule=cosine", "guidance_scale=1", "temperature=0.5", "top_k=7"]
-    assert opened(weights, *words, "noise=0").sampling == SamplingConfig(
-        num_steps=2, schedule="cosine", guidance_scale=1, temperature=0.5, top_k=7, noise=0
+    words += ["noise=0", "order=random", "guidance=constant"]
+    assert opened(weights, *words).sampling == SamplingConfig(
+        num_steps=2,
+        schedule="cosine",
+        order="random",
+        noise=0,
+        guidance="constant",
+        guidance_scale=1,
+        temperature=0.5,
+        top_k=7,
     )
+
+
+def test_no_setting_of_a_sampler_is_left_out():
+    asked = get_type_hints(SamplingKeys)
+    for name, kind in get_type_hints(SamplingConfig).items():
+        assert asked[name] == kind | None, name
 
 
 def test_ema_chooses_the_weights(weights):
@@ -40,7 +55,11 @@ def test_ema_chooses_the_weights(weights):
         (["weights="], "weights is empty; name the folder of a generator, weights=RUN/weights."),
         (["num_steps=65"], "num_steps=65 must lie between 1 and the number of tokens, 64."),
         (["temperature=0"], "sampling.temperature must be above 0, not 0.0."),
-        (["seed=-1"], "seed must be at least 0, not -1."),
+        (
+            ["guidance=cosine"],
+            "guidance takes one of constant, linear or null, not 'cosine' on the command line.",
+        ),
+        (["seed=-1"], "seed must lie in [0, 9223372036854775807], not -1."),
         (["device=tpu"], "Unknown device 'tpu'. Known: auto, cuda, mps, cpu."),
     ],
 )

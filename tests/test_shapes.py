@@ -17,7 +17,7 @@ from MaskGIL.data.shapes import (
 )
 from Network.config import UserError
 
-GREY = Background("plain", ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), ((0.3, 0.0, 0.0),))
+GREY = Background("plain", ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
 
 def test_classes_and_even_labels():
@@ -74,6 +74,19 @@ def test_objects_are_inside_and_apart(size):
             assert np.linalg.norm(centres[i] - centres[j]) > reach[i] + reach[j]
     assert np.asarray(shapes.image(0)).shape == (*size, 3)
     assert shapes.image(0).mode == "RGB"
+
+
+def test_places_and_sizes_fit_the_grid_of_tokens():
+    for max_objects in (1, 3):
+        shapes = Shapes("train", 200, (64, 64), max_objects)
+        scenes = [shapes.scene(index).objects for index in range(200)]
+        for item in (item for objects in scenes for item in objects):
+            assert (item.row * 8).is_integer()
+            assert (item.column * 8).is_integer()
+            assert (item.size * 16).is_integer()
+        single = [objects[0] for objects in scenes if len(objects) == 1]
+        assert {item.row for item in single} == {item.column for item in single}
+        assert {item.row for item in single} == {0.375, 0.5, 0.625}
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -134,7 +134,14 @@ def test_group_norm():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"middle_attention": False}, {"attention_levels": ()}, {"res_blocks": 2}]
+    "changes",
+    [
+        {},
+        {"encoder_middle": "blocks", "decoder_middle": "none"},
+        {"encoder_middle": "none", "decoder_middle": "blocks"},
+        {"attention_levels": ()},
+        {"res_blocks": 2},
+    ],
 )
 def test_any_depth_and_picture(changes):
     config = tiny.tokenizer_config(multipliers=(1, 2, 2), **changes)

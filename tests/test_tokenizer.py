@@ -43,7 +43,7 @@ def test_the_published_loss_weighs_the_codebook_term():
 
 @pytest.mark.parametrize("multipliers", [(1,), (1, 2), (1, 1, 2, 2)])
 def test_a_token_covers_a_square_of_pixels(multipliers):
-    tokenizer = tiny.tokenizer(multipliers=multipliers)
+    tokenizer = tiny.tokenizer(multipliers=multipliers, attention_levels=())
     stride = 2 ** (len(multipliers) - 1)
     assert tokenizer.stride == stride
     assert tokenizer.name == f"taming-f{stride}"
@@ -74,7 +74,7 @@ def test_the_parts_make_the_whole():
 
 def test_tokens_are_row_major():
     """A picture that changes in one corner changes tokens there only: no attention, no bias."""
-    tokenizer = tiny.tokenizer(attention_levels=(), middle_attention=False, codebook_size=512)
+    tokenizer = tiny.tokenizer(attention_levels=(), encoder_middle="none", codebook_size=512)
     tokenizer.double()
     pictures = images(1, 32, 64).double()
     other = pictures.clone()

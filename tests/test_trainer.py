@@ -1,7 +1,6 @@
 """The loop itself, on a trainer that fits a line; resume is in test_resume.py."""
 
-import itertools
-import math
+import time
 
 import pytest
 import torch
@@ -12,7 +11,8 @@ from torch.utils.data import Dataset
 from MaskGIL.noise import STREAMS, seed_of
 from Network.config import UserError
 from Trainer.optim import learning_rate
-from Trainer.trainer import Trainer, Window
+from Trainer.trainer import Trainer
+from Trainer.window import Window
 
 BATCH, FP32 = 16, "precision=fp32"
 
@@ -36,8 +36,10 @@ class Line(Trainer):
 
     broken = None
 
-    def build(self):
+    def open(self):
         self.asked, self.parts = [], []
+
+    def build(self):
         return nn.Linear(2, 1)
 
     def dataset(self):
@@ -64,7 +66,7 @@ class Line(Trainer):
 
     def export(self, folder):
         self.asked.append(("export", self.step))
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
 
     def facts(self):
         return {"network": "a line"}
@@ -89,18 +91,17 @@ def reports(trainer, kind="train"):
 def test_the_trainer_is_abstract():
     with pytest.raises(TypeError, match="abstract") as error:
         Trainer(None)
-    for name in ("build", "dataset", "objective", "loss", "validate", "picture", "export", "facts"):
+    for name in ("open", "build", "dataset", "objective", "loss", "validate", "picture", "export"):
         assert name in str(error.value)
 
 
 def test_a_subclass_needs_nothing_else(make):
-    trainer = make()
-    before = trainer.module.weight.detach().clone()
-    fit(trainer)
+    trainer = fit(make())
     found = [record["loss"] for record in reports(trainer)]
     assert len(found) == 12
     assert found[-1] < found[0]
-    assert not torch.equal(trainer.module.weight, before)
+    (fresh := make()).prepare()
+    assert not torch.equal(trainer.module.weight, fresh.module.weight)
 
 
 # When it does what
@@ -118,8 +119,8 @@ def test_each_thing_is_done_when_it_is_due(make, tmp_path, capsys):
     assert [record["step"] for record in reports(trainer)] == [5, 10, 12]
     assert [record["step"] for record in reports(trainer, "validation")] == [4, 8, 12]
     assert trainer.asked == [
-        ("validate", 4), ("picture", 6), ("validate", 8), ("validate", 12), ("picture", 12),
-        ("export", 12),
+        ("validate", 4), ("picture", 6), ("validate", 8), ("export", 8), ("validate", 12),
+        ("picture", 12), ("export", 12),
     ]  # fmt: skip
     run = tmp_path / "tokenizer"
     assert {path.name for path in (run / "checkpoints").iterdir()} == {
@@ -161,6 +162,7 @@ def test_the_learning_rate_is_that_of_the_step(make):
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_parts_of_a_step_have_their_own_dropout(make, accumulation):
     trainer = make(f"loop.accumulation={accumulation}")
+    trainer.prepare()
     batch, size = trainer.dataset()[0], BATCH // accumulation
     trainer.step = 7
     trainer.train_step(trainer.objective(), batch, Window())
@@ -177,6 +179,7 @@ def test_parts_of_a_step_have_their_own_dropout(make, accumulation):
 def test_a_step_is_adamw_on_the_clipped_gradient(make):
     """The first step of Adam moves every number by lr, whatever the gradient's size."""
     trainer = make("optim.warmup=0", "optim.lr=0.25", "optim.weight_decay=0", "optim.clip=1e-3")
+    trainer.prepare()
     before = torch.cat([p.detach().flatten() for p in trainer.module.parameters()])
     window = Window()
     trainer.train_step(trainer.objective(), trainer.dataset()[0], window)
@@ -228,6 +231,81 @@ def test_validation_is_narrow_where_asked_and_pictures_choose_on_their_own(make)
     assert fit(make(*words, kind=Watched)).asked[:2] == [True, False]
 
 
+# Half precision: no CUDA device is needed to meet its scaled losses
+
+
+class Half(Line):
+    """In fp16, with a scaled loss; the gradient of the first step is infinite."""
+
+    @classmethod
+    def precision(cls, config, device):
+        return torch.float16
+
+    def loss(self, objective, batch):
+        loss, metrics = super().loss(objective, batch)
+        return loss * (1 if self.step else 1e38), metrics
+
+
+def test_a_step_that_overflows_moves_nothing_and_is_not_in_the_norm(make):
+    trainer, window = make("optim.warmup=0", kind=Half), Window()
+    trainer.prepare()
+    before = {name: t.clone() for name, t in trainer.ema.tensors.items()}
+    for tensor in trainer.ema.tensors.values():
+        tensor += 1  # or an average that moved towards the same weights would not show
+    trainer.train_step(trainer.objective(), trainer.dataset()[0], window)
+    assert "gnorm" not in window.means()
+    for name, tensor in trainer.module.state_dict().items():
+        assert torch.equal(tensor, before[name])
+        assert torch.equal(trainer.ema.tensors[name], before[name] + 1)
+    trainer.train_step(trainer.objective(), trainer.dataset()[1], window)
+    assert 0 < window.means()["gnorm"] < 1e3
+    assert not torch.equal(trainer.module.weight, before["weight"])
+    assert not torch.equal(trainer.ema.tensors["weight"], before["weight"] + 1)
+
+
+@pytest.mark.parametrize("kinds", [(Line, Half), (Half, Line)])
+def test_a_run_goes_on_in_another_precision(make, kinds):
+    first = fit(make("loop.steps=2", kind=kinds[0]))
+    second = fit(make("loop.steps=4", kind=kinds[1]))
+    assert (first.step, second.log.start, second.step) == (2, 2, 4)
+
+
+def test_the_scale_of_losses_is_resumed(make):
+    first, second = (fit(make("loop.steps=2", kind=Half)) for _ in range(2))
+    assert second.log.start == 2
+    assert second.scaler.state_dict() == first.scaler.state_dict()
+    (fresh := make(kind=Half)).prepare()
+    assert second.scaler.get_scale() < fresh.scaler.get_scale()
+
+
+# Time, and what the end says
+
+
+def test_the_rate_leaves_out_validation_and_checkpoints(make):
+    seconds = []
+
+    class Slow(Line):
+        def validate(self):
+            time.sleep(0.3)
+            return {}
+
+        def _log(self, window):
+            seconds.append(window.seconds)
+            super()._log(window)
+
+    fit(make("loop.steps=2", "loop.validate_every=1", kind=Slow))
+    assert len(seconds) == 2
+    assert max(seconds) < 0.3
+
+
+def test_a_run_that_is_longer_than_asked_says_so(make, capsys):
+    fit(make("loop.steps=3"))
+    trainer = fit(make("loop.steps=2"))
+    assert trainer.asked == [("export", 3)]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("done: 3 steps (loop.steps=2 asks for fewer), ")
+
+
 # Ranks
 
 
@@ -247,7 +325,7 @@ def test_a_batch_that_cannot_be_divided_names_the_nearest(make):
     with pytest.raises(UserError) as error:
         make("loop.accumulation=5")
     assert str(error.value) == (
-        "batch 16 is not divisible by 1 ranks x 5 accumulation; nearest: 15, 20."
+        "optim.batch=16 is not divisible by 1 ranks x 5 accumulation; nearest: 15, 20."
     )
 
 
@@ -269,30 +347,3 @@ def test_a_mistake_in_the_data_is_one_sentence_at_its_step(make, workers):
 def test_a_missing_precision_is_told(make):
     with pytest.raises(UserError, match="precision=fp16 needs a CUDA device"):
         make("precision=fp16")
-
-
-# The window
-
-
-def test_a_window_means_over_steps_and_sums_over_parts():
-    window = Window()
-    for step in range(3):
-        for part in (1.0, 2.0):
-            window.add({"loss": torch.tensor(part + step)})
-        window.behind_step(torch.tensor(4.0 + step), lr=step)
-    assert window.means() == {"loss": 5.0, "gnorm": 5.0, "lr": 2}  # (3 + 5 + 7) / 3
-    window.clear()
-    window.add({"loss": torch.tensor(1.0)})
-    window.behind_step(torch.tensor(2.0), lr=0.5)
-    assert window.means() == {"loss": 1.0, "gnorm": 2.0, "lr": 0.5}
-
-
-def test_a_window_knows_the_time_that_data_took(monkeypatch):
-    clock = itertools.count(0, 2)
-    monkeypatch.setattr("Trainer.trainer.time.monotonic", lambda: next(clock))
-    window = Window()  # 0
-    batches = window.timed(iter([1, 2]))
-    assert next(batches) == 1  # asked at 2, got at 4
-    assert math.isclose(window.data_share, 2 / 6)  # looked at at 6
-    monkeypatch.undo()
-    assert list(batches) == [2]

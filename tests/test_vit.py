@@ -22,6 +22,7 @@ from MaskGIL.noise import uniform
 from MaskGIL.weights import load_weights
 from Network import build_network
 from Network.config import UserError
+from Trainer.tokens import has_cache, write_caches
 from Trainer.vit import GeneratorTrainer, RowLogits, shown_classes
 
 FP32 = "precision=fp32"
@@ -38,7 +39,9 @@ def make(folder, tmp_path):
 
     def make(*changes):
         words = [f"out_dir={tmp_path / 'run'}", FP32, *changes]
-        return GeneratorTrainer(config("generator", folder, *words))
+        trainer = GeneratorTrainer(config("generator", folder, *words))
+        trainer.prepare()
+        return trainer
 
     return make
 
@@ -72,6 +75,25 @@ def test_online_batches_are_the_crops_of_cached_ones(make):
         first, second = cached.dataset()[step], online.dataset()[step]
         assert torch.equal(first["tokens"], online._encode(second.pop("images")))
         assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_caches_are_float32_and_there_before_the_first_step(folder, tmp_path, monkeypatch):
+    """Validation computes in bf16: the cache must not be written in the midst of it."""
+    words = ["precision=bf16", "loop.steps=1", "loop.validate_every=1"]
+    write_caches(config("generator", folder, FP32, f"data.cache={tmp_path / 'apart'}"))
+    there, validate = [], GeneratorTrainer.validate
+
+    def spy(self):
+        there.append(has_cache(self.config))
+        return validate(self)
+
+    monkeypatch.setattr(GeneratorTrainer, "validate", spy)
+    train("generator", folder, *words, f"out_dir={tmp_path / 'run'}")
+    assert there == [True]
+    first, second = (
+        list(tree(each).values()) for each in (tmp_path / "apart", tmp_path / "run/cache")
+    )
+    assert first == second
 
 
 # The loss
@@ -171,6 +193,20 @@ def test_validation_of_a_network_that_knows_nothing(make):
     assert values["loss"] == pytest.approx(math.log(CODES), abs=1e-4)
     tokens, labels = trainer.validation
     assert (tokens.shape, labels.shape) == ((256, 4, 4), (256,))
+
+
+def test_validation_takes_no_more_images_at_once_than_a_step(make):
+    trainer, counts = make("loop.accumulation=4"), []
+    trainer.module.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    trainer.validate()
+    assert set(counts) == {trainer.part} == {4}
+
+
+@pytest.mark.parametrize(("weight", "told"), [("0", False), ("0.1", True)])
+def test_the_start_tells_that_visible_tokens_cost_every_row(make, weight, told):
+    facts = make(f"masking.visible_weight={weight}", "data.tokens=online").facts()
+    sentence = "of all tokens, visible ones count 0.1: every row is computed"
+    assert facts.get("loss") == (sentence if told else None)
 
 
 @pytest.mark.parametrize("kind", ["cache", "online"])

@@ -7,19 +7,22 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from tiny_runs import config, losses, train, tree
+from tiny_runs import config, image_folder, losses, train, tree
 
 from MaskGIL.data.crops import to_float
 from MaskGIL.weights import load_tokenizer
 from Network.config import UserError
-from Trainer.trainer import Window
+from Trainer.vit import GeneratorTrainer
 from Trainer.vqgan import TokenizerTrainer, usage
+from Trainer.window import Window
 
 NEVER = "reconstruction.revive_every=0"
 
 
 def make(folder, *changes):
-    return TokenizerTrainer(config("tokenizer", folder, "precision=fp32", *changes))
+    trainer = TokenizerTrainer(config("tokenizer", folder, "precision=fp32", *changes))
+    trainer.prepare()
+    return trainer
 
 
 def steps(trainer, count):
@@ -50,6 +53,16 @@ def test_the_loss_is_pixel_error_and_the_terms_of_the_quantiser(tmp_path):
     torch.testing.assert_close(metrics["l1"], error.detach().abs().mean())
     for name, term in terms.items():
         torch.testing.assert_close(metrics[name], term.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_no_step_of_a_tokenizer_is_in_fp16(tmp_path, monkeypatch, dtype):
+    """Its decoder overflows there, and is in every step; a generator may."""
+    monkeypatch.setattr("Trainer.trainer.choose_precision", lambda *_: dtype)
+    trainer = make(tmp_path)
+    assert trainer.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+    assert not trainer.scaler.is_enabled()
+    assert GeneratorTrainer.precision(trainer.config, trainer.device) == dtype
 
 
 def test_it_learns(tmp_path):
@@ -140,12 +153,40 @@ def test_validation_is_the_mean_psnr_of_images(tmp_path, monkeypatch):
     with trainer.averaged():
         values = trainer.validate()
         for row in (0, 85, 170, 255):
-            image = torch.from_numpy(np.array(trainer.validation.image(row))).permute(2, 0, 1)
+            image = torch.from_numpy(np.array(trainer.validation_images.image(row))).permute(
+                2, 0, 1
+            )
             image = image[None] / 127.5 - 1
             error = trainer.module(image)[0].clamp(-1, 1) - image
             ratios.append(10 * math.log10(2**2 / error.square().mean().item()))
     assert values["psnr"] == pytest.approx(sum(ratios) / 4, rel=1e-4)
     assert 1 / 32 <= values["usage"] <= 1 <= values["ppl"] <= 32
+
+
+def test_validation_images_are_read_once(tmp_path, monkeypatch):
+    trainer = make(tmp_path, "optim.batch=8")
+    first = trainer.validate()
+    monkeypatch.setattr(trainer.validation_images, "image", lambda row: pytest.fail("read again"))
+    assert trainer.validate() == first
+    trainer.picture(tmp_path / "picture.png")
+
+
+def test_unreadable_validation_files_add_up(tmp_path):
+    images = image_folder(tmp_path / "images")
+    for name in ("cat/1.png", "dog/2.png"):
+        (images / "val" / name).write_bytes(b"")
+    words = ["data.source=folder", f"data.path={images}"]
+    assert len(make(tmp_path, *words, "data.max_bad=0.25").validation) == 8
+    message = r"^2 of 8 images cannot be read \(limit data.max_bad=0.2\); see "
+    with pytest.raises(UserError, match=message):
+        make(tmp_path, *words, "data.max_bad=0.2").validate()
+
+
+def test_the_start_tells_the_size(tmp_path):
+    trainer = make(tmp_path, "tokenizer.width=32")
+    count = sum(p.numel() for p in trainer.module.parameters())
+    assert f", {count / 1e6:.1f}M parameters, 32 codes, " in trainer.facts()["tokenizer"]
+    assert count > 1e5
 
 
 def test_the_weights_folder_holds_the_averaged_tokenizer(tmp_path):

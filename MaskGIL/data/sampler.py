@@ -5,8 +5,6 @@ history and the order depends on neither ranks nor workers. Stands on the hash o
 N rows with a label, C classes.
 """
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 
@@ -39,8 +37,7 @@ class Sampler:
             raise UserError(f"data.balance={balance} lies outside 0 (as counted) to 1 (equal).")
         self._classes = _split_by_label(labels, self._rows) if balance else []
         self._shares = _shares([len(rows) for rows in self._classes], balance)
-        # Only the epochs at hand: any other is computed again when asked for
-        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+        self._epochs: dict[int, np.ndarray] = {}  # the two at hand; any other is computed again
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, crops and sample numbers (batch,) int64 of a step; numbers grow through the run."""
@@ -53,6 +50,11 @@ class Sampler:
             drawn[:, filled : filled + piece.shape[1]] = piece
             filled += piece.shape[1]
         return drawn[0], drawn[1], samples
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            self._epochs = dict([*self._epochs.items()][-1:]) | {epoch: self._draw_epoch(epoch)}
+        return self._epochs[epoch]
 
     def _draw_epoch(self, epoch: int) -> np.ndarray:
         """The N draws of an epoch in their order: (2, N) rows and crops."""
@@ -92,8 +94,8 @@ def split_ranks(batch: int, world_size: int, accumulation: int) -> list[list[sli
     if rest or not size:
         near = [str(number) for number in (size * parts, (size + 1) * parts) if number]
         raise UserError(
-            f"batch {batch} is not divisible by {world_size} ranks x {accumulation} accumulation; "
-            f"nearest: {', '.join(near)}."
+            f"optim.batch={batch} is not divisible by {world_size} ranks x {accumulation} "
+            f"accumulation; nearest: {', '.join(near)}."
         )
     starts = np.arange(0, batch, size).reshape(world_size, accumulation).tolist()
     return [[slice(start, start + size) for start in of_rank] for of_rank in starts]

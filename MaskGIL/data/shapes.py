@@ -1,7 +1,9 @@
 """The embedded data set: coloured shapes on soft backgrounds, drawn by numpy when asked for.
 
 A scene follows from (seed, split, index) alone, so nothing is stored and nothing downloaded.
-Colours and shapes are few and plain, because an 8x8 grid of tokens has to hold a 64x64 picture.
+Places, sizes, shades and patterns are few, and fit a grid of 8x8 tokens: so a small codebook can
+hold a picture, and a small network can learn to draw one within minutes on a CPU. The price: a
+new picture often differs from one of 8,192 others by its exact shade alone.
 H height, W width, N pictures; rows grow downwards.
 """
 
@@ -39,11 +41,10 @@ class Object:
 
 @dataclass(frozen=True)
 class Background:
-    """Two muted colours, mixed by waves (cycles per short side down and across, phase in turns)."""
+    """Two muted colours and the pattern that mixes them."""
 
     kind: str
     colours: tuple[Colour, Colour]
-    waves: tuple[tuple[float, float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -170,58 +171,54 @@ SHAPES = {
     "ring": Shape(_ring, 0.5),
 }
 COLOURS = {  # hue in turns, saturation, value
-    "red": (0.005, 0.80, 0.87),
-    "green": (0.390, 0.74, 0.66),
-    "blue": (0.600, 0.78, 0.85),
+    "red": (0.005, 0.80, 0.90),
+    "green": (0.390, 0.76, 0.80),
+    "blue": (0.600, 0.78, 0.90),
     "yellow": (0.128, 0.80, 0.96),
 }
+SHADES = (0.70, 1.0)  # parts of the value, each varied a little
 CLASSES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
 SPLITS = ("train", "val")
 
 
 # ------------------------------------------------------------------------------- backgrounds
-@dataclass(frozen=True)
-class _Pattern:
-    """Waves across the picture and how they mix: (waves, H, W) in [-1, 1] -> (H, W)."""
+REPEATS = 8  # of a pattern along the short side: as many as tokens, so that one code fills it
 
-    frequency: float  # cycles per short side
-    turns: tuple[float, ...]  # directions of the waves, relative to the first, in turns
-    mix: Callable[[Plane], Plane]
+
+@dataclass(frozen=True)
+class Pattern:
+    """A hue in turns, and what mixes its dark and light: phases (H, 1), (1, W) -> (H, W)."""
+
+    hue: float
+    mix: Callable[[Plane, Plane], Plane]
 
 
 BACKGROUNDS = {
-    "plain": _Pattern(0.25, (0,), lambda waves: waves[0]),
-    "striped": _Pattern(2.0, (0,), lambda waves: np.clip(2 * waves[0], -1, 1)),
-    "checked": _Pattern(2.0, (0, 0.25), lambda waves: np.clip(3 * waves.prod(0), -1, 1)),
-    "cloudy": _Pattern(0.75, (0, 0.21, 0.38, 0.67), lambda waves: waves.sum(0) / 2.4),
+    "plain": Pattern(0.12, lambda down, across: np.zeros_like(down + across)),
+    "striped": Pattern(0.62, lambda down, across: 2 * np.sin(down) + np.zeros_like(across)),
+    "checked": Pattern(0.37, lambda down, across: 3 * np.sin(down) * np.sin(across)),
+    "dotted": Pattern(0.87, lambda down, across: 2 * (np.sin(down) + np.sin(across)) - 1.5),
 }
 
 
 def _paint_background(background: Background, row: Plane, column: Plane) -> Plane:
-    down, across, phase = np.asarray(background.waves, np.float32).T[:, :, None, None]
-    waves = np.sin(np.float32(2 * np.pi) * (down * row + across * column + phase))
-    mix = np.clip(BACKGROUNDS[background.kind].mix(waves), -1, 1)[:, :, None] / 2 + 0.5
+    turn = np.float32(2 * np.pi * REPEATS)
+    mix = BACKGROUNDS[background.kind].mix(turn * row, turn * column)
     dark, light = np.asarray(background.colours, np.float32)
-    return dark + mix * (light - dark)
+    return dark + (np.clip(mix, -1, 1) / 2 + 0.5)[:, :, None] * (light - dark)
 
 
 def _random_background(random: Generator) -> Background:
-    """Directions, phases and hues come in a few steps only, so that a small codebook holds them."""
     kind = str(random.choice(list(BACKGROUNDS)))
-    pattern = BACKGROUNDS[kind]
-    hue, first = random.integers(8, size=2) / 8
-    colours = _rgb(hue, 0.14, 0.68), _rgb(hue, 0.11, 0.80)
-    waves = []
-    for turn in pattern.turns:
-        angle, phase = 2 * np.pi * (first + turn), random.integers(4) / 4
-        down, across = pattern.frequency * np.sin(angle), pattern.frequency * np.cos(angle)
-        waves.append((down, across, phase))
-    return Background(kind, colours, tuple(waves))
+    hue = BACKGROUNDS[kind].hue
+    return Background(kind, (_rgb(hue, 0.14, 0.70), _rgb(hue, 0.12, 0.80)))
 
 
 # ----------------------------------------------------------------------------- random scenes
-SIZES = {1: (0.40, 0.56), 2: (0.34, 0.44), 3: (0.32, 0.38)}  # of the largest, by their number
-_LAYOUTS = 128  # tried at once; about one in eight keeps three objects apart
+GRID = 8  # places come in parts of the short side, diameters in halves of it: few codes draw all
+SIZES = {1: ((6, 7, 8), ()), 2: ((6,), (4, 5)), 3: ((5,), (4,))}  # of the first, of the others
+MARGIN = {1: 3 / GRID, 2: 0, 3: 0}  # a single object stays near the centre
+_LAYOUTS = 256  # tried at once; about one in eleven keeps three objects apart
 
 
 def _random_objects(
@@ -229,30 +226,31 @@ def _random_objects(
 ) -> tuple[Object, ...]:
     labels = [label, *random.integers(len(CLASSES), size=number - 1)]
     names = [CLASSES[label].split(" ") for label in labels]
-    sizes = random.uniform(*SIZES[number]) * np.append(1, random.uniform(0.68, 0.84, number - 1))
+    first, others = SIZES[number]
+    sizes = np.append(random.choice(first, 1), random.choice(others, number - 1)) / (2 * GRID)
     reach = sizes * [SHAPES[shape].reach for _, shape in names]
     sides = np.array(size) / min(size)  # height and width in short sides
-    places = _places(random, reach, sides) / sides
+    places = _places(random, reach, sides, MARGIN[number]) / sides
     return tuple(
-        Object(shape, colour, row, column, diameter, _jitter(random, colour))
+        Object(shape, colour, row, column, diameter, _shade(random, colour))
         for (colour, shape), (row, column), diameter in zip(names, places.tolist(), sizes.tolist())
     )
 
 
-def _places(random: Generator, reach: NDArray, sides: NDArray) -> NDArray:
+def _places(random: Generator, reach: NDArray, sides: NDArray, least: float) -> NDArray:
     """Centres (objects, 2) inside the picture: of many layouts the first without overlap."""
-    margin = reach[:, None] + 0.02
-    layouts = random.uniform(margin, sides - margin, (_LAYOUTS, len(reach), 2))
+    margin = np.maximum(reach[:, None] + 0.02, least)  # of the centre to the edge
+    first, last = np.ceil(margin * GRID), np.floor((sides - margin) * GRID)
+    layouts = random.integers(first, last + 1, (_LAYOUTS, len(reach), 2)) / GRID
     first, second = np.triu_indices(len(reach), 1)
     apart = np.linalg.norm(layouts[:, first] - layouts[:, second], axis=-1)
     slack = (apart - reach[first] - reach[second] - 0.03).min(axis=1, initial=np.inf)
     return layouts[np.argmax(np.minimum(slack, 0))]  # or the least overlap, should all overlap
 
 
-def _jitter(random: Generator, colour: str) -> Colour:
+def _shade(random: Generator, colour: str) -> Colour:
     hue, saturation, value = COLOURS[colour]
-    shift = random.uniform(-1, 1, 3) * (0.02, 0.10, 0.16)
-    return _rgb(hue + shift[0], saturation + shift[1], min(value + shift[2], 1.0))
+    return _rgb(hue, saturation, value * (random.choice(SHADES) - 0.04 * random.random()))
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Colour:

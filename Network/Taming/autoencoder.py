@@ -32,14 +32,14 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """Two residual blocks with attention between them, at the lowest resolution."""
+    """Two residual blocks, attention between them if asked for, at the lowest resolution."""
 
-    def __init__(self, config: TokenizerConfig):
+    def __init__(self, config: TokenizerConfig, with_attention: bool):
         super().__init__()
         channels, groups = config.width * config.multipliers[-1], config.groups
+        attention = AttentionBlock(channels, groups) if with_attention else None
         self.block_1 = ResBlock(channels, channels, groups)
-        attention = AttentionBlock(channels, groups) if config.middle_attention else nn.Identity()
-        self.attn_1 = attention
+        self.attn_1 = attention or nn.Identity()
         self.block_2 = ResBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
             self.down.append(Level(config, level, width_in, config.res_blocks))
             if level < len(widths) - 1:
                 self.down[-1].downsample = Downsample(width)
-        self.mid = Middle(config)
+        self.mid = _middle(config, config.encoder_middle)
         self.norm_out = group_norm(widths[-1], config.groups)
         self.conv_out = nn.Conv2d(widths[-1], config.latent_width, 3, padding=1)
 
@@ -78,7 +78,7 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [config.width * multiplier for multiplier in config.multipliers]
         self.conv_in = nn.Conv2d(config.latent_width, widths[-1], 3, padding=1)
-        self.mid = Middle(config)
+        self.mid = _middle(config, config.decoder_middle)
         self.up = nn.ModuleList()
         for level, width in enumerate(widths):
             width_in = widths[min(level + 1, len(widths) - 1)]
@@ -94,3 +94,7 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
+
+
+def _middle(config: TokenizerConfig, kind: str) -> nn.Module:
+    return nn.Identity() if kind == "none" else Middle(config, kind == "attention")

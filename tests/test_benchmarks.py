@@ -1,0 +1,84 @@
+"""The benchmarks time what they say: the demo's network, the trainer's batches, equal ways."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from benchmarks.plain import plain_copy, unfused_attention
+from MaskGIL.config import load_config
+from Trainer.config import RunConfig
+
+ROOT = Path(__file__).parent.parent
+SHORT = ("rounds=1", "seconds=0.001")
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """Runs a copy, so that the results that are kept stay as they are."""
+    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
+    (tmp_path / "MaskGIL").symlink_to(ROOT / "MaskGIL")  # for the recipe of the demo
+
+    def bench(name, *words):
+        command = [sys.executable, f"benchmarks/{name}.py", *words]
+        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return bench
+
+
+def test_demo_is_the_network_of_the_demo(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from networks import BATCHES, NETWORKS
+
+    demo = load_config(RunConfig, ROOT / "MaskGIL/configs/demo/generator.yaml", [])
+    assert (NETWORKS["demo"], BATCHES["demo"]) == (demo.network, demo.optim.batch)
+
+
+def test_unfused_attention_changes_no_logits():
+    ours = tiny.network(grid=(3, 5)).float()
+    tokens, labels = tiny.tokens(grid=(3, 5)), torch.tensor([1, 3])
+    expected = plain_copy(ours, ours.config)(tokens, labels)
+    found = plain_copy(ours, ours.config, unfused_attention)(tokens, labels)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words", "ways"),
+    [
+        (
+            "train",
+            ["sizes=demo", "batch=4", "device=cpu"],
+            ["ours", "plain", "plain, same rows", "plain, unfused attention"],
+        ),
+        (
+            "decode",
+            ["batch=2", "num_steps=2", "device=cpu"],
+            ["ours", "published", "published, unfused attention"],
+        ),
+        (
+            "cache",
+            ["num_rows=600"],
+            [
+                "ours",
+                "ours, tokens alone",
+                "plain, whole batch",
+                "plain, by item",
+                "plain, by item, 2 workers",
+            ],
+        ),
+    ],
+)
+def test_every_way_is_timed(bench, name, words, ways):
+    table = bench(name, *words, *SHORT)
+    for way in ways:
+        assert f"{way}  " in table
