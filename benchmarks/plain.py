@@ -35,6 +35,8 @@ class PlainNetwork(nn.Module):
         self.norm = Norm(width)
         self.output = nn.Linear(width, config.codebook_size, bias=False)
         self.grid = height, grid_width = config.grid
+        learned = config.learned_positions
+        self.position_embedding = nn.Embedding(height * grid_width, width) if learned else None
         cosine, sine = rotary(height, grid_width, head_dim)
         length = 1 + height * grid_width
         allowed = torch.ones(length, length, dtype=torch.bool)
@@ -46,7 +48,9 @@ class PlainNetwork(nn.Module):
     def forward(self, tokens: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
         """Tokens (B, h, w), labels (B,) -> logits (B, N, V), or (M, V) of flat rows (M,)."""
         label = self.label_embedding(labels)[:, None]
-        x = torch.cat([label, self.token_embedding(tokens.flatten(1))], 1)  # (B, S, D)
+        x = self.token_embedding(tokens.flatten(1))  # (B, N, D)
+        x = x if self.position_embedding is None else x + self.position_embedding.weight
+        x = torch.cat([label, x], 1)  # (B, S, D)
         x = self.dropout(self.embed_norm(x))
         for block in self.blocks:
             x = block(x, self.cosine, self.sine, self.allowed)

@@ -21,9 +21,9 @@ LABELS = torch.tensor([1, 3])  # a class and the null condition
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-@pytest.fixture
-def pair():
-    ours = tiny.network(grid=GRID).float().train()
+@pytest.fixture(params=[False, True], ids=["rotary", "learned positions too"])
+def pair(request):
+    ours = tiny.network(grid=GRID, learned_positions=request.param).float().train()
     return ours, plain_copy(ours, ours.config)
 
 
