@@ -51,8 +51,7 @@ def save_weights(
 ) -> None:
     """Write a weights folder aside, then put it in the place of the old one."""
     aside, old = (folder.with_name(folder.name + end) for end in (".tmp", ".old"))
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     config = {
         "format": FORMAT,
@@ -74,7 +73,8 @@ def save_weights(
     for file in aside.iterdir():
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-    if folder.exists():
+    if folder.exists():  # else `old` may be all that a kill has left
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
     os.replace(aside, folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -111,6 +111,7 @@ def test_a_picture_may_be_replaced_and_enlarged(generate, tmp_path):
         (["class_labels=16"], "Class 16 does not exist; the model knows 0 to 15."),
         (["class_labels=1,2,3", "num_images=2"], "num_images=2 is less than the 3 classes of "),
         (["out="], "out, strip and gif are empty; name a file to write, out=grid.png."),
+        (["out=a.png", "strip=a.png"], "Two of out, strip and gif name the same file; give each "),
         (["gif=a.mp4"], "gif=a.mp4 must end in .gif."),
         (["num_step=3"], "Unknown key 'num_step' on the command line. Did you mean 'num_steps'?"),
     ],

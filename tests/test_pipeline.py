@@ -221,6 +221,8 @@ def test_a_folder_of_a_tokenizer(tmp_path):
         ({"class_labels": []}, "class_labels is empty; name a class, or leave it out."),
         ({"class_labels": [0, 1], "generator": [1]}, "generator has 1 seeds for 2 images."),
         ({"height": 9}, "height=9 and width=8 must be multiples of 2."),
+        ({"height": 0}, "height=0 and width=8 must be multiples of 2."),
+        ({"width": -8}, "height=8 and width=-8 must be multiples of 2."),
         (
             {"num_inference_steps": 17},
             "num_steps=17 must lie between 1 and the number of tokens, 16",
@@ -235,3 +237,11 @@ def test_a_folder_of_a_tokenizer(tmp_path):
 def test_sentences(pipe, arguments, sentence):
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}"):
         pipe(**{"class_labels": [0], **arguments})
+
+
+def test_learned_places_allow_no_other_size():
+    network = tiny.network(learned_positions=True).float()
+    learned = Pipeline(network, tiny.tokenizer(), CLASSES, SamplingConfig(num_steps=2))
+    assert learned(0, height=8, width=8).tokens.shape == (1, 4, 4)
+    with pytest.raises(UserError, match=r"^This generator has learned the places of 8x8 pixels; l"):
+        learned(0, height=16)

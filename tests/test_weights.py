@@ -1,5 +1,7 @@
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 import tiny
@@ -108,6 +110,27 @@ def test_saving_again_replaces_everything(folder, tokenizer_folder):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["tokenizer", "weights"]
 
 
+def test_a_kill_while_saving_leaves_the_old_weights(folder, monkeypatch):
+    before = (folder / "tokenizer.safetensors").read_bytes()
+    replace = os.replace
+
+    def killed(source, target):
+        if Path(target) == folder:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    for _ in range(2):  # the second finds what the first has left
+        with pytest.raises(KeyboardInterrupt):
+            save_weights(folder, tiny.fill(tiny.tokenizer(), seed=1))
+        kept = folder.with_name("weights.old") / "tokenizer.safetensors"
+        assert kept.read_bytes() == before
+    monkeypatch.undo()
+    save_weights(folder, tiny.tokenizer())
+    assert not folder.with_name("weights.old").exists()
+    assert (folder / "config.json").is_file()
+
+
 def test_the_files_are_for_others_too(folder):
     names = {path.name for path in folder.iterdir()}
     files = {"network.safetensors", "network-ema.safetensors", "tokenizer.safetensors"}
@@ -188,6 +211,15 @@ def test_the_folder_above_is_meant(folder):
 def test_a_config_that_is_none(folder, text, sentence):
     (folder / "config.json").write_text(text)
     refused(sentence, load_weights, folder)
+
+
+@pytest.mark.parametrize("key", ["tokenizer", "classes", "sampling"])
+def test_a_config_that_lacks_a_part(folder, key):
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    del config[key]
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(rf"config.json is damaged \(no '{key}'\); write the weights again\.$",
+            load_weights, folder)  # fmt: skip
 
 
 def test_an_unknown_key_of_a_later_version(folder):
