@@ -2,7 +2,8 @@
 
 Condition tokens attend only to each other, image tokens to everything, so what the condition
 contributes (keys and values per block) is computed once per image: `encode`, then `hidden` as
-often as needed. Shapes: B batch, N image tokens, P condition tokens, D width, H heads, V codebook.
+often as needed; `hidden_at_once` does both in one pass, for training.
+Shapes: B batch, N image tokens, P condition tokens, D width, H heads, V codebook.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from Network.condition import ClassCondition
 from Network.config import NetworkConfig, UserError
 from Network.context import Context, KVCache
+from Network.norm import RMSNorm
 from Network.rotary import condition_table, rotary_table, rotate
 
 
@@ -72,7 +74,9 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
         """Tokens (B, h, w) or (B, N) and labels (B,) -> logits (B, N, V)."""
-        return self.head(self.hidden(tokens, self.encode(condition, causal), causal=causal))
+        if causal:
+            return self.head(self.hidden(tokens, self.encode(condition, causal), causal=causal))
+        return self.head(self.hidden_at_once(tokens, condition))
 
     def encode(self, condition: Tensor, causal: bool = False) -> Context:
         """Labels (B,) -> the context of their images, for every step of decoding."""
@@ -112,6 +116,25 @@ class GPT(nn.Module):
             past = (context.keys[index], context.values[index])
             x, _, _ = block(x, table, past=past, rows=rows if last else None)
         return self.norm(x)
+
+    def hidden_at_once(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        """What `hidden` of `encode` gives in bidirectional order, (B, N, D), in one pass.
+
+        Faster where a context serves once: condition and tokens share every matrix product.
+        """
+        grid, tokens = self._grid(tokens)
+        given = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
+        x = torch.cat([given, self._embed(tokens, grid)], 1)
+        head_dim, apart = self.config.width // self.config.heads, given.shape[1]
+        table = torch.cat(
+            [
+                condition_table(self.config.rotary, apart, head_dim, x.device),
+                self._table(grid, x.device),
+            ]
+        )
+        for block in self.blocks:
+            x, _, _ = block(x, table, apart=apart)
+        return self.norm(x[:, apart:])
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) -> logits (..., V) over exactly the codes of the tokenizer."""
@@ -194,10 +217,12 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         rows: Tensor | None = None,
         store: tuple[KVCache, int] | None = None,
+        apart: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """X (B, n, D) -> the same, or its rows (B, M, D), and the keys and values it made."""
+        x_in = self.attention_norm_in(x)
         branch, keys, values = self.attention(
-            self.attention_norm_in(x), table, past=past, mask=mask, rows=rows, store=store
+            x_in, table, past=past, mask=mask, rows=rows, store=store, apart=apart
         )
         x = x if rows is None else _gather(x, rows)
         x = x + self.dropout(self.attention_norm_out(branch))
@@ -225,8 +250,12 @@ class Attention(nn.Module):
         mask: Tensor | None,
         rows: Tensor | None,
         store: tuple[KVCache, int] | None,
+        apart: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """X (B, n, D) attends to `past`, the stored tokens and itself; queries may be rows only."""
+        """X (B, n, D) attends to `past`, the stored tokens and itself; queries may be rows only.
+
+        The first `apart` tokens, a condition, attend only to each other.
+        """
         q, k, v = self._project(x, rows)
         q = rotate(self.q_norm(q), table if rows is None else table[rows]).to(v.dtype)
         k = rotate(self.k_norm(k), table).to(v.dtype)
@@ -234,7 +263,10 @@ class Attention(nn.Module):
         keys, values = store[0].extend(store[1], k, v) if store else (k, v)
         if past is not None:
             keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
-        attended = attend(q, keys, values, mask)  # (B, H, n, head_dim)
+        attended = attend(q[:, :, apart:], keys, values, mask)  # (B, H, n - apart, head_dim)
+        if apart:
+            first = attend(q[:, :, :apart], keys[:, :, :apart], values[:, :, :apart], None)
+            attended = torch.cat([first, attended], 2)
         return self.out(attended.transpose(1, 2).flatten(2)), k, v
 
     def _project(self, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -271,18 +303,6 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """X (B, n, D) -> (B, n, D)."""
         return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-class RMSNorm(nn.RMSNorm):
-    """RMSNorm with eps 1e-5 (LLaMA); statistics in float32 or wider, whatever comes in."""
-
-    def __init__(self, width: int):
-        super().__init__(width, eps=1e-5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """X (..., width) -> the same shape with weighted root mean square 1."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(wide), self.normalized_shape, self.weight.to(wide), self.eps)
 
 
 def feed_forward_width(width: int) -> int:

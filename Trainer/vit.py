@@ -222,7 +222,7 @@ class RowLogits(nn.Module):
 
     def forward(self, tokens: Tensor, labels: Tensor, rows: Tensor | None) -> Tensor:
         """Tokens (B, h, w), labels (B,), flat rows (M,) or None for all -> logits (M, V)."""
-        hidden = self.network.hidden(tokens, self.network.encode(labels)).flatten(0, 1)
+        hidden = self.network.hidden_at_once(tokens, labels).flatten(0, 1)
         return self.network.head(hidden if rows is None else hidden.index_select(0, rows))
 
 
