@@ -108,7 +108,13 @@ def sample(job: Job) -> Record:
 
 
 def score(job: Job, record: Record) -> None:
-    """Score the set on disk, complete its record and print the table."""
+    """Score the set on disk, complete its record and print the table.
+
+    Without a reference now, a record that has been scored against one stays as it is.
+    """
+    if record.get("reference") and not job.reference:
+        print(summary(job.out, record))
+        return
     samples = SampleFile(job.out)
     scores = evaluate(
         counted(samples, "samples"),
@@ -153,7 +159,9 @@ def _plan(job: Job) -> str:
         count = len(job.reference) + len(job.train)
         lines.append(f"near       {count:,} images of the data go through the tokenizer first")
     if job.record is not None:
-        lines.append(f"complete   {job.out} is this set already: scoring it again")
+        scored = job.record.get("reference") and not job.reference
+        next_step = "its record has its scores" if scored else "scoring it again"
+        lines.append(f"complete   {job.out} is this set already: {next_step}")
     return "\n".join(lines)
 
 

@@ -123,6 +123,7 @@ class TokenCache:
     """
 
     def __init__(self, folder: Path, index: Index) -> None:
+        self._source = folder, index
         (part,) = index["parts"]
         self.grid: tuple[int, int] = tuple(part["grid"])
         self.num_crops: int = part["crops"]
@@ -163,6 +164,9 @@ class TokenCache:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __reduce__(self):
+        return TokenCache, self._source  # a spawned worker maps the files instead of a copy
+
     @property
     def num_bytes(self) -> int:
         """Size of the tokens on disk."""
@@ -184,8 +188,7 @@ def _begin(folder: Path, index: Index) -> Index:
         check_tokenizer(folder, found, index["tokenizer"]["fingerprint"])
         check_same(folder, "transform", found["transform"], index["transform"])
         check_classes(folder, found, list(index["classes"]))
-        rows = [{"number of images": each["parts"][0]["rows"]} for each in (found, index)]
-        check_same(folder, "data set", *rows)
+        check_same(folder, "data set", found["images"], index["images"])
         return found
     folder.mkdir(parents=True, exist_ok=True)
     size, free = Part.of(folder, index).size, shutil.disk_usage(folder).free

@@ -15,12 +15,12 @@ from uuid import uuid4
 
 import numpy as np
 
-from MaskGIL.data import Images
+from MaskGIL.data import Images, images_hash
 from MaskGIL.data.crops import num_crops
 from Network.config import UserError
 from Network.tokenizer import Tokenizer
 
-VERSION = 1
+VERSION = 2
 CHUNK = 256  # images
 Index = dict[str, Any]  # what index.json holds
 
@@ -48,6 +48,7 @@ def new_index(
         },
         # The batch too: the last bit of a latent, and so a token, may depend on it
         "transform": {"image_size": image_size, "crops": crops, "encode_batch": encode_batch},
+        "images": {"number of images": len(images), "sha256 of names": images_hash(images)},
         "classes": classes,
         "classes_sha256": sha256(to_json(classes)),
         "parts": [part | {"crops": num_crops(crops), "chunk": CHUNK, "sha256": []}],

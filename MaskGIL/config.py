@@ -22,6 +22,8 @@ from Network.config import UserError, setting
 T = TypeVar("T")
 LARGEST_SEED = 2**63 - 1  # seeds are kept in 64 signed bits
 Schedule = Literal["root", "linear", "square", "cosine", "arccos", "exp"]
+Order = Literal["confidence", "random"]
+Guidance = Literal["constant", "linear"]
 
 
 class Setting(NamedTuple):
@@ -157,11 +159,11 @@ class SamplingConfig:
 
     num_steps: int = setting(8, "decoding steps of an image")
     schedule: Schedule = setting("arccos", "share of tokens that is still hidden after each step")
-    order: Literal["confidence", "random"] = setting(
+    order: Order = setting(
         "confidence", "which tokens a step reveals: the most confident ones, or random ones"
     )
     noise: float = setting(4.5, "Gumbel noise on the confidence at the first step, annealed to 0")
-    guidance: Literal["constant", "linear"] = setting(
+    guidance: Guidance = setting(
         "linear", "the guidance scale over the steps: the same, or growing from 1"
     )
     guidance_scale: float = setting(3.0, "classifier-free guidance; 1 is off")

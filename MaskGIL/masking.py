@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from MaskGIL.noise import seed_of, uniform
+from MaskGIL.noise import STREAMS, seed_of, uniform
 
 Schedule = Callable[[float, int], float]
 
@@ -38,7 +38,7 @@ def hidden_counts(schedule: str, batch: int, num_tokens: int, seed: int, step: i
     Image j has progress frac(van der Corput(j) + shift(seed, step)): uniform over steps for each
     image, and evenly spread inside any run of images of one step.
     """
-    shift = seed_of(seed, 0x5417F7, step) % _SHIFTS / _SHIFTS
+    shift = seed_of(seed, STREAMS["ratio"], step) % _SHIFTS / _SHIFTS
     progress = (van_der_corput(batch) + shift) % 1.0
     return _counts(schedule, progress, num_tokens)
 

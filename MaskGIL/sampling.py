@@ -6,9 +6,15 @@ Stands on the pipeline; also looks at a place for results before the first expen
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
 
-from MaskGIL.config import LARGEST_SEED, SamplingConfig, Schedule, require_within
+from MaskGIL.config import (
+    LARGEST_SEED,
+    Guidance,
+    Order,
+    SamplingConfig,
+    Schedule,
+    require_within,
+)
 from MaskGIL.decoding import mar_plan
 from MaskGIL.device import Precision, choose_device, choose_precision
 from MaskGIL.pipeline import Pipeline
@@ -25,10 +31,10 @@ class SamplingKeys:
         None, "decoding steps of an image; null: as the weights have it"
     )
     schedule: Schedule | None = setting(None, "share of tokens still hidden after each step")
-    order: Literal["confidence", "random"] | None = setting(
+    order: Order | None = setting(
         None, "which tokens a step reveals: the most confident ones, or random ones"
     )
-    guidance: Literal["constant", "linear"] | None = setting(
+    guidance: Guidance | None = setting(
         None, "the guidance scale over the steps: the same, or growing from 1"
     )
     guidance_scale: float | None = setting(None, "classifier-free guidance; 1 is off")

@@ -3,9 +3,10 @@
 Every floor declares its own settings with `setting`; the run's configuration nests them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from math import gcd
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Norm = Literal["pre", "post", "sandwich"]
 Rotary = Literal["grid2d", "llamagen"]
@@ -23,6 +24,23 @@ def setting(default: Any, help: str, *, free: bool = False) -> Any:
     logging, number of workers); any other key belongs to the identity of the run.
     """
     return field(default=default, metadata={"help": help, "free": free})
+
+
+class Size(NamedTuple):
+    """Depth, width and heads of a named size."""
+
+    depth: int
+    width: int
+    heads: int
+
+
+SIZES = {
+    "B": Size(12, 768, 12),  # 111M at 16,384 codes and 1,000 classes
+    "L": Size(24, 1024, 16),  # 343M
+    "XL": Size(36, 1280, 20),  # 775M
+    "XXL": Size(48, 1536, 24),  # 1.4B
+    "3B": Size(24, 3200, 32),  # 3.1B, LlamaGen's autoregressive one
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,36 @@ class NetworkConfig:
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.dropout must lie in [0, 1), not {self.dropout}.")
+
+
+def resolve_size(config: NetworkConfig) -> NetworkConfig:
+    """Fill in depth, width and heads of a named size.
+
+    Raises UserError for an unknown size, for numbers beside it that are not its own, and for heads
+    that do not divide the width.
+    """
+    if config.size:
+        if config.size not in SIZES:
+            close = get_close_matches(config.size.upper(), SIZES, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UserError(
+                f"Unknown network.size {config.size!r}.{hint} Known: {', '.join(SIZES)}."
+            )
+        own = SIZES[config.size]._asdict()
+        for name, value in own.items():
+            given = getattr(config, name)
+            if given not in (value, getattr(NetworkConfig, name)):  # nor the default
+                raise UserError(
+                    f"network.size={config.size} has network.{name}={value}, not {given}; leave "
+                    f"out network.size or network.{name}."
+                )
+        config = replace(config, **own)
+    if config.width % config.heads or config.width // config.heads % 4:
+        raise UserError(
+            f"network.heads={config.heads} must divide network.width={config.width} into heads "
+            "whose width is a multiple of 4."
+        )
+    return config
 
 
 @dataclass(frozen=True)

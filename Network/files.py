@@ -39,10 +39,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
-    """Copy `state` into `module`; every name and shape must agree.
+    """Copy `state` into `module`; every name and shape must agree, every number be finite.
 
     What DDP and torch.compile put into names is dropped. Raises UserError that names `source` and
-    at most five names that do not fit.
+    at most five tensors that do not fit.
     """
     given = {_unwrapped(name): tensor for name, tensor in state.items()}
     wanted = module.state_dict()
@@ -54,9 +54,12 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: object) 
         if name in given and given[name].shape != tensor.shape
     ]
     if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise UserError(f"The weights in {source} do not fit this architecture: {_some(wrong)}.")
+    broken = [name for name, tensor in given.items() if not tensor.isfinite().all()]
+    if broken:
         raise UserError(
-            f"The weights in {source} do not fit this architecture: {'; '.join(wrong[:5])}{more}."
+            f"The weights in {source} are not all finite: {_some(broken)}; the run that wrote them "
+            "had diverged, take those of an earlier checkpoint."
         )
     module.load_state_dict(given, strict=True)
 
@@ -73,6 +76,11 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return "; ".join(names[:5]) + more
 
 
 def _shape(tensor: Tensor) -> str:

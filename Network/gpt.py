@@ -8,35 +8,15 @@ Shapes: B batch, N image tokens, P condition tokens, D width, H heads, V codeboo
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Network.condition import ClassCondition
-from Network.config import NetworkConfig, UserError
+from Network.config import NetworkConfig, resolve_size
 from Network.context import Context, KVCache
 from Network.norm import RMSNorm
 from Network.rotary import condition_table, rotary_table, rotate
-
-
-class Size(NamedTuple):
-    """Depth, width and heads of a named size."""
-
-    depth: int
-    width: int
-    heads: int
-
-
-SIZES = {
-    "B": Size(12, 768, 12),  # 111M at 16,384 codes and 1,000 classes
-    "L": Size(24, 1024, 16),  # 343M
-    "XL": Size(36, 1280, 20),  # 775M
-    "XXL": Size(48, 1536, 24),  # 1.4B
-    "3B": Size(24, 3200, 32),  # 3.1B, LlamaGen's autoregressive one
-}
 
 
 class GPT(nn.Module):
@@ -308,28 +288,6 @@ class FeedForward(nn.Module):
 def feed_forward_width(width: int) -> int:
     """LLaMA's inner width: 2/3 of 4 x width, rounded up to a multiple of 256."""
     return -(-(8 * width // 3) // 256) * 256
-
-
-def resolve_size(config: NetworkConfig) -> NetworkConfig:
-    """Replace a named size by its depth, width and heads.
-
-    Raises UserError for an unknown size and for heads that do not divide the width.
-    """
-    if config.size:
-        if config.size not in SIZES:
-            close = get_close_matches(config.size.upper(), SIZES, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise UserError(
-                f"Unknown network.size {config.size!r}.{hint} Known: {', '.join(SIZES)}."
-            )
-        fields = {**config.__dict__, **SIZES[config.size]._asdict(), "size": ""}
-        config = NetworkConfig(**fields)
-    if config.width % config.heads or config.width // config.heads % 4:
-        raise UserError(
-            f"network.heads={config.heads} must divide network.width={config.width} into heads "
-            "whose width is a multiple of 4."
-        )
-    return config
 
 
 def _gather(x: Tensor, rows: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from MaskGIL.config import (
     require_at_least,
     require_within,
 )
+from MaskGIL.device import Precision
 from Network.config import NetworkConfig, TokenizerConfig, setting
 
 
@@ -86,7 +87,7 @@ class RunConfig:
     report: str = setting("", "folder of a run: draw its curves and do nothing else", free=True)
     seed: int = setting(0, "seed of weights, order, crops and masks")
     device: str = setting("auto", "auto, cuda, mps or cpu", free=True)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+    precision: Precision = setting(
         "auto", "auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32", free=True
     )
     data: DataConfig = field(default_factory=DataConfig)

@@ -3,12 +3,11 @@
 Each checkpoint notes it, so that a run is never resumed on something else.
 """
 
-import hashlib
 from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
-from MaskGIL.data import Images
+from MaskGIL.data import Images, images_hash
 from Network.config import UserError
 
 Content = dict[str, str | int | list[str]]
@@ -16,13 +15,10 @@ Content = dict[str, str | int | list[str]]
 
 def data_content(images: Images) -> Content:
     """Names of the classes, number of images, and a hash of the images' names and labels."""
-    digest = hashlib.sha256(images.labels.astype("<i8").tobytes())
-    for row in range(len(images)):
-        digest.update(images.name(row).encode("utf-8", "surrogateescape") + b"\0")
     return {
         "classes named": list(images.classes),
         "number of images": len(images),
-        "sha256 of image names": digest.hexdigest(),
+        "sha256 of image names": images_hash(images),
     }
 
 

@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import json
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from MaskGIL import cache
 from MaskGIL.cache import TokenCache, cache_size, finish_cache, write_cache
+from MaskGIL.data import images_hash
 from MaskGIL.data.crops import all_crops, to_float
 from MaskGIL.data.folders import BadFiles, UnreadableImage
 from Network.config import UserError
@@ -142,11 +144,12 @@ def test_layout_on_disk(reference):
     assert index.pop("labels_sha256") == hashlib.sha256(labels.tobytes()).hexdigest()
     assert len(index.pop("classes_sha256")) == 64
     assert index == {
-        "version": 1,
+        "version": 2,
         "complete": True,
         "dtype": "<u2",
         "tokenizer": {"name": "mean", "fingerprint": "f00d", "codebook_size": 16384},
         "transform": {"image_size": 8, "crops": "flip", "encode_batch": 64},
+        "images": {"number of images": 600, "sha256 of names": images_hash(Colours())},
         "classes": {"ant": 0, "bee": 1, "cow": 2},
         "skipped": 0,
     }
@@ -296,6 +299,8 @@ def test_resume_with_something_else_is_refused(tmp_path):
     before = contents(tmp_path / "cache")
     fewer = Colours()
     fewer.classes = ("ant", "bee")
+    renamed = Colours()
+    renamed.name = lambda row: f"other/{row}.png"
     for options, difference in [
         ({"tokenizer": MeanTokenizer(fingerprint="beef")}, "fingerprint is f00d there and beef"),
         ({"crops": "ten"}, "transform: crops is flip there and ten here"),
@@ -303,6 +308,7 @@ def test_resume_with_something_else_is_refused(tmp_path):
         ({"encode_batch": 32}, "transform: encode_batch is 64 there and 32 here"),
         ({"images": fewer}, "list of classes: cow is 2 there and None here"),
         ({"images": Colours(599)}, "data set: number of images is 600 there and 599 here"),
+        ({"images": renamed}, "data set: sha256 of names is "),
     ]:
         with pytest.raises(UserError, match=difference):
             write(tmp_path / "cache", **options)
@@ -315,3 +321,11 @@ def test_full_disk_is_noticed_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"needs 0.0 GB, its disk has only 0.0 GB left"):
         write(tmp_path / "cache", tokenizer=tokenizer)
     assert tokenizer.encoded == 0
+
+
+def test_a_spawned_worker_maps_the_files_itself(reference):
+    cache = TokenCache.open(reference)
+    pickled = pickle.dumps(cache)
+    assert len(pickled) < 4096  # 600 rows would be 9,600 bytes of tokens
+    rows = np.arange(600)
+    assert pickle.loads(pickled).tokens(rows, rows % 2).equal(cache.tokens(rows, rows % 2))

@@ -23,6 +23,13 @@ from Network.config import UserError
 class Rows(list):
     classes = ("ant", "lone byte \udcff")
 
+    @property
+    def labels(self):
+        return np.zeros(len(self), np.int64)
+
+    def name(self, row):
+        return f"{row} \udcff.png"
+
 
 def index_of(num_rows, image_size=48, crops="ten"):
     tokenizer = SimpleNamespace(name="t", fingerprint="f00d", codebook_size=1024, stride=16)
@@ -65,7 +72,7 @@ def test_size_without_grid():
     [
         (None, r"^No token cache in .*: index.json is missing; write the cache first.$"),
         ("{", r"index.json is not JSON \(.*\); write the cache again.$"),
-        ('{"version": 9}', r"index.json has version 9, not 1; write the cache again.$"),
+        ('{"version": 9}', r"index.json has version 9, not 2; write the cache again.$"),
     ],
 )
 def test_broken_index(tmp_path, text, message):

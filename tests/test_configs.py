@@ -6,13 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
+import main
 from MaskGIL.command import parse
-from MaskGIL.config import load_config
+from MaskGIL.config import leaves, load_config
+from MaskGIL.data import SOURCES
+from MaskGIL.data.crops import CROPS
 from MaskGIL.data.sampler import split_ranks
-from MaskGIL.decoding import mar_plan
+from MaskGIL.decoding import ORDERS, mar_plan
+from MaskGIL.device import DTYPES
 from MaskGIL.generate import GenerateConfig
+from MaskGIL.guidance import GUIDANCE
+from MaskGIL.masking import SCHEDULES
+from MaskGIL.values import choices
 from Metrics.sample_and_eval import SampleConfig
-from Network import build_network, build_tokenizer
+from Network import NETWORKS, build_network, build_tokenizer
+from Network.tokenizer import FAMILIES
 from Trainer.config import RunConfig
 from Trainer.optim import learning_rate
 
@@ -41,6 +49,31 @@ def load(file):
     words, schema = command(file)
     _, overrides, _ = parse(schema, words)
     return load_config(schema, file, overrides)
+
+
+TABLES = {
+    "job": main.JOBS,
+    "precision": ["auto", *DTYPES],
+    "data.source": SOURCES,
+    "data.crops": CROPS,
+    "network.kind": NETWORKS,
+    "tokenizer.family": FAMILIES,
+    "masking.schedule": SCHEDULES,
+    "sampling.schedule": SCHEDULES,
+    "sampling.order": ORDERS,
+    "sampling.guidance": GUIDANCE,
+}
+# What a branch in the code tells apart, not a table
+BRANCHES = {"data.tokens", "network.norm", "network.rotary", "tokenizer.encoder_middle",
+            "tokenizer.decoder_middle"}  # fmt: skip
+
+
+def test_every_choice_is_a_row_of_its_table():
+    keys = [leaf for leaf in leaves(RunConfig) if not isinstance(leaf.default, bool)]
+    found = {leaf.key: choices(leaf.type) for leaf in keys if choices(leaf.type)}
+    assert found.keys() - BRANCHES == TABLES.keys()
+    for key, table in TABLES.items():
+        assert list(found[key]) == list(table), key
 
 
 RUNS = [file for file in FILES if command(file)[1] is RunConfig]

@@ -6,6 +6,7 @@ import torch.distributed as dist
 
 from MaskGIL import distributed
 from MaskGIL.distributed import all_gather, all_reduce, barrier, chunks, is_main, process_group
+from Network.config import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,25 @@ def test_a_group_is_left_even_after_an_error(monkeypatch, kind, backend):
     with pytest.raises(ZeroDivisionError):
         train()
     assert calls == [backend, "trained", "left"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_mistake_of_one_rank_is_told_by_it(monkeypatch, capsys, rank):
+    pretend(monkeypatch, rank, 2)
+    calls = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
+    monkeypatch.setattr(distributed.time, "sleep", calls.append)
+
+    def train():
+        with process_group(torch.device("cpu")):
+            raise UserError("No such folder.")
+
+    with pytest.raises(UserError):
+        train()
+    # Rank 0 is told by run_command; the others stay in the group until it would have left
+    assert calls == [[], [distributed.PRECEDENCE]][rank] + ["left"]
+    assert capsys.readouterr().err == ["", "error on rank 1: No such folder.\n"][rank]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

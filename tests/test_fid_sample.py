@@ -87,6 +87,16 @@ def test_the_same_command_scores_again_and_another_is_refused(fid_sample, tmp_pa
     assert json.loads(record.read_text()) == second
 
 
+def test_scores_against_a_reference_are_kept_when_none_is_given(fid_sample, tmp_path):
+    fid_sample()
+    before = (tmp_path / "samples.json").read_bytes()
+    code, out, _ = fid_sample("reference=")
+    assert code == 0
+    assert "complete   samples.npz is this set already: its record has its scores\n" in out
+    assert "shapesnet-1 distance  " in out
+    assert (tmp_path / "samples.json").read_bytes() == before
+
+
 def test_a_changed_set_is_not_scored_under_its_old_record(fid_sample, tmp_path):
     fid_sample()
     with np.load(tmp_path / "samples.npz") as arrays:

@@ -125,3 +125,15 @@ def test_fingerprint_sees_everything_but_the_order():
     ):
         assert fingerprint(TENSORS | other) != first
     assert fingerprint({"x": torch.ones(2).bfloat16()}) != fingerprint({"x": torch.ones(2).half()})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_of_a_diverged_run_are_refused(number):
+    state = layers().state_dict()
+    state["0.bias"][1] = number
+    with pytest.raises(UserError) as error:
+        load_strict(layers(), state, "a.safetensors")
+    assert str(error.value) == (
+        "The weights in a.safetensors are not all finite: 0.bias; the run that wrote them had "
+        "diverged, take those of an earlier checkpoint."
+    )

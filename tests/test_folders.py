@@ -286,6 +286,15 @@ def test_bad_files_are_listed_once_and_limited(tmp_path):
     assert len(path.read_text().splitlines()) == 3
 
 
+def test_bad_files_of_all_processes_count_together(tmp_path):
+    path = tmp_path / "bad_files.txt"
+    for row in range(2):  # a rank or a worker each
+        BadFiles(path, 2000, 0.001).add(row, UnreadableImage(f"train/cat/{row}.png", "empty"))
+    BadFiles(path, 2000, 0.001).add(9, UnreadableImage("val/cat/9.png", "empty"))  # apart
+    with pytest.raises(UserError, match=r"^3 of 2000 images .* First: train/cat/2.png: empty.$"):
+        BadFiles(path, 2000, 0.001).add(2, UnreadableImage("train/cat/2.png", "empty"))
+
+
 def test_one_bad_file_of_a_small_data_set_is_too_many(tmp_path):
     with pytest.raises(UserError, match=r"^1 of 100 images cannot be read"):
         BadFiles(tmp_path / "bad_files.txt", 100, 0.001).add(0, UnreadableImage("a", "b"))

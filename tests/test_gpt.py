@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from Network import build_network
-from Network.config import NetworkConfig, UserError
-from Network.gpt import SIZES, Context, KVCache, feed_forward_width
+from Network.config import SIZES, NetworkConfig, UserError, resolve_size
+from Network.gpt import Context, KVCache, feed_forward_width
 
 NORMS = [
     {"norm": norm, "qk_norm": qk_norm, "embed_norm": embed_norm}
@@ -439,3 +439,13 @@ def test_sentences_for_sizes():
         build_network(NetworkConfig(heads=5))
     with pytest.raises(UserError, match=r"^network.heads=96 must divide .* a multiple of 4.$"):
         build_network(NetworkConfig(heads=96))
+
+
+def test_a_named_size_has_its_own_numbers():
+    with torch.device("meta"):
+        config = build_network(NetworkConfig(size="B", depth=12)).config
+    assert (config.size, config.depth, config.width, config.heads) == ("B", 12, 768, 12)
+    assert resolve_size(config) == config
+    sentence = "^network.size=B has network.depth=12, not 3; leave out network.size or network.de"
+    with pytest.raises(UserError, match=sentence):
+        resolve_size(NetworkConfig(size="B", depth=3))

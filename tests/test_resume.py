@@ -91,9 +91,10 @@ def test_what_is_compared_is_not_the_same_at_every_step(uninterrupted):
 
 def test_another_seed_gives_other_losses(uninterrupted, tmp_path):
     job, folder, whole = uninterrupted
-    words = [*SHAKEN[job], *COMMON, "loop.validate_every=0", "loop.steps=1", "seed=1"]
+    words = [*SHAKEN[job], *COMMON, "loop.validate_every=0", "seed=1"]
     train(job, folder, *words, f"out_dir={tmp_path}", f"data.cache={whole / 'cache'}")
-    assert records(tmp_path)[0]["loss"] != records(whole)[0]["loss"]
+    # Not the first loss: the head of a fresh generator is zero, so that is log V for any seed
+    assert records(tmp_path)[-1]["loss"] != pytest.approx(records(whole)[-1]["loss"], rel=1e-4)
 
 
 def test_a_finished_run_only_exports_again(uninterrupted):

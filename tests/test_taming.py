@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from fixtures.network import filler
 from safetensors.torch import load_file
 
+import Network.Taming.quantiser
 from Network import build_tokenizer
 from Network.config import TokenizerConfig
 from Network.Taming.autoencoder import Decoder, Encoder
@@ -245,3 +246,11 @@ def test_autocast_does_not_coarsen_the_search(l2_norm):
     assert torch.equal(found[1], tokens)
     assert torch.equal(found[0], codes)
     assert found[2] == losses
+
+
+def test_the_memory_of_the_search_is_bounded(monkeypatch):
+    torch.manual_seed(0)
+    quantiser, z = VectorQuantiser(TokenizerConfig(codebook_size=50)), torch.randn(2, 8, 3, 5)
+    at_once = quantiser.nearest(z)
+    monkeypatch.setattr(Network.Taming.quantiser, "DISTANCES_AT_ONCE", 200)  # 4 latents at a time
+    assert quantiser.nearest(z).equal(at_once)

@@ -194,6 +194,12 @@ def test_a_missing_folder_names_its_neighbours(folder, tokenizer_folder):
     refused(f"^No such weights folder: {nowhere}.$", load_weights, nowhere)
 
 
+def test_what_a_kill_has_left_is_named(folder):
+    kept = folder.rename(folder.with_name("weights.old"))
+    refused(rf"^No such weights folder: {folder}\. A save was cut short and left {kept}: "
+            r"rename it to weights\.$", load_weights, folder)  # fmt: skip
+
+
 def test_the_folder_above_is_meant(folder):
     refused(rf"{folder.parent} is no weights folder: .* Did you mean {folder}\?$",
             load_weights, folder.parent)  # fmt: skip

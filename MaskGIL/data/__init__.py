@@ -3,6 +3,7 @@
 A source is anything with the members of `Images`.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
@@ -38,6 +39,14 @@ class Images(Protocol):
     def name(self, index: int) -> str:
         """What a message calls the row."""
         ...
+
+
+def images_hash(images: Images) -> str:
+    """The sha256 of the images' names and labels in their order, wherever they lie."""
+    digest = hashlib.sha256(images.labels.astype("<i8").tobytes())
+    for row in range(len(images)):
+        digest.update(images.name(row).encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
 
 
 def open_images(config: DataConfig, split: Split) -> Images:

@@ -71,7 +71,8 @@ class Folder:
 class BadFiles:
     """The files that could not be read: each is one line of `path`, too many of them end the run.
 
-    `max_bad` is the largest allowed part of the `num_images` in the data set.
+    `max_bad` is the largest allowed part of the `num_images` in the split. All ranks and workers
+    write to the same `path`, and what counts is how many files of the split stand there.
     """
 
     def __init__(self, path: str | Path, num_images: int, max_bad: float) -> None:
@@ -83,8 +84,7 @@ class BadFiles:
         if index in self.found:
             return
         self.found[index] = error
-        self._write(error)
-        self.check(len(self.found))
+        self.check(self._write(error))
 
     def check(self, num_bad: int) -> None:
         """Raise UserError if `num_bad` files are more than the data set may have."""
@@ -97,7 +97,8 @@ class BadFiles:
             f"{self.max_bad}); see {self.path}.{example}"
         )
 
-    def _write(self, error: UnreadableImage) -> None:
+    def _write(self, error: UnreadableImage) -> int:
+        """List a file, unless it is listed, and count the listed ones of its split."""
         name, reason = (
             text.encode("utf-8", "backslashreplace").decode().replace("\n", " ")
             for text in (error.name, error.reason)  # a file name may be any bytes
@@ -105,9 +106,11 @@ class BadFiles:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+", encoding="utf-8") as file:
             file.seek(0)
-            # Another rank or an earlier run may have met the file
-            if all(line.split("\t")[0] != name for line in file):
+            names = {line.partition("\t")[0] for line in file}
+            if name not in names:  # else another rank or an earlier run has met the file
                 file.write(f"{name}\t{reason}\n")
+        split = name.partition("/")[0]
+        return sum(other.partition("/")[0] == split for other in names | {name})
 
 
 def read_image(path: str | Path) -> Image.Image:

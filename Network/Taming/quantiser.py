@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from Network.config import TokenizerConfig
 
+DISTANCES_AT_ONCE = 2**26  # 256 MB, however many latents are looked up
+
 
 class VectorQuantiser(nn.Module):
     """A codebook (K, C) and the nearest neighbour in it."""
@@ -47,11 +49,13 @@ class VectorQuantiser(nn.Module):
         |z|^2 + |e|^2 - 2 z e in this expanded form, the first minimum on ties, as the references.
         """
         flat = z.movedim(1, -1).flatten(0, -2)  # (B h w, C)
-        codes = self._codes()
-        distances = flat.square().sum(1, keepdim=True) + codes.square().sum(1)
+        codes, tokens = self._codes(), []
         with _full_precision(z.device.type):  # bfloat16 confuses codes that are near
-            distances = torch.addmm(distances, flat, codes.T, alpha=-2)  # (B h w, K)
-        return distances.argmin(1).view(z.shape[0], *z.shape[2:])
+            for rows in flat.split(max(1, DISTANCES_AT_ONCE // len(codes))):
+                distances = rows.square().sum(1, keepdim=True) + codes.square().sum(1)
+                distances = torch.addmm(distances, rows, codes.T, alpha=-2)  # (rows, K)
+                tokens.append(distances.argmin(1))
+        return torch.cat(tokens).view(z.shape[0], *z.shape[2:])
 
     def lookup(self, tokens: Tensor) -> Tensor:
         """Tokens (B, h, w) -> codes (B, C, h, w)."""

@@ -33,6 +33,7 @@ class Tokenizer(Protocol):
     def stride(self) -> int: ...  # noqa: D102
     @property
     def fingerprint(self) -> str: ...  # noqa: D102
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]: ...  # noqa: D102
     def encode(self, images: Tensor) -> Tensor: ...  # noqa: D102
     def decode(self, tokens: Tensor, clamp: bool = True) -> Tensor: ...  # noqa: D102
     def latents(self, images: Tensor) -> Tensor: ...  # noqa: D102
