@@ -1,4 +1,4 @@
-# make setup | demo | smoke | test | test-slow | lint | bench | features
+# make setup | demo | smoke | test | test-slow | test-gpu | lint | bench | features
 # Every target sets up .venv first, if it is missing or older than the lists of packages.
 #   make setup PYTHON=python3.12      another interpreter
 #   make setup TORCH="torch==2.11.0 torchvision"    another build: what stands behind `pip install`
@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 # With another build of PyTorch, what belongs to PyTorch comes in the versions that it asks for
 PINS := $(if $(filter file,$(origin TORCH)),constraints.txt,$(VENV)/constraints.txt)
 
-.PHONY: setup demo smoke test test-slow lint bench features
+.PHONY: setup demo smoke test test-slow test-gpu lint bench features
 ifneq ($(PINS),constraints.txt)
 .PHONY: $(READY)
 endif
@@ -55,6 +55,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m "slow and not gpu"
+
+test-gpu: $(READY)
+	$(RUN) -m pytest -m gpu
 
 bench: $(READY)
 	$(RUN) benchmarks/cache.py

@@ -449,3 +449,17 @@ def test_a_named_size_has_its_own_numbers():
     sentence = "^network.size=B has network.depth=12, not 3; leave out network.size or network.de"
     with pytest.raises(UserError, match=sentence):
         resolve_size(NetworkConfig(size="B", depth=3))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+def test_cuda_computes_the_same(causal):
+    network, tokens, found = tiny.network().float(), tiny.tokens(), {}
+    for device in ("cpu", "cuda"):
+        network.to(device).zero_grad()
+        logits = network(tokens.to(device), LABELS.to(device), causal=causal)
+        logits.square().mean().backward()
+        gradients = [parameter.grad.cpu() for parameter in network.parameters()]
+        found[device] = [logits.detach().cpu(), *gradients]
+    for cpu, cuda in zip(*found.values()):
+        torch.testing.assert_close(cuda, cpu, rtol=1e-4, atol=1e-5)

@@ -137,7 +137,6 @@ def test_one_seed_of_several_numbers():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("function", [random_bits, uniform])
 def test_the_device_does_not_matter(function):
     seeds, positions = torch.randint(-(2**62), 2**62, (64, 1)), torch.arange(1024)

@@ -245,3 +245,15 @@ def test_learned_places_allow_no_other_size():
     assert learned(0, height=8, width=8).tokens.shape == (1, 4, 4)
     with pytest.raises(UserError, match=r"^This generator has learned the places of 8x8 pixels; l"):
         learned(0, height=16)
+
+
+@pytest.mark.gpu
+def test_a_gpu_draws_the_same_images():
+    settings = SamplingConfig(num_steps=5, temperature=0.5)
+    drawn = []
+    for device in ("cpu", "cuda"):
+        network, tokenizer = tiny.network().float().to(device), tiny.tokenizer().to(device)
+        drawn.append(Pipeline(network, tokenizer, CLASSES, settings)([0, 1, 2], generator=5))
+    cpu, cuda = drawn
+    assert torch.equal(cuda.tokens.cpu(), cpu.tokens)
+    assert abs(arrays(cuda.images).astype(int) - arrays(cpu.images)).max() <= 1

@@ -303,3 +303,15 @@ def test_the_meta_device_carries_the_objective():
         objective = RowLogits(build_network(tiny.network_config()))
         tokens, labels = torch.zeros(2, 4, 4, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
         assert objective(tokens, labels, None).shape == (32, 11)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tokens", ["cache", "online"])
+def test_a_gpu_learns_the_same(folder, tmp_path, tokens):
+    words = ("loop.steps=12", f"data.tokens={tokens}", "loop.save_every=6")
+    for device, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "bf16")):
+        changes = (f"device={device}", f"precision={precision}", f"data.cache={tmp_path / device}")
+        train("generator", folder, *words, *changes, f"out_dir={tmp_path / (device + precision)}")
+    cpu, cuda = losses(tmp_path / "cpufp32"), losses(tmp_path / "cudafp32")
+    torch.testing.assert_close(cuda, cpu, rtol=1e-3, atol=0)
+    torch.testing.assert_close(losses(tmp_path / "cudabf16"), cpu, rtol=3e-2, atol=0)
