@@ -20,7 +20,15 @@ from MaskGIL.distributed import barrier, chunks, is_main, process_group, world_s
 from MaskGIL.pictures import save_grid
 from MaskGIL.sampling import open_pipeline, output_path
 from Metrics.nearest import take_images
-from Metrics.record import Record, describe_samples, find_record, summary, versions, write_record
+from Metrics.record import (
+    Record,
+    describe_samples,
+    find_record,
+    kept_scores,
+    summary,
+    versions,
+    write_record,
+)
 from Metrics.reference import ImageSet, open_image_set
 from Metrics.sample_and_eval import (
     SampleConfig,
@@ -110,11 +118,8 @@ def sample(job: Job) -> Record:
 def score(job: Job, record: Record) -> None:
     """Score the set on disk, complete its record and print the table.
 
-    Without a reference now, a record that has been scored against one stays as it is.
+    Scores that an earlier run made, and that this one is not asked for, stay in the record.
     """
-    if record.get("reference") and not job.reference:
-        print(summary(job.out, record))
-        return
     samples = SampleFile(job.out)
     scores = evaluate(
         counted(samples, "samples"),
@@ -126,7 +131,8 @@ def score(job: Job, record: Record) -> None:
     )
     if record.get("sha256", scores["sha256"]) != scores["sha256"]:
         raise UserError(f"out={job.out} has changed since its record was written; name another.")
-    record |= {**scores, "train": job.config.train or None, "scored_with": versions()}
+    record |= kept_scores(record, {**scores, "train": job.config.train or None})
+    record["scored_with"] = versions()
     write_record(job.out, record)
     print(summary(job.out, record))
     if job.train and job.nearest:
@@ -159,9 +165,7 @@ def _plan(job: Job) -> str:
         count = len(job.reference) + len(job.train)
         lines.append(f"near       {count:,} images of the data go through the tokenizer first")
     if job.record is not None:
-        scored = job.record.get("reference") and not job.reference
-        next_step = "its record has its scores" if scored else "scoring it again"
-        lines.append(f"complete   {job.out} is this set already: {next_step}")
+        lines.append(f"complete   {job.out} is this set already: scoring it again")
     return "\n".join(lines)
 
 

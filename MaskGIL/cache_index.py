@@ -23,6 +23,7 @@ from Network.tokenizer import Tokenizer
 VERSION = 2
 CHUNK = 256  # images
 Index = dict[str, Any]  # what index.json holds
+_AGAIN = "delete the folder {} and run the command that wrote it again."
 
 
 def new_index(
@@ -48,7 +49,7 @@ def new_index(
         },
         # The batch too: the last bit of a latent, and so a token, may depend on it
         "transform": {"image_size": image_size, "crops": crops, "encode_batch": encode_batch},
-        "images": {"number of images": len(images), "sha256 of names": images_hash(images)},
+        "images": {"number of images": len(images), "hash of their names": images_hash(images)},
         "classes": classes,
         "classes_sha256": sha256(to_json(classes)),
         "parts": [part | {"crops": num_crops(crops), "chunk": CHUNK, "sha256": []}],
@@ -67,11 +68,10 @@ def read_index(folder: Path) -> Index:
     try:
         index = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); write the cache again.") from error
-    if index.get("version") != VERSION:
-        raise UserError(
-            f"{path} has version {index.get('version')}, not {VERSION}; write the cache again."
-        )
+        raise UserError(f"{path} is not JSON ({error}); {_AGAIN.format(folder)}") from error
+    found = index.get("version") if isinstance(index, dict) else None
+    if found != VERSION:
+        raise UserError(f"{path} has version {found}, not {VERSION}; {_AGAIN.format(folder)}")
     return index
 
 
@@ -102,13 +102,13 @@ def check_files(folder: Path, index: Index, verify: bool) -> None:
     for path, size in ((part.path, part.size), (labels, 4 * part.rows)):
         found = path.stat().st_size if path.exists() else 0
         if found != size:
-            raise UserError(f"{path} has {found} bytes, not {size}; write the cache again.")
+            raise UserError(f"{path} has {found} bytes, not {size}; {_AGAIN.format(folder)}")
     if sha256(labels.read_bytes()) != index["labels_sha256"]:
-        raise UserError(f"{labels} is damaged (sha256 differs); write the cache again.")
+        raise UserError(f"{labels} is damaged (sha256 differs); {_AGAIN.format(folder)}")
     for chunk, expected in enumerate(index["parts"][0]["sha256"] if verify else ()):
         if part.hash_of(chunk) != expected:
             raise UserError(
-                f"{part.path} is damaged in chunk {chunk} (sha256 differs); write the cache again."
+                f"{part.path} is damaged in chunk {chunk} (sha256 differs); {_AGAIN.format(folder)}"
             )
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ FLAGS = {
     "--debug": "show the traceback of a mistake too",
 }
 _COLUMNS = 100
+# Seconds in which torchrun ends this process if another rank has left with an error
+_PRECEDENCE = 5.0  # a mistake that rank 0 may have met too
+_ECHO = 2.0  # a failure that may only be the connection lost to a rank that has left
 _DEFAULT_COLUMNS = 14
 _LANGUAGE = (
     "Keys below are written key=value, lists as a,b without brackets. They win over the YAML file, "
@@ -54,9 +58,10 @@ def run_command(
 
     Returns the exit code: the job's own (None: 0), 2 for a UserError, 130 for Ctrl-C, 1 for any
     other exception. `program` is how the command is written, `about` what it does. Under torchrun
-    rank 0 alone speaks; tracebacks come from every rank.
+    the first to leave speaks, rank 0 before any other, and the rest are ended by it meanwhile.
     """
-    is_main = os.environ.get("RANK", "0") == "0"
+    rank, ranks = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    is_main = rank == "0"
     try:
         path, overrides, flags = parse(schema, argv)
         if "--help" in flags:
@@ -68,12 +73,13 @@ def run_command(
     except UserError as error:
         if "--debug" in argv:
             traceback.print_exc()
-        if is_main:
-            print(f"error: {error}", file=sys.stderr)
+        time.sleep(0 if is_main else _PRECEDENCE)
+        print(f"error{'' if is_main else f' on rank {rank}'}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     except Exception:
+        time.sleep(0 if ranks == "1" else _ECHO)
         traceback.print_exc()
         return 1
 

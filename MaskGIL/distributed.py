@@ -5,8 +5,6 @@ equals torchrun with one process.
 """
 
 import os
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,32 +13,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from Network.config import UserError
-
 PATIENCE = timedelta(hours=2)  # ranks that encode a large data set finish at different times
-PRECEDENCE = 5.0  # seconds; enough for torchrun to end this rank if rank 0 has left with an error
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the other ranks, with nccl on CUDA and gloo elsewhere; alone this does nothing.
 
-    Rank 0 speaks for all, but a mistake that it has not met another rank tells, before it leaves.
+    It is left behind success only: an error ends the process, and the other ranks would lose the
+    connection, and complain about that, before the error is told (`command.py`).
     """
     if world_size() == 1:
         yield
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
-    try:
-        yield
-    except UserError as error:
-        if not is_main():
-            time.sleep(PRECEDENCE)
-            print(f"error on rank {rank()}: {error}", file=sys.stderr, flush=True)
-        raise
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
 
 
 def rank() -> int:

@@ -67,6 +67,19 @@ def find_record(out: Path, samples: dict[str, Any]) -> Record | None:
     return record if out.exists() else None
 
 
+def kept_scores(record: Record, scores: Record) -> Record:
+    """New scores of the same set, with those of its record that were not asked for this time.
+
+    Scores against another reference are not mixed: then the new ones stand alone.
+    """
+    old, new = record.get("reference"), scores["reference"]
+    if not old or (new and old != new):
+        return scores
+    metrics = {**record["metrics"], **scores["metrics"]}
+    train = scores["train"] or record.get("train")
+    return {**scores, "reference": old, "metrics": metrics, "train": train}
+
+
 def write_record(out: Path, record: Record) -> None:
     """Write the record of the set `out`; the old one stays until the new one is whole."""
     replace_file(record_path(out), to_json({"format": FORMAT, **record}) + b"\n")

@@ -3,7 +3,7 @@
 Every floor declares its own settings with `setting`; the run's configuration nests them.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from math import gcd
 from typing import Any, Literal, NamedTuple
@@ -41,17 +41,28 @@ SIZES = {
     "XXL": Size(48, 1536, 24),  # 1.4B
     "3B": Size(24, 3200, 32),  # 3.1B, LlamaGen's autoregressive one
 }
+UNNAMED = Size(6, 192, 6)
+
+
+def _numbers(size: Size) -> str:
+    return " ".join(f"network.{name}={number}" for name, number in size._asdict().items())
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Architecture of a generator. `size` names a row of `SIZES`; "" reads depth, width, heads."""
+    """Architecture of a generator. `size` names a row of `SIZES`, which fills in the three behind.
+
+    Raises UserError for an unknown size, for numbers beside it that are not its own, and for heads
+    that do not divide the width.
+    """
 
     kind: Literal["gpt"] = setting("gpt", "architecture: gpt is the Bi-LLaMA of MaskGIL")
     size: str = setting("", "a named size (B, L, XL, XXL), or empty to give depth, width and heads")
-    depth: int = setting(6, "number of blocks")
-    width: int = setting(192, "width of the hidden states")
-    heads: int = setting(6, "attention heads; must divide the width")
+    depth: int = setting(0, "number of blocks; 0: as the size has it, without a size 6")
+    width: int = setting(0, "width of the hidden states; 0: as the size has it, else 192")
+    heads: int = setting(
+        0, "attention heads, which divide the width; 0: as the size has it, else 6"
+    )
     codebook_size: int = setting(16384, "codes of the tokenizer; the mask token is one more")
     num_classes: int = setting(1000, "classes of the condition; 0 trains without condition")
     grid: tuple[int, int] = setting((16, 16), "height, width of the token grid")
@@ -63,6 +74,7 @@ class NetworkConfig:
     dropout: float = setting(0.0, "dropout of embedded tokens and of both branches")
 
     def __post_init__(self):
+        self._fill_in_size()
         for name in ("depth", "width", "heads", "codebook_size"):
             _require_whole("network", name, getattr(self, name))
         if self.num_classes < 0 or min(self.grid) < 1:
@@ -72,36 +84,27 @@ class NetworkConfig:
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.dropout must lie in [0, 1), not {self.dropout}.")
-
-
-def resolve_size(config: NetworkConfig) -> NetworkConfig:
-    """Fill in depth, width and heads of a named size.
-
-    Raises UserError for an unknown size, for numbers beside it that are not its own, and for heads
-    that do not divide the width.
-    """
-    if config.size:
-        if config.size not in SIZES:
-            close = get_close_matches(config.size.upper(), SIZES, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+        if self.width % self.heads or self.width // self.heads % 4:
             raise UserError(
-                f"Unknown network.size {config.size!r}.{hint} Known: {', '.join(SIZES)}."
+                f"network.heads={self.heads} must divide network.width={self.width} into heads "
+                "whose width is a multiple of 4."
             )
-        own = SIZES[config.size]._asdict()
-        for name, value in own.items():
-            given = getattr(config, name)
-            if given not in (value, getattr(NetworkConfig, name)):  # nor the default
-                raise UserError(
-                    f"network.size={config.size} has network.{name}={value}, not {given}; leave "
-                    f"out network.size or network.{name}."
-                )
-        config = replace(config, **own)
-    if config.width % config.heads or config.width // config.heads % 4:
-        raise UserError(
-            f"network.heads={config.heads} must divide network.width={config.width} into heads "
-            "whose width is a multiple of 4."
-        )
-    return config
+
+    def _fill_in_size(self) -> None:
+        if self.size and self.size not in SIZES:
+            close = get_close_matches(self.size.upper(), SIZES, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"Unknown network.size {self.size!r}.{hint} Known: {', '.join(SIZES)}.")
+        named = SIZES.get(self.size, UNNAMED)
+        given = Size(self.depth, self.width, self.heads)
+        size = Size(*(number or own for number, own in zip(given, named)))
+        if self.size and size != named:
+            raise UserError(
+                f"network.size={self.size} has {_numbers(named)}, but {_numbers(given)} is asked "
+                f"for; write {_numbers(Size(0, 0, 0))} with it, or network.size= without."
+            )
+        for name, number in size._asdict().items():
+            object.__setattr__(self, name, number)
 
 
 @dataclass(frozen=True)

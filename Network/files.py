@@ -59,7 +59,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: object) 
     if broken:
         raise UserError(
             f"The weights in {source} are not all finite: {_some(broken)}; the run that wrote them "
-            "had diverged, take those of an earlier checkpoint."
+            "had diverged: train again, with a smaller optim.lr."
         )
     module.load_state_dict(given, strict=True)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Network.condition import ClassCondition
-from Network.config import NetworkConfig, resolve_size
+from Network.config import NetworkConfig
 from Network.context import Context, KVCache
 from Network.norm import RMSNorm
 from Network.rotary import condition_table, rotary_table, rotate
@@ -26,7 +26,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: NetworkConfig):
         super().__init__()
-        self.config = config = resolve_size(config)
+        self.config = config
         width = config.width
         self.token_embedding = nn.Embedding(config.codebook_size + 1, width)
         self.condition = ClassCondition(config.num_classes, width)
@@ -103,18 +103,18 @@ class GPT(nn.Module):
         Faster where a context serves once: condition and tokens share every matrix product.
         """
         grid, tokens = self._grid(tokens)
-        given = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
-        x = torch.cat([given, self._embed(tokens, grid)], 1)
-        head_dim, apart = self.config.width // self.config.heads, given.shape[1]
+        condition_tokens = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
+        x = torch.cat([condition_tokens, self._embed(tokens, grid)], 1)
+        head_dim, num_condition = self.config.width // self.config.heads, condition_tokens.shape[1]
         table = torch.cat(
             [
-                condition_table(self.config.rotary, apart, head_dim, x.device),
+                condition_table(self.config.rotary, num_condition, head_dim, x.device),
                 self._table(grid, x.device),
             ]
         )
         for block in self.blocks:
-            x, _, _ = block(x, table, apart=apart)
-        return self.norm(x[:, apart:])
+            x, _, _ = block(x, table, num_condition=num_condition)
+        return self.norm(x[:, num_condition:])
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) -> logits (..., V) over exactly the codes of the tokenizer."""
@@ -197,12 +197,12 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         rows: Tensor | None = None,
         store: tuple[KVCache, int] | None = None,
-        apart: int = 0,
+        num_condition: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """X (B, n, D) -> the same, or its rows (B, M, D), and the keys and values it made."""
         x_in = self.attention_norm_in(x)
         branch, keys, values = self.attention(
-            x_in, table, past=past, mask=mask, rows=rows, store=store, apart=apart
+            x_in, table, past=past, mask=mask, rows=rows, store=store, num_condition=num_condition
         )
         x = x if rows is None else _gather(x, rows)
         x = x + self.dropout(self.attention_norm_out(branch))
@@ -230,11 +230,11 @@ class Attention(nn.Module):
         mask: Tensor | None,
         rows: Tensor | None,
         store: tuple[KVCache, int] | None,
-        apart: int,
+        num_condition: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """X (B, n, D) attends to `past`, the stored tokens and itself; queries may be rows only.
 
-        The first `apart` tokens, a condition, attend only to each other.
+        The first `num_condition` tokens attend only to each other, and `past` is none of theirs.
         """
         q, k, v = self._project(x, rows)
         q = rotate(self.q_norm(q), table if rows is None else table[rows]).to(v.dtype)
@@ -243,9 +243,16 @@ class Attention(nn.Module):
         keys, values = store[0].extend(store[1], k, v) if store else (k, v)
         if past is not None:
             keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
-        attended = attend(q[:, :, apart:], keys, values, mask)  # (B, H, n - apart, head_dim)
-        if apart:
-            first = attend(q[:, :, :apart], keys[:, :, :apart], values[:, :, :apart], None)
+        attended = attend(
+            q[:, :, num_condition:], keys, values, mask
+        )  # (B, H, n - num_condition, head_dim)
+        if num_condition:
+            first = attend(
+                q[:, :, :num_condition],
+                keys[:, :, :num_condition],
+                values[:, :, :num_condition],
+                None,
+            )
             attended = torch.cat([first, attended], 2)
         return self.out(attended.transpose(1, 2).flatten(2)), k, v
 

@@ -111,7 +111,7 @@ class GeneratorTrainer(Trainer):
         sums = torch.zeros(3, device=self.device)
         schedule, count = self.config.masking.schedule, len(all_tokens)
         counts = torch.from_numpy(hidden_counts(schedule, count, self.num_tokens, 0, 0))
-        batch = min(256, self.part)
+        network, batch = RowLogits(self.module), min(64, self.part)
         for start in range(0, count, batch):
             tokens = all_tokens[start : start + batch].to(self.device)
             labels = all_labels[start : start + batch].to(self.device)
@@ -119,9 +119,10 @@ class GeneratorTrainer(Trainer):
             hidden = counts[start : start + batch].to(self.device)
             mask = draw_mask(hidden, 0, samples, self.num_tokens)
             masked = mask_tokens(tokens, mask.view_as(tokens), self.module.mask_id)
-            logits = self.module(masked, self._known(labels)).flatten(0, 1)
-            weights = mask.flatten().float()
-            loss, accuracy = masked_loss(logits, tokens.flatten(), weights, 1.0, 0.0)
+            rows = mask.flatten().nonzero()[:, 0]  # waits for the device; training must not
+            logits, targets = network(masked, self._known(labels), rows), tokens.flatten()[rows]
+            weights = torch.ones_like(rows, dtype=torch.float32)
+            loss, accuracy = masked_loss(logits, targets, weights, 1.0, 0.0)
             sums += torch.stack([loss, accuracy, weights.sum()])
         loss, accuracy, hidden = sums.tolist()
         return {"loss": loss / hidden, "acc": accuracy / hidden}

@@ -149,7 +149,7 @@ def test_layout_on_disk(reference):
         "dtype": "<u2",
         "tokenizer": {"name": "mean", "fingerprint": "f00d", "codebook_size": 16384},
         "transform": {"image_size": 8, "crops": "flip", "encode_batch": 64},
-        "images": {"number of images": 600, "sha256 of names": images_hash(Colours())},
+        "images": {"number of images": 600, "hash of their names": images_hash(Colours())},
         "classes": {"ant": 0, "bee": 1, "cow": 2},
         "skipped": 0,
     }
@@ -245,7 +245,7 @@ def test_unreadable_files_become_label_minus_one(tmp_path, reference):
 
 def test_too_many_unreadable_files(tmp_path):
     images = Colours(broken=(5, 300))  # one in each of two ranks: only together too many
-    message = r"^2 of 600 images cannot be read \(limit data.max_bad=0.002\); see .*bad_files.txt"
+    message = r"^2 of 600 images cannot be read \(limit data.max_bad=0.002\); mend or remove"
     with pytest.raises(UserError, match=message):
         write(tmp_path / "cache", images, world_size=2, max_bad=0.002)
     assert write(tmp_path / "cache", images, max_bad=0.004).encoded == 0  # a higher limit goes on
@@ -308,7 +308,7 @@ def test_resume_with_something_else_is_refused(tmp_path):
         ({"encode_batch": 32}, "transform: encode_batch is 64 there and 32 here"),
         ({"images": fewer}, "list of classes: cow is 2 there and None here"),
         ({"images": Colours(599)}, "data set: number of images is 600 there and 599 here"),
-        ({"images": renamed}, "data set: sha256 of names is "),
+        ({"images": renamed}, "data set: hash of their names is "),
     ]:
         with pytest.raises(UserError, match=difference):
             write(tmp_path / "cache", **options)

@@ -71,8 +71,12 @@ def test_size_without_grid():
     ("text", "message"),
     [
         (None, r"^No token cache in .*: index.json is missing; write the cache first.$"),
-        ("{", r"index.json is not JSON \(.*\); write the cache again.$"),
-        ('{"version": 9}', r"index.json has version 9, not 2; write the cache again.$"),
+        (
+            "{",
+            r"index.json is not JSON \(.*\); delete the folder .* and run the command that .*$",
+        ),
+        ('{"version": 9}', r"index.json has version 9, not 2; delete the folder .* again.$"),
+        ("[]", r"index.json has version None, not 2; delete the folder .* again.$"),
     ],
 )
 def test_broken_index(tmp_path, text, message):

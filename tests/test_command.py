@@ -4,6 +4,7 @@ from typing import Literal
 
 import pytest
 
+from MaskGIL import command
 from MaskGIL.command import FLAGS, Flags, help_text, parse, run_command
 from MaskGIL.config import DataConfig, SamplingConfig, leaves, load_config
 from Network.config import UserError, setting
@@ -84,13 +85,20 @@ def test_debug_adds_the_traceback_of_a_mistake(run):
     assert flags == Flags(dry_run=False, debug=True)
 
 
-def test_only_rank_0_speaks(run, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    for argv, code in [(["stepz=1"], 2), (["--help"], 0), (["--print-config"], 0)]:
-        assert run(*argv) == (code, [], "", "")
-    assert "boom" in run(result=RuntimeError("boom"))[3]
-    monkeypatch.setenv("RANK", "0")
-    assert run("stepz=1")[3]
+def test_other_ranks_let_rank_0_speak_first(run, monkeypatch):
+    waited = []
+    monkeypatch.setattr(command.time, "sleep", waited.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, seconds, where in (("0", 0, ""), ("1", 5, " on rank 1")):
+        monkeypatch.setenv("RANK", rank)
+        code, _, _, err = run("stepz=1")  # torchrun would end rank 1 while it waits
+        assert (code, waited.pop()) == (2, seconds)
+        assert err.startswith(f"error{where}: Unknown key 'stepz'")
+        for flag in ("--help", "--print-config"):
+            assert bool(run(flag)[2]) == (rank == "0")
+        assert "boom" in run(result=RuntimeError("boom"))[3]
+        assert waited.pop() == 2
+    assert not waited
 
 
 @pytest.mark.parametrize(

@@ -189,8 +189,8 @@ def test_ranges(override, sentence):
 @pytest.mark.parametrize(
     ("schema", "changes", "sentence"),
     [
-        (NetworkConfig, {"heads": 0}, "network.heads must be at least 1, not 0."),
-        (NetworkConfig, {"depth": 0}, "network.depth must be at least 1, not 0."),
+        (NetworkConfig, {"heads": -1}, "network.heads must be at least 1, not -1."),
+        (NetworkConfig, {"depth": -3}, "network.depth must be at least 1, not -3."),
         (NetworkConfig, {"dropout": 1.5}, "network.dropout must lie in [0, 1), not 1.5."),
         (
             NetworkConfig,

@@ -89,12 +89,18 @@ def test_the_same_command_scores_again_and_another_is_refused(fid_sample, tmp_pa
 
 def test_scores_against_a_reference_are_kept_when_none_is_given(fid_sample, tmp_path):
     fid_sample()
-    before = (tmp_path / "samples.json").read_bytes()
-    code, out, _ = fid_sample("reference=")
-    assert code == 0
-    assert "complete   samples.npz is this set already: its record has its scores\n" in out
-    assert "shapesnet-1 distance  " in out
-    assert (tmp_path / "samples.json").read_bytes() == before
+    fid_sample("train=shapes:64")
+    before = json.loads((tmp_path / "samples.json").read_text())
+    assert "near training images" in before["metrics"]
+    for fewer in ("reference=", "train="):
+        code, out, _ = fid_sample(fewer)
+        assert code == 0
+        assert "shapesnet-1 distance  " in out
+        assert json.loads((tmp_path / "samples.json").read_text()) == before
+    fid_sample("reference=shapes:32")  # another reference: nothing is mixed
+    after = json.loads((tmp_path / "samples.json").read_text())
+    assert (after["reference"]["count"], after["train"]) == (32, None)
+    assert "near training images" not in after["metrics"]
 
 
 def test_a_changed_set_is_not_scored_under_its_old_record(fid_sample, tmp_path):

@@ -135,5 +135,5 @@ def test_weights_of_a_diverged_run_are_refused(number):
         load_strict(layers(), state, "a.safetensors")
     assert str(error.value) == (
         "The weights in a.safetensors are not all finite: 0.bias; the run that wrote them had "
-        "diverged, take those of an earlier checkpoint."
+        "diverged: train again, with a smaller optim.lr."
     )

@@ -83,7 +83,7 @@ def test_sources(root):
     small = DataConfig(source="shapes", image_size=32, num_images=16)
     assert len(open_images(small, "val")) == 256
     assert train.image(0).size == (32, 32)
-    assert train.name(3) == "shapes 3"
+    assert train.name(3) == "train/drawing 2-0-3"
     with pytest.raises(UserError, match=r"data.source=folder needs data.path=FOLDER"):
         open_images(DataConfig(source="folder"), "train")
 
@@ -281,7 +281,7 @@ def test_bad_files_are_listed_once_and_limited(tmp_path):
         bad.add(9, UnreadableImage("train/cat/3.png", "empty"))
     assert str(stop.value) == (
         "3 of 2000 images cannot be read (limit data.max_bad=0.001); "
-        f"see {path}. First: train/cat/1.png: truncated."
+        f"mend or remove those in {path}, then delete that list. First: train/cat/1.png: truncated."
     )
     assert len(path.read_text().splitlines()) == 3
 

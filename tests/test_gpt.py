@@ -1,6 +1,7 @@
 """Expected numbers: a plain formulation with one head at a time, and logits of LlamaGen's own
 classes (`fixtures/network/NOTES.md`)."""
 
+from dataclasses import astuple, replace
 from itertools import product
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from Network import build_network
-from Network.config import SIZES, NetworkConfig, UserError, resolve_size
+from Network.config import SIZES, NetworkConfig, UserError
 from Network.gpt import Context, KVCache, feed_forward_width
 
 NORMS = [
@@ -176,7 +177,9 @@ def test_equals_the_plain_formulation(changes, rotary, causal):
     network = tiny.network(rotary=rotary, grid=(2, 3), **changes)
     tokens = tiny.tokens(grid=(2, 3))
     with torch.no_grad():
+        hidden = network.hidden(tokens, network.encode(LABELS, causal), causal=causal)
         found = network(tokens, LABELS, causal=causal)
+        torch.testing.assert_close(network.head(hidden), found, **EXACT)
         for image, label, logits in zip(tokens, LABELS, found):
             expected = plain_logits(network, image, label, causal)
             torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)  # float32 angles
@@ -441,14 +444,19 @@ def test_sentences_for_sizes():
         build_network(NetworkConfig(heads=96))
 
 
-def test_a_named_size_has_its_own_numbers():
-    with torch.device("meta"):
-        config = build_network(NetworkConfig(size="B", depth=12)).config
+def test_a_named_size_fills_in_its_numbers():
+    config = NetworkConfig(size="B", depth=12)
     assert (config.size, config.depth, config.width, config.heads) == ("B", 12, 768, 12)
-    assert resolve_size(config) == config
-    sentence = "^network.size=B has network.depth=12, not 3; leave out network.size or network.de"
-    with pytest.raises(UserError, match=sentence):
-        resolve_size(NetworkConfig(size="B", depth=3))
+    assert replace(config) == config
+    assert astuple(NetworkConfig())[2:5] == (6, 192, 6)
+    assert NetworkConfig(depth=3).width == 192
+    with pytest.raises(UserError) as error:
+        NetworkConfig(size="B", depth=3, heads=12)
+    assert str(error.value) == (
+        "network.size=B has network.depth=12 network.width=768 network.heads=12, but "
+        "network.depth=3 network.width=0 network.heads=12 is asked for; write network.depth=0 "
+        "network.width=0 network.heads=0 with it, or network.size= without."
+    )
 
 
 @pytest.mark.gpu

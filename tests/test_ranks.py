@@ -109,12 +109,12 @@ def test_what_two_ranks_began_one_rank_finishes(runs):
     assert counts.sum(1).tolist() == [3 * 8 * 16, 8 * 16]  # steps 2 to 4, and 5
 
 
-def torchrun(tmp_path, *words):
+def torchrun(tmp_path, *words, script="main.py"):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    command += ["--master_addr=127.0.0.1", f"--master_port={port}", "main.py", *words]
+    command += ["--master_addr=127.0.0.1", f"--master_port={port}", script, *words]
     return subprocess.run(
         command,
         cwd=CONFIGS.parent.parent,
@@ -136,6 +136,36 @@ def test_the_command_of_the_readme(tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(f"done: {steps} steps") == 1
     assert [record["step"] for record in records(tmp_path / "generator")] == [1, 2, 3, 4]
+
+
+LONE = """
+import sys
+import torch
+from MaskGIL.command import run_command
+from MaskGIL.config import DataConfig
+from MaskGIL.distributed import all_reduce, process_group, rank
+from Network.config import UserError
+
+def job(config, flags):
+    with process_group(torch.device("cpu")):
+        all_reduce(torch.zeros(1))
+        if rank() == config.workers:
+            raise UserError("The moon is missing.")
+        all_reduce(torch.zeros(1))
+
+sys.exit(run_command(job, DataConfig, sys.argv[1:], program="lone", about=""))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lone", [0, 1])
+def test_a_mistake_of_one_rank_is_told_and_nothing_else(tmp_path, lone):
+    (tmp_path / "lone.py").write_text(LONE)
+    done = torchrun(tmp_path, f"workers={lone}", script=str(tmp_path / "lone.py"))
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if "error" in line and "moon" in line]
+    assert told == ["error" + " on rank 1" * lone + ": The moon is missing."]
+    assert "Connection closed" not in done.stderr
 
 
 @pytest.mark.slow

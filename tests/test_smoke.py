@@ -34,7 +34,9 @@ def run(target, folder):
     for line in commands(target):
         words = shlex.split(line.replace("$(SMOKE)", "."))
         words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in words]
-        done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=1800
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 

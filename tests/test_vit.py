@@ -197,7 +197,8 @@ def test_validation_of_a_network_that_knows_nothing(make):
 
 def test_validation_takes_no_more_images_at_once_than_a_step(make):
     trainer, counts = make("loop.accumulation=4"), []
-    trainer.module.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    embedding = trainer.module.token_embedding
+    embedding.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
     trainer.validate()
     assert set(counts) == {trainer.part} == {4}
 

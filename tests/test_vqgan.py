@@ -177,7 +177,7 @@ def test_unreadable_validation_files_add_up(tmp_path):
         (images / "val" / name).write_bytes(b"")
     words = ["data.source=folder", f"data.path={images}"]
     assert len(make(tmp_path, *words, "data.max_bad=0.25").validation) == 8
-    message = r"^2 of 8 images cannot be read \(limit data.max_bad=0.2\); see "
+    message = r"^2 of 8 images cannot be read \(limit data.max_bad=0.2\); mend or "
     with pytest.raises(UserError, match=message):
         make(tmp_path, *words, "data.max_bad=0.2").validate()
 

@@ -5,6 +5,7 @@ too many of them end the run. Stands on Pillow, restricted to the formats of pho
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -94,13 +95,13 @@ class BadFiles:
         example = f" First: {first.name}: {first.reason}." if first else ""
         raise UserError(
             f"{num_bad} of {self.num_images} images cannot be read (limit data.max_bad="
-            f"{self.max_bad}); see {self.path}.{example}"
+            f"{self.max_bad}); mend or remove those in {self.path}, then delete that list.{example}"
         )
 
     def _write(self, error: UnreadableImage) -> int:
         """List a file, unless it is listed, and count the listed ones of its split."""
         name, reason = (
-            text.encode("utf-8", "backslashreplace").decode().replace("\n", " ")
+            re.sub(r"[\n\t]", " ", text.encode("utf-8", "backslashreplace").decode())
             for text in (error.name, error.reason)  # a file name may be any bytes
         )
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +229,7 @@ def _image_files(folder: Path, class_name: str) -> list[bytes]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         # A slice, because pathlib would take ten seconds for ImageNet
         names += [os.path.join(place, name)[prefix:] for name in files if _is_image(name)]
-    return sorted(map(os.fsencode, names))
+    return sorted(os.fsencode(name.replace(os.sep, "/")) for name in names)  # on Windows too
 
 
 def _is_image(name: str) -> bool:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from Network.config import UserError
 
+EDITION = 2  # grows when other pictures are drawn: a token cache of the old ones does not fit then
 Plane = NDArray[np.floating]  # one number per pixel (H, W)
 Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
 Distance = Callable[[Plane, Plane], Plane]
@@ -98,8 +99,9 @@ class Shapes:
         return Image.fromarray(draw(self.scene(index), *self.size))
 
     def name(self, index: int) -> str:
-        """What a message calls the picture."""
-        return f"shapes {index}"
+        """What a message calls the picture: another one has another name."""
+        seed, split = self._key
+        return f"{SPLITS[split]}/drawing {EDITION}-{seed}-{index}"
 
     def caption(self, index: int) -> str:
         """The sentence that describes the picture."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from Network.config import TokenizerConfig
 
-DISTANCES_AT_ONCE = 2**26  # 256 MB, however many latents are looked up
+DISTANCES_AT_ONCE = 2**22  # 16 MB, however many latents are looked up: they stay in the cache
 
 
 class VectorQuantiser(nn.Module):
@@ -50,11 +50,11 @@ class VectorQuantiser(nn.Module):
         """
         flat = z.movedim(1, -1).flatten(0, -2)  # (B h w, C)
         codes, tokens = self._codes(), []
+        squares = codes.square().sum(1)
         with _full_precision(z.device.type):  # bfloat16 confuses codes that are near
             for rows in flat.split(max(1, DISTANCES_AT_ONCE // len(codes))):
-                distances = rows.square().sum(1, keepdim=True) + codes.square().sum(1)
-                distances = torch.addmm(distances, rows, codes.T, alpha=-2)  # (rows, K)
-                tokens.append(distances.argmin(1))
+                distances = rows.square().sum(1, keepdim=True) + squares  # (rows, K)
+                tokens.append(distances.addmm_(rows, codes.T, alpha=-2).argmin(1))
         return torch.cat(tokens).view(z.shape[0], *z.shape[2:])
 
     def lookup(self, tokens: Tensor) -> Tensor:
