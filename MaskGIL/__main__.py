@@ -3,27 +3,32 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from MaskGIL.command import run_command
 from MaskGIL.generate import GenerateConfig, generate
 from MaskGIL.inspect import InspectConfig, inspect
+from MaskGIL.prepare import PrepareConfig, prepare
 from MaskGIL.values import did_you_mean, quote
 
 
 class Command(NamedTuple):
-    """One command. `word` is the key that a first bare word stands for, "" for none."""
+    """One command. `words` are the keys that bare words at its beginning stand for, in order."""
 
     job: Callable[..., int | None]
     schema: type[Any]
     about: str
-    word: str = ""
+    words: tuple[str, ...] = ()
 
 
 COMMANDS = {
     "generate": Command(generate, GenerateConfig, "Sample pictures of classes from weights."),
     "inspect": Command(
-        inspect, InspectConfig, "Tell what a token cache or a weights folder holds.", word="path"
+        inspect, InspectConfig, "Tell what a token cache or a weights folder holds.", ("path",)
+    ),
+    "prepare": Command(
+        prepare, PrepareConfig, "Fetch a data set and lay it out as a folder.", ("name", "path")
     ),
 }
 
@@ -39,16 +44,16 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: Unknown command {quote(name)}.{hint}", file=sys.stderr)
         return 2
     command = COMMANDS[name]
-    if command.word and words and not re.match(r"-|[^/]*=", words[0]):
-        words[0] = f"{command.word}={words[0]}"
+    bare = takewhile(lambda word: not re.match(r"-|[^/]*=", word), words)
+    named = [f"{key}={word}" for key, word in zip(command.words, bare)]
+    words = [*named, *words[len(named) :]]
     return run_command(
         command.job, command.schema, words, program=_program(name), about=command.about
     )
 
 
 def _program(name: str) -> str:
-    word = COMMANDS[name].word
-    return f"python -m MaskGIL {name}" + (f" {word.upper()}" if word else "")
+    return " ".join(["python -m MaskGIL", name, *map(str.upper, COMMANDS[name].words)])
 
 
 def _overview() -> str:

@@ -26,14 +26,11 @@ from MaskGIL.cache_index import (
     dtype_of,
     new_index,
     read_index,
-    replace_file,
-    sha256,
-    to_json,
-    write_durably,
 )
 from MaskGIL.data import Images
 from MaskGIL.data.crops import all_crops, to_float
 from MaskGIL.data.folders import BadFiles, UnreadableImage
+from MaskGIL.durable import replace_file, sha256, to_json, write_durably
 from Network.config import UserError
 from Network.tokenizer import Tokenizer
 

@@ -4,19 +4,17 @@
 CHUNK images. Nothing in it depends on time, machine or ranks. R rows, C crops, h w token grid.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-from uuid import uuid4
+from typing import Any
 
 import numpy as np
 
 from MaskGIL.data import Images, images_hash
 from MaskGIL.data.crops import num_crops
+from MaskGIL.durable import sha256, to_json
 from Network.config import UserError
 from Network.tokenizer import Tokenizer
 
@@ -156,28 +154,3 @@ def class_to_idx(classes: Sequence[str]) -> dict[str, int]:
 def dtype_of(codebook_size: int) -> np.dtype:
     """Number format of a code on disk: uint16 as long as it holds every code."""
     return np.dtype("<u2" if codebook_size <= 65_536 else "<u4")
-
-
-def sha256(data: bytes) -> str:
-    """In hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def to_json(value: Any) -> bytes:
-    """For people to read too; the same value gives the same bytes."""
-    return json.dumps(value, indent=1).encode()
-
-
-def write_durably(file: IO[bytes], data: bytes) -> None:
-    """Return when the bytes are on the disk."""
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename: the file is old or new, never half."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")  # ranks may do it at once
-    with temporary.open("wb") as file:
-        write_durably(file, data)
-    temporary.replace(path)

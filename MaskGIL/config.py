@@ -113,10 +113,12 @@ def sections(schema: type) -> Iterator[Setting]:
 class DataConfig:
     """The images, and how they become training samples."""
 
-    source: Literal["shapes", "folder"] = setting(
-        "shapes", "shapes draws its own images; folder reads train/CLASS and val/CLASS"
+    source: Literal["shapes", "folder", "mnist", "fashion-mnist", "cifar10", "stl10"] = setting(
+        "shapes", "shapes draws images; folder reads those of data.path; others: torchvision's"
     )
-    path: str = setting("", "folder that holds train/CLASS and val/CLASS", free=True)
+    path: str = setting(
+        "", "folder of the images: train/CLASS and val/CLASS, ImageNet, tar files", free=True
+    )
     image_size: int = setting(64, "height and width of an image in pixels")
     num_images: int = setting(16384, "number of training images that source=shapes draws")
     crops: Literal["center", "flip", "ten"] = setting(

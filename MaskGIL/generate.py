@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from MaskGIL.classes import class_names
 from MaskGIL.command import Flags
 from MaskGIL.config import require_at_least
 from MaskGIL.data.crops import to_uint8
@@ -130,18 +131,13 @@ def write_pictures(
 
 def _plan(pipe: Pipeline, labels: Tensor, seed: int) -> str:
     settings, count = pipe.sampling, len(labels)
-    names = [class_name(pipe, label) for label in labels.unique_consecutive().tolist()]
+    # The null label follows the classes
+    names = [*class_names(pipe.classes, pipe.network.config.num_classes), "no class"]
+    shown = [names[label] for label in labels.unique_consecutive().tolist()]
     precision = next(name for name, dtype in DTYPES.items() if dtype == pipe.dtype)
     return (
-        f"images     {count} of {', '.join(names)}, seed {seed}\n"
+        f"images     {count} of {', '.join(shown)}, seed {seed}\n"
         f"sampler    {settings.num_steps} steps, guidance {settings.guidance_scale:g}, "
         f"temperature {settings.temperature:g}\n"
         f"device     {pipe.device}, {precision}"
     )
-
-
-def class_name(pipe: Pipeline, label: int) -> str:
-    """What people call a class; its number where it has no name."""
-    if label == pipe.network.null_label:
-        return "no class"
-    return pipe.classes[label] if label < len(pipe.classes) else f"class {label}"

@@ -13,6 +13,7 @@ from torch import nn
 
 from MaskGIL.cache import TokenCache
 from MaskGIL.cache_index import read_index
+from MaskGIL.classes import class_names
 from MaskGIL.command import Flags
 from MaskGIL.config import require_at_least, to_dict
 from MaskGIL.data.crops import to_uint8
@@ -81,7 +82,7 @@ def _describe_cache(folder: Path, config: InspectConfig, flags: Flags) -> None:
     _say("tokenizer", f"{made_by['name']}, fingerprint {made_by['fingerprint'][:16]}")
     _say("hashes", "all chunks are as they were written")
     counts = np.bincount(cache.labels[cache.labels >= 0], minlength=len(cache.classes))
-    print("\n".join(_histogram(cache.classes, counts)))
+    print("\n".join(_histogram(class_names(cache.classes, len(counts)), counts)))
     if tokenizer is not None and out is not None and not flags.dry_run:
         _draw_images(cache, tokenizer, out, config)
 
@@ -93,7 +94,7 @@ def _histogram(classes: list[str], counts: NDArray[np.int64]) -> list[str]:
         half = CLASSES_LISTED // 2
         ranked = np.argsort(-counts, kind="stable").tolist()
         order = [*ranked[:half], -1, *ranked[-half:]]
-    most, name_width = max(counts.max(), 1), min(24, max(map(len, classes)))
+    most, name_width = max(counts.max(), 1), min(24, max(map(len, classes), default=0))
     left_out = f"  ... {len(classes) - CLASSES_LISTED} more"
     return [
         left_out

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from MaskGIL.cache_index import replace_file, sha256, to_json
 from MaskGIL.config import changed_keys, to_dict
 from MaskGIL.device import DTYPES
+from MaskGIL.durable import replace_file, sha256, to_json
 from MaskGIL.pipeline import Pipeline
 from Network.config import UserError
 from Network.files import fingerprint

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from MaskGIL.config import DataConfig
 from MaskGIL.data import Images, Split, open_images
 from MaskGIL.data.crops import crop_image
-from MaskGIL.data.folders import SPLITS, Folder, UnreadableImage, read_image
+from MaskGIL.data.folders import SPLITS, UnreadableImage, is_image, read_image
+from MaskGIL.data.layouts import LAYOUTS, open_layout
 from MaskGIL.data.shapes import Shapes
 from Metrics.samples import BATCH, SampleFile
 from Network.config import UserError
@@ -109,12 +109,13 @@ def _open_folder(key: str, root: Path, split: Split) -> Images:
         raise UserError(
             f"No such {key}: {key}={root}; give shapes, a folder of images or an .npz of samples."
         )
-    if any((root / name).is_dir() for name in SPLITS):
-        return Folder(root, split)
-    files = sorted(file for file in root.iterdir() if file.suffix.lower() in IMG_EXTENSIONS)
-    if not files:
-        raise UserError(f"{key}={root} holds neither {split}/CLASS/* nor images.")
-    return _Files(files)
+    with_splits = any((root / name).is_dir() for name in SPLITS)
+    files = sorted(file for file in root.iterdir() if is_image(file.name))
+    if files and not with_splits:
+        return _Files(files)
+    if with_splits or any(layout.fits(root) for layout in LAYOUTS):
+        return open_layout(root, split)
+    raise UserError(f"{key}={root} holds neither {split}/CLASS/* nor images.")
 
 
 class _Files:

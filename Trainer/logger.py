@@ -8,8 +8,8 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from MaskGIL.cache_index import replace_file
 from MaskGIL.distributed import is_main
+from MaskGIL.durable import replace_file
 
 
 class Logger:

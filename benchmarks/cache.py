@@ -23,10 +23,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from MaskGIL.cache import TokenCache
-from MaskGIL.cache_index import Part, new_index, sha256, to_json
+from MaskGIL.cache_index import Part, new_index
 from MaskGIL.config import MaskingConfig, require_at_least, to_dict
 from MaskGIL.data.crops import num_crops
 from MaskGIL.data.sampler import Sampler
+from MaskGIL.durable import sha256, to_json
 from Network.config import setting
 from Trainer.batches import MaskedBatches, Shielded, TokenBatches
 
@@ -167,8 +168,17 @@ class Rows:
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows
 
+    @property
+    def labels(self) -> np.ndarray:
+        """All 0."""
+        return np.zeros(self.num_rows, np.int64)
+
     def __len__(self) -> int:
         return self.num_rows
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return str(index)
 
 
 if __name__ == "__main__":

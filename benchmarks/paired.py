@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from MaskGIL.cache_index import replace_file, to_json
 from MaskGIL.command import Flags, run_command
 from MaskGIL.config import to_yaml
+from MaskGIL.durable import replace_file, to_json
 from Trainer.run_folder import environment
 
 RESULTS = Path(__file__).parent / "results"

@@ -14,9 +14,8 @@ from MaskGIL.cache_index import (
     dtype_of,
     new_index,
     read_index,
-    replace_file,
-    to_json,
 )
+from MaskGIL.durable import to_json
 from Network.config import UserError
 
 
@@ -100,21 +99,6 @@ def test_first_difference_is_named(tmp_path):
     ]:
         with pytest.raises(UserError, match=text):
             check_same(tmp_path, "thing", found, wanted)
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "index.json"
-    replace_file(path, b"old")
-    replace_file(path, b"new")
-    assert [file.name for file in tmp_path.iterdir()] == ["index.json"]
-
-    def power_cut(descriptor):
-        raise OSError("no space left")
-
-    monkeypatch.setattr("os.fsync", power_cut)
-    with pytest.raises(OSError, match="no space left"):
-        replace_file(path, b"newer")
-    assert path.read_bytes() == b"new"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from MaskGIL.classes import class_index
+from MaskGIL.classes import class_index, class_names
+from MaskGIL.imagenet import imagenet_names, imagenet_synsets
 from Network.config import UserError
 
 NAMES = ["red circle", "Blue Square", "goldfish", *(f"class {index}" for index in range(7))]
@@ -59,11 +60,9 @@ def test_a_model_without_classes(label):
 
 
 def test_a_model_without_names():
-    with pytest.raises(
-        UserError, match=r"^Unknown class 'cat'. The model has numbers, 0 to 999\.$"
-    ):
-        class_index("cat", [], 1000)
-    assert class_index("7", [], 1000) == 7
+    with pytest.raises(UserError, match=r"^Unknown class 'cat'. The model has numbers, 0 to 99\.$"):
+        class_index("cat", [], 100)
+    assert class_index("7", [], 100) == 7
 
 
 def test_an_exact_name_comes_first():
@@ -72,3 +71,57 @@ def test_an_exact_name_comes_first():
     numbered = sorted(str(number) for number in range(1, 13))  # 1, 10, 11, 12, 2, ...
     assert numbered[class_index("10", numbered, 12)] == "10"
     assert class_index(10, numbered, 12) == 10
+
+
+def test_a_name_of_two_classes_is_refused():
+    sentence = "2 classes are called 'CAT'; give a number: 0 (Cat) or 2 (cat)."
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        class_index("CAT", ["Cat", "dog", "cat"], 3)
+
+
+# ----------------------------------------------------------------------------------- ImageNet
+@pytest.fixture(params=["WordNet ids", "no names"])
+def imagenet(request):
+    """The class list of a model that was trained on ImageNet's folders, or of published weights."""
+    return list(imagenet_synsets()) if request.param == "WordNet ids" else []
+
+
+@pytest.mark.parametrize("label", ["goldfish", "GOLDFISH", "n01443537", "N01443537", "1", 1])
+def test_a_class_of_imagenet(imagenet, label):
+    assert class_index(label, imagenet, 1000) == 1
+
+
+def test_every_name_and_id_of_imagenet(imagenet):
+    for names in (imagenet_names(), imagenet_synsets()):
+        for number in range(0, 1000, 20):  # 264 and 474 share a name
+            assert class_index(names[number], imagenet, 1000) == number
+
+
+@pytest.mark.parametrize(
+    ("label", "sentence"),
+    [
+        ("godlfish", "Unknown class 'godlfish'. Did you mean 'goldfish'? Known: tench, goldfish, "),
+        ("n01443357", "Unknown class 'n01443357'. Did you mean 'n01443537'? Known: tench, "),
+        ("1000", "Class 1000 does not exist; the model knows 0 to 999."),
+        (
+            "cardigan",
+            "2 classes are called 'cardigan'; give a number: 264 (Cardigan) or 474 (cardigan).",
+        ),
+    ],
+)
+def test_sentences_of_imagenet(imagenet, label, sentence):
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}"):
+        class_index(label, imagenet, 1000)
+
+
+def test_other_models_know_nothing_of_imagenet():
+    for classes in ([], [f"n{number:08}" for number in range(1000)], NAMES):
+        with pytest.raises(UserError, match=r"^Unknown class 'tench'\."):
+            class_index("tench", classes, len(classes) or 999)
+
+
+def test_names_for_people():
+    assert class_names(imagenet_synsets(), 1000) == list(imagenet_names())
+    assert class_names(NAMES, 10) == NAMES
+    assert class_names([], 3) == ["class 0", "class 1", "class 2"]
+    assert class_names(NAMES, 0) == []  # the data had names, the network is unconditional

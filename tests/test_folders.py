@@ -75,7 +75,7 @@ def test_file_names_may_be_any_bytes(root):
 
 
 def test_sources(root):
-    assert set(SOURCES) == {"shapes", "folder"}
+    assert list(SOURCES)[:2] == ["shapes", "folder"]  # the others: test_standard.py
     assert len(open_images(DataConfig(source="folder", path=str(root)), "train")) == 6
     config = DataConfig(source="shapes", image_size=32, num_images=4096)
     train, val = open_images(config, "train"), open_images(config, "val")

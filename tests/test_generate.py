@@ -7,6 +7,7 @@ from tiny_weights import GRID, SIDE, save_tiny_weights
 from MaskGIL.__main__ import main
 from MaskGIL.config import load_config
 from MaskGIL.generate import GenerateConfig, choose_labels, decode_steps
+from MaskGIL.imagenet import imagenet_synsets
 from MaskGIL.pictures import MASKED_GREY
 from MaskGIL.pipeline import Pipeline, image_seeds
 
@@ -96,6 +97,19 @@ def test_without_classes_the_null_condition_is_shown(tmp_path):
     pipe = Pipeline.from_pretrained(folder, "cpu", torch.float32)
     labels, _ = choose_labels(pipe, GenerateConfig(num_images=3))
     assert labels.tolist() == [pipe.network.null_label] * 3
+
+
+@pytest.mark.parametrize(
+    ("classes", "words", "shown"),
+    [
+        (imagenet_synsets(), ["class_labels=n01443537,207"], "2 of goldfish, golden retriever"),
+        ((), ["num_images=3"], "3 of no class"),
+    ],
+)
+def test_the_plan_names_classes_for_people(tmp_path, capsys, classes, words, shown):
+    folder = save_tiny_weights(tmp_path / "weights", classes=classes)
+    assert main(["generate", f"weights={folder}", "device=cpu", "--dry-run", *words]) == 0
+    assert f"images     {shown}, seed 0\n" in capsys.readouterr().out
 
 
 def test_a_picture_may_be_replaced_and_enlarged(generate, tmp_path):

@@ -1,6 +1,6 @@
 """The programs: `python main.py`, and `python -m MaskGIL`.
 
-The commands of the latter in detail are in test_generate.py and test_inspect.py.
+The commands of the latter in detail are in test_generate.py, test_inspect.py, test_prepare.py.
 """
 
 import re
@@ -38,8 +38,8 @@ def test_overview_lists_the_commands(capsys, words):
     ("word", "hint"),
     [
         ("generat", "Did you mean 'generate'?"),
-        ("zzz", "Commands are generate, inspect."),
-        ("weights=runs/b", "Commands are generate, inspect."),
+        ("zzz", "Commands are generate, inspect, prepare."),
+        ("weights=runs/b", "Commands are generate, inspect, prepare."),
     ],
 )
 def test_an_unknown_command_suggests(capsys, word, hint):
@@ -62,9 +62,24 @@ def test_a_bare_word_is_the_key_of_the_command(capsys, word):
     assert "path: runs/lr=1/weights\n" in capsys.readouterr().out
 
 
-def test_a_bare_word_is_a_mistake_elsewhere(capsys):
-    assert main(["generate", "grid"]) == 2
-    assert "'grid' is neither a .yaml file nor key=value nor a flag." in capsys.readouterr().err
+@pytest.mark.parametrize("keys", [["emoji64", "new/d=1"], ["emoji64", "path=new/d=1"]])
+def test_two_bare_words_are_two_keys_in_order(capsys, keys):
+    assert main(["prepare", *keys, "--print-config"]) == 0
+    assert "name: emoji64\npath: new/d=1\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "stray"),
+    [
+        (["generate", "grid"], "grid"),
+        (["inspect", "a", "b"], "b"),
+        (["prepare", "emoji64", "a", "b"], "b"),
+        (["prepare", "name=emoji64", "a"], "a"),
+    ],
+)
+def test_a_bare_word_is_a_mistake_elsewhere(capsys, argv, stray):
+    assert main(argv) == 2
+    assert f"'{stray}' is neither a .yaml file nor key=value nor a flag." in capsys.readouterr().err
 
 
 def test_python_m_runs_it():

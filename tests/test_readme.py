@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_weights import save_tiny_weights
 
-from MaskGIL.__main__ import COMMANDS
+from MaskGIL.__main__ import main
 from MaskGIL.command import parse
 from MaskGIL.config import load_config
 from Metrics.sample_and_eval import SampleConfig
@@ -32,8 +32,7 @@ def test_every_command_is_understood(line, monkeypatch):
     words = shlex.split(line)[1:]
     if words[0] == "-m":
         if words[1] == "MaskGIL":
-            schema, arguments = COMMANDS[words[2]].schema, words[3:]
-            load(schema, arguments)
+            assert main([*words[2:], "--print-config"]) == 0
         else:
             assert words[1] == "venv"
         return

@@ -4,6 +4,7 @@ A source is anything with the members of `Images`.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
@@ -11,8 +12,10 @@ import numpy as np
 from PIL import Image
 
 from MaskGIL.config import DataConfig
-from MaskGIL.data.folders import LAYOUT, Folder
+from MaskGIL.data.folders import LAYOUT
+from MaskGIL.data.layouts import open_layout
 from MaskGIL.data.shapes import Shapes
+from MaskGIL.data.standard import KINDS, Standard
 from Network.config import UserError
 
 Split = Literal["train", "val"]
@@ -42,10 +45,14 @@ class Images(Protocol):
 
 
 def images_hash(images: Images) -> str:
-    """The sha256 of the images' names and labels in their order, wherever they lie."""
+    """The sha256 of the images' names and labels in their order, wherever they lie.
+
+    Without the end of a name: what is .JPEG in one layout of ImageNet is .jpg in another.
+    """
     digest = hashlib.sha256(images.labels.astype("<i8").tobytes())
     for row in range(len(images)):
-        digest.update(images.name(row).encode("utf-8", "surrogateescape") + b"\0")
+        name = os.path.splitext(images.name(row))[0]
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()
 
 
@@ -67,7 +74,19 @@ def _shapes(config: DataConfig, split: Split) -> Images:
 def _folder(config: DataConfig, split: Split) -> Images:
     if not config.path:
         raise UserError(f"data.source=folder needs data.path=FOLDER with {LAYOUT}.")
-    return Folder(config.path, split)
+    return open_layout(config.path, split)
 
 
-SOURCES: dict[str, Callable[[DataConfig, Split], Images]] = {"shapes": _shapes, "folder": _folder}
+def _standard(config: DataConfig, split: Split) -> Images:
+    if not config.path:
+        raise UserError(
+            f"data.source={config.source} needs data.path=FOLDER, where torchvision keeps it."
+        )
+    return Standard(config.source, config.path, split)
+
+
+SOURCES: dict[str, Callable[[DataConfig, Split], Images]] = {
+    "shapes": _shapes,
+    "folder": _folder,
+    **dict.fromkeys(KINDS, _standard),
+}

@@ -7,7 +7,7 @@ too many of them end the run. Stands on Pillow, restricted to the formats of pho
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from PIL import Image
@@ -114,8 +114,8 @@ class BadFiles:
         return sum(other.partition("/")[0] == split for other in names | {name})
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """An image file as 8-bit RGB, turned upright by its EXIF tag; of an animation the first frame.
+def read_image(path: str | Path | IO[bytes]) -> Image.Image:
+    """An image file or its bytes as 8-bit RGB, upright by its EXIF tag; of an animation the start.
 
     Transparent pixels are laid on white. Raises UnreadableImage for anything else than a whole
     picture of FORMATS with at most MAX_PIXELS pixels.
@@ -207,7 +207,7 @@ def _hint(root: Path, split: str) -> str:
     if root.name in SPLITS and (root.parent / split).is_dir():
         return f"; use data.path={root.parent}"
     classes = [name for name in _subfolders(root) if name not in SPLITS]
-    if any(_is_image(file.name) for name in classes for file in os.scandir(root / name)):
+    if any(is_image(file.name) for name in classes for file in os.scandir(root / name)):
         return f"; move those class folders into {root / split}"
     return ""
 
@@ -228,11 +228,12 @@ def _image_files(folder: Path, class_name: str) -> list[bytes]:
     for place, folders, files in os.walk(folder / class_name, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         # A slice, because pathlib would take ten seconds for ImageNet
-        names += [os.path.join(place, name)[prefix:] for name in files if _is_image(name)]
+        names += [os.path.join(place, name)[prefix:] for name in files if is_image(name)]
     return sorted(os.fsencode(name.replace(os.sep, "/")) for name in names)  # on Windows too
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file of this name counts as a picture."""
     return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
 
 

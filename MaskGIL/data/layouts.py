@@ -1,0 +1,234 @@
+"""How pictures lie under `data.path`: the layouts that are recognised, ImageNet's above all.
+
+Whatever the layout, the same pictures have the same names, order and labels, so that one token
+cache serves them all. N pictures.
+"""
+
+import csv
+import io
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+from MaskGIL.data.folders import Folder, UnreadableImage, is_image, read_image
+from MaskGIL.data.shards import Packed, open_shards, read_members
+from Network.config import UserError
+
+Split = Literal["train", "val"]
+KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
+KAGGLE_LABELS = "LOC_val_solution.csv"
+TARS = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+HELD_OUT = 20  # of a folder without split and classes one picture in so many validates
+
+
+def open_layout(path: str | Path, split: Split) -> "Folder | Files | Packed":
+    """The pictures of a split, in the first of LAYOUTS that fits; else as class folders.
+
+    Raises UserError for what is missing, and for labels that do not fit the pictures.
+    """
+    root = Path(path)
+    for layout in LAYOUTS:
+        if root.is_dir() and layout.fits(root):
+            return layout.open(root, split)
+    return Folder(root, split)
+
+
+class Files:
+    """Picture files of which someone else knows the labels; rows follow those, then the names.
+
+    `labels` (N,) int64 index `classes`; without classes all are 0. A row is called
+    SPLIT/CLASS/FILE, as in class folders.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, files: Sequence[str], labels: np.ndarray, classes: list[str]
+    ) -> None:
+        names = np.array([os.fsencode(file) for file in files])
+        order = np.lexsort((names, labels))
+        self.folder, self.split, self.classes = folder, split, classes
+        self.labels, self._files = labels[order], names[order]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        """SPLIT/CLASS/FILE, or SPLIT/FILE without classes."""
+        folders = [self.split, *self.classes[self.labels[index] :][:1]]
+        return "/".join([*folders, os.fsdecode(self._files[index])])
+
+    def image(self, index: int) -> Image.Image:
+        """The picture as RGB, upright. Raises UnreadableImage."""
+        try:
+            return read_image(self.folder / os.fsdecode(self._files[index]))
+        except UnreadableImage as error:
+            raise UnreadableImage(self.name(index), error.reason) from error
+
+
+# ------------------------------------------------------------------------- ImageNet of Kaggle
+def _is_flat_val(root: Path) -> bool:
+    """Whether there is a train, and a val of bare pictures."""
+    return (root / "train").is_dir() and {"pictures"} == _contents(root / "val")
+
+
+def _is_kaggle(root: Path) -> bool:
+    return _is_flat_val(root / KAGGLE) or _is_flat_val(root)
+
+
+def _open_kaggle(root: Path, split: Split) -> Folder | Files:
+    data = root / KAGGLE if _is_flat_val(root / KAGGLE) else root
+    train = Folder(data, "train")
+    if split == "train":
+        return train
+    places = [data, *data.absolute().parents[: len(KAGGLE.parts)]]
+    table = next((p / KAGGLE_LABELS for p in places if (p / KAGGLE_LABELS).is_file()), None)
+    if table is None:
+        raise UserError(
+            f"{data / 'val'} holds pictures and no class folders; put Kaggle's {KAGGLE_LABELS} "
+            f"into {data}, or sort the pictures into val/CLASS."
+        )
+    with table.open(newline="") as file:
+        rows = csv.DictReader(file)
+        if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
+            raise UserError(f"{table} has no columns ImageId and PredictionString.")
+        class_of = {row["ImageId"]: row["PredictionString"].partition(" ")[0] for row in rows}
+    files = sorted(name for name in os.listdir(data / "val") if is_image(name))
+    odd = sorted({Path(file).stem for file in files} ^ class_of.keys())
+    if odd:
+        raise UserError(
+            f"{table} lists {len(class_of)} pictures, {data / 'val'} holds {len(files)}; the first "
+            f"that only one of them has is {odd[0]}: copy what is missing."
+        )
+    classes = [class_of[Path(file).stem] for file in files]
+    return Files(data / "val", "val", files, _numbers(classes, train.classes, table), train.classes)
+
+
+# --------------------------------------------------------------------- ImageNet as downloaded
+def _is_official(root: Path) -> bool:
+    return any((root / name).is_file() for name in TARS.values())
+
+
+def _open_official(root: Path, split: Split) -> Packed:
+    missing = [name for name in (*TARS.values(), DEVKIT) if not (root / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{root} holds a tar file of ImageNet, but not {' and '.join(missing)}; download "
+            "what is missing from image-net.org into the same folder."
+        )
+    train = [root / TARS["train"]]
+    if split == "train":
+        return open_shards(train, "train", train)
+    known = open_shards(train, "train", train)
+    tar = root / TARS["val"]
+    members = read_members([tar])
+    classes = _read_devkit(root / DEVKIT)
+    if len(classes) != len(members.names):
+        raise UserError(
+            f"{DEVKIT} has labels of {len(classes)} pictures, {tar} holds {len(members.names)}; "
+            "download them again."
+        )
+    order = np.argsort(members.names)  # the labels follow the numbers in the files' names
+    labels = np.empty(len(classes), np.int64)
+    labels[order] = _numbers(classes, known.classes, root / DEVKIT)
+    return Packed("val", [tar], members, known.classes, labels)
+
+
+def _read_devkit(path: Path) -> list[str]:
+    """WordNet ids of the validation pictures, in the order of their numbers."""
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            contents = {
+                Path(member.name).name: file.read()
+                for member in archive
+                if (file := archive.extractfile(member)) is not None
+            }
+        synsets = scipy.io.loadmat(io.BytesIO(contents["meta.mat"]), squeeze_me=True)["synsets"]
+        names = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
+        numbers = contents["ILSVRC2012_validation_ground_truth.txt"].split()
+        return [names[int(number)] for number in numbers]
+    except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{path} is not ImageNet's development kit ({error}); download it again."
+        ) from error
+
+
+# --------------------------------------------------------------------------------- WebDataset
+def _shards_of(root: Path, split: str) -> list[Path]:
+    """Tar files in SPLIT/, or with the split in their name; `validation` counts as val."""
+    inside = sorted((root / split).glob("*.tar"))
+    return inside or sorted(tar for tar in root.glob("*.tar") if split in tar.name)
+
+
+def _is_shards(root: Path) -> bool:
+    return bool(_shards_of(root, "train"))
+
+
+def _open_shards(root: Path, split: Split) -> Packed:
+    tars = _shards_of(root, split)
+    if not tars:
+        raise UserError(
+            f"data.path={root} has tar files for train and none for {split}; put them into "
+            f"{root / split}, or give them names with {split}."
+        )
+    return open_shards(tars, split, _shards_of(root, "train"))
+
+
+# ----------------------------------------------------------------- one folder without classes
+def _is_unlabelled(root: Path) -> bool:
+    return not (root / "train").exists() and "pictures" in _contents(root)
+
+
+def _open_unlabelled(root: Path, split: Split) -> Files:
+    """All pictures below; which of them validate follows from their names alone."""
+    names = [
+        Path(place, name).relative_to(root).as_posix()
+        for place, _, files in os.walk(root, followlinks=True)
+        for name in files
+        if is_image(name)
+    ]
+    draws = {name: zlib.crc32(os.fsencode(name)) % HELD_OUT for name in names}
+    least = min(draws.values())
+    files = [name for name, draw in draws.items() if (draw == least) == (split == "val")]
+    if not files:
+        raise UserError(f"data.path={root} holds one picture; training needs two.")
+    return Files(root, split, files, np.zeros(len(files), np.int64), [])
+
+
+class Layout(NamedTuple):
+    """Whether the pictures lie so, and how they are opened."""
+
+    fits: Callable[[Path], bool]
+    open: Callable[[Path, Split], "Folder | Files | Packed"]
+
+
+LAYOUTS = (
+    Layout(_is_kaggle, _open_kaggle),
+    Layout(_is_official, _open_official),
+    Layout(_is_shards, _open_shards),
+    Layout(_is_unlabelled, _open_unlabelled),
+)
+
+
+def _contents(folder: Path) -> set[str]:
+    """Which of "folders" and "pictures" a folder holds, hidden ones aside."""
+    if not folder.is_dir():
+        return set()
+    with os.scandir(folder) as entries:
+        seen = [entry for entry in entries if not entry.name.startswith(".")]
+        folders = {"folders" for entry in seen if entry.is_dir()}
+        return folders | {"pictures" for entry in seen if is_image(entry.name)}
+
+
+def _numbers(names: Sequence[str], classes: list[str], source: Path) -> np.ndarray:
+    numbers = {name: number for number, name in enumerate(classes)}
+    odd = next((name for name in names if name not in numbers), None)
+    if odd is not None:
+        raise UserError(f"{source} names the class {odd}, which train does not have.")
+    return np.array([numbers[name] for name in names], np.int64)

@@ -1,0 +1,33 @@
+"""Files that are whole or not there: written under another name, flushed to the disk, renamed."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+
+def sha256(data: bytes) -> str:
+    """In hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def to_json(value: Any) -> bytes:
+    """For people to read too; the same value gives the same bytes."""
+    return json.dumps(value, indent=1).encode()
+
+
+def write_durably(file: IO[bytes], data: bytes) -> None:
+    """Return when the bytes are on the disk."""
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write under a temporary name, then rename: the file is old or new, never half."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")  # ranks may do it at once
+    with temporary.open("wb") as file:
+        write_durably(file, data)
+    temporary.replace(path)

@@ -1,0 +1,143 @@
+"""What tar files may hold; a miniature ImageNet in each layout is in test_layouts.py."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from MaskGIL.data import shards
+from MaskGIL.data.folders import UnreadableImage
+from MaskGIL.data.shards import open_shards, read_members
+from Network.config import UserError
+
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return tmp_path / "hub" / "maskgil"
+
+
+def png(grey):
+    data = io.BytesIO()
+    Image.new("RGB", (4, 4), (grey, grey, grey)).save(data, "PNG")
+    return data.getvalue()
+
+
+def tar(path, *files, **kinds):
+    with tarfile.open(path, "w") as archive:
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        for name, kind in kinds.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            archive.addfile(member)
+    return path
+
+
+def opened(path, *files, split="train"):
+    tars = [tar(path, *files)]
+    return open_shards(tars, split, tars)
+
+
+def shown(images):
+    return [(images.name(row), int(images.labels[row])) for row in range(len(images))]
+
+
+def test_numbers_from_json_or_cls(tmp_path):
+    images = opened(tmp_path / "a.tar", ("b.png", png(1)), ("b.json", b'{"label": 1, "w": 4}'),
+                    ("a.cls", b"0\n"), ("a.png", png(2)), ("c.cls", b"1"), ("c.png", png(3)),
+                    ("c.txt", b"a caption"))  # fmt: skip
+    assert shown(images) == [("train/0/a.png", 0), ("train/1/b.png", 1), ("train/1/c.png", 1)]
+    assert [np.asarray(images.image(row)).max() for row in range(3)] == [2, 1, 3]
+
+
+def test_names_of_the_numbers(tmp_path):
+    files = [("n00000002_1.png", png(1)), ("n00000002_1.cls", b"1"),
+             ("n00000001_1.png", png(1)), ("n00000001_1.cls", b"0")]  # fmt: skip
+    assert opened(tmp_path / "a.tar", *files).classes == ["n00000001", "n00000002"]
+    mixed = [*files, ("n00000001_2.png", png(1)), ("n00000001_2.cls", b"1")]
+    assert opened(tmp_path / "b.tar", *mixed).classes == ["0", "1"]  # the ids contradict
+    (tmp_path / "classes.txt").write_text("cat\ndog\nnobody\n")
+    assert opened(tmp_path / "a.tar", *files).classes == ["cat", "dog", "nobody"]
+    (tmp_path / "classes.txt").write_text("cat\n")
+    with pytest.raises(UserError, match=r"classes.txt names 1 classes, but a picture has the clas"):
+        opened(tmp_path / "a.tar", *files)
+
+
+def test_links_and_folders_are_no_pictures(tmp_path):
+    path = tar(tmp_path / "a.tar", ("cat/a.png", png(1)), **{"cat/b.png": tarfile.SYMTYPE},
+               **{"dog": tarfile.DIRTYPE})  # fmt: skip
+    assert read_members([path]).names.tolist() == [b"cat/a.png"]
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/a.png", "cat/../../a.png"])
+def test_a_name_that_points_outside_is_refused(tmp_path, name):
+    path = tar(tmp_path / "a.tar", (name, png(1)))
+    with pytest.raises(UserError) as error:
+        read_members([path])
+    assert str(error.value) == (
+        f"{path} holds {name!r}, which points outside of it; do not use it."
+    )
+
+
+def test_a_truncated_file_is_named(tmp_path, memory):
+    path = tar(tmp_path / "a.tar", ("cat/a.png", png(1)), ("cat/b.png", bytes(5000)))
+    whole = path.read_bytes()
+    for cut in (whole[:3000], whole[:700], b"<html>", b""):
+        path.write_bytes(cut)
+        with pytest.raises(UserError, match=rf"^{path} is not a whole tar file \(.*\); download"):
+            read_members([path])
+    assert not memory.exists()  # nothing half is remembered
+
+
+def test_a_damaged_picture_is_one_line(tmp_path):
+    images = opened(tmp_path / "a.tar", ("cat/a.png", png(1)[:40]), ("cat/b.png", png(1)))
+    with pytest.raises(UnreadableImage, match=r"^cannot read train/cat/a.png: "):
+        images.image(0)
+    assert images.image(1).size == (4, 4)
+
+
+def test_a_picture_without_class(tmp_path):
+    with pytest.raises(UserError, match=r"a picture has no class: each needs KEY.cls or KEY.json"):
+        opened(tmp_path / "a.tar", ("a.png", png(1)), ("cat/b.png", png(1)))
+    train, val = tar(tmp_path / "t.tar", ("cat/b.png", png(1))), tmp_path / "v.tar"
+    tar(val, ("dog/b.png", png(1)))
+    with pytest.raises(UserError, match=r"class dog is not among those of train"):
+        open_shards([val], "val", [train])
+
+
+def test_numbers_that_train_does_not_have(tmp_path):
+    train = tar(tmp_path / "t.tar", ("a.png", png(1)), ("a.cls", b"1"))
+    val = tar(tmp_path / "v.tar", ("a.png", png(1)), ("a.cls", b"2"))
+    sentence = (
+        rf"^A picture for val in the tar files of {tmp_path} has the class 2, train has 0 to 1"
+    )
+    with pytest.raises(UserError, match=sentence):
+        open_shards([val], "val", [train])
+    with pytest.raises(UserError, match=rf"^The tar files of {tmp_path} hold no pictures for val"):
+        open_shards([tar(val, ("notes.txt", b"-"))], "val", [train])
+
+
+def test_headers_are_read_once(tmp_path, memory, monkeypatch):
+    path = tar(tmp_path / "a.tar", ("cat/a.png", png(1)))
+    first = read_members([path])
+    assert len(list(memory.iterdir())) == 1
+    monkeypatch.setattr(shards, "_pictures", None)  # would be called
+    again = read_members([path])
+    assert again.offsets.tolist() == first.offsets.tolist()
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    tar(path, ("cat/a.png", png(1)), ("cat/b.png", png(2)))  # another file under its name
+    assert len(read_members([path]).names) == 2
+
+
+def test_a_home_that_cannot_be_written_to(tmp_path, memory):
+    memory.parent.mkdir(parents=True)
+    memory.write_bytes(b"a file in the way")
+    path = tar(tmp_path / "a.tar", ("cat/a.png", png(1)))
+    assert len(read_members([path]).names) == 1
