@@ -48,6 +48,9 @@ class LoopConfig:
     steps: int = setting(1000, "steps of the whole run")
     accumulation: int = setting(1, "parts that a rank's share of a batch is computed in")
     compile: bool = setting(False, "torch.compile the network")
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = setting(
+        "tensorboard", "where curves can be watched, beside metrics.jsonl"
+    )
     log_every: int = setting(50, "steps between two lines of the log")
     sample_every: int = setting(500, "steps between two pictures of samples; 0 makes none")
     validate_every: int = setting(500, "steps between two validations; 0 makes none")

@@ -1,21 +1,21 @@
-"""What a run says: one greppable line, `metrics.jsonl`, TensorBoard, a bar on a terminal only."""
+"""What a run says: one greppable line, `metrics.jsonl`, a tracker, a bar on a terminal only."""
 
 import json
 import sys
 import time
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from MaskGIL.distributed import is_main
 from MaskGIL.durable import replace_file
+from Trainer.trackers import TRACKERS
 
 
 class Logger:
     """Writes for the main process; silent on every other rank."""
 
-    def __init__(self, folder: Path, step: int, total: int):
+    def __init__(self, folder: Path, step: int, total: int, tracker: str = "none"):
         """Continue the records of a run at `step`; lines of steps behind it are dropped."""
         self.total, self.start = total, step
         self.active = is_main()
@@ -24,7 +24,7 @@ class Logger:
         self._metrics = folder / "metrics.jsonl"
         _drop_after(self._metrics, step)
         self._text = (folder / "log.txt").open("a")
-        self._board = SummaryWriter(str(folder / "tb"), purge_step=step + 1)
+        self._tracker = TRACKERS[tracker](folder, step)
         terminal = sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=step, disable=not terminal, leave=False, unit="step")
         self._clock = time.monotonic()
@@ -42,13 +42,12 @@ class Logger:
             self._bar.update(step - self._bar.n)
 
     def record(self, step: int, kind: str, values: dict[str, float]) -> None:
-        """Keep values of a step: a line of metrics.jsonl and curves in TensorBoard."""
+        """Keep values of a step: a line of metrics.jsonl and points of curves."""
         if not self.active:
             return
         with self._metrics.open("a") as file:
             print(json.dumps({"step": step, "kind": kind, **values}), file=file)
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._tracker.log(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def progress(self, step: int, values: dict[str, float], rate: float, data_share: float) -> None:
         """The line of a training step; `values` are shown in their order."""
@@ -67,7 +66,7 @@ class Logger:
         """Write out everything."""
         if self.active:
             self._bar.close()
-            self._board.close()
+            self._tracker.close()
             self._text.close()
 
 

@@ -28,6 +28,7 @@ from Trainer.logger import Logger, format_bytes, format_seconds
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from Trainer.parallel import accumulating, parallelise
 from Trainer.run_folder import open_run_folder
+from Trainer.trackers import check_tracker
 from Trainer.window import Metrics, Window
 
 
@@ -41,6 +42,7 @@ class Trainer(ABC):
         self.config = config
         self.device = choose_device(config.device)
         self.dtype = self.precision(config, self.device)
+        check_tracker(config.loop.tracker)
         parts = split_ranks(config.optim.batch, world_size(), config.loop.accumulation)
         self.share = slice(parts[rank()][0].start, parts[rank()][-1].stop)  # of the global batch
         self.part = parts[0][0].stop  # images of one part of this rank's share
@@ -123,7 +125,7 @@ class Trainer(ABC):
         self.prepare()
         loop, folder = self.config.loop, open_run_folder(self.config)
         self._resume()
-        self.log = Logger(folder, self.step, loop.steps)
+        self.log = Logger(folder, self.step, loop.steps, loop.tracker)
         for name, fact in {**self.facts(), **self._surroundings(folder)}.items():
             self.log.line(f"{name:10s} {fact}")
         objective = parallelise(self.objective(), self.device, loop.compile)

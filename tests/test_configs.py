@@ -23,6 +23,7 @@ from Network import NETWORKS, build_network, build_tokenizer
 from Network.tokenizer import FAMILIES
 from Trainer.config import RunConfig
 from Trainer.optim import learning_rate
+from Trainer.trackers import TRACKERS
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "MaskGIL" / "configs").rglob("*.yaml"))
@@ -55,6 +56,7 @@ TABLES = {
     "job": main.JOBS,
     "precision": ["auto", *DTYPES],
     "data.source": SOURCES,
+    "loop.tracker": TRACKERS,
     "data.crops": CROPS,
     "network.kind": NETWORKS,
     "tokenizer.family": FAMILIES,

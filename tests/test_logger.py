@@ -11,7 +11,7 @@ VALUES = {"loss": 5.9123, "acc": 0.0321, "gnorm": 0.8, "lr": 4e-4}
 
 @pytest.fixture
 def log(tmp_path):
-    log = Logger(tmp_path, 0, 4000)
+    log = Logger(tmp_path, 0, 4000, "tensorboard")
     yield log
     log.close()
 

@@ -19,6 +19,7 @@ from tiny_runs import (
 
 from MaskGIL.masking import draw_mask
 from MaskGIL.noise import uniform
+from MaskGIL.pipeline import Pipeline
 from MaskGIL.weights import load_weights
 from Network import build_network
 from Network.config import UserError
@@ -208,6 +209,26 @@ def test_the_start_tells_that_visible_tokens_cost_every_row(make, weight, told):
     facts = make(f"masking.visible_weight={weight}", "data.tokens=online").facts()
     sentence = "of all tokens, visible ones count 0.1: every row is computed"
     assert facts.get("loss") == (sentence if told else None)
+
+
+@pytest.mark.parametrize("kind", ["cache", "online"])
+def test_pictures_without_classes(folder, tmp_path, kind):
+    (tmp_path / "images").mkdir()
+    for number in range(40):
+        Image.new("RGB", (32, 32), (number, 99, 5 * number)).save(tmp_path / f"images/{number}.png")
+    words = ("data.source=folder", f"data.path={tmp_path / 'images'}", f"data.tokens={kind}",
+             "optim.batch=8", "loop.steps=2", "loop.validate_every=2", "loop.sample_every=2",
+             f"out_dir={tmp_path / 'run'}")  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"^Data has 0 classes, .* Use network.num_classes=0 or other data\.$"
+    ):
+        train("generator", folder, *words)
+    train("generator", folder, *words, "network.num_classes=0")
+    assert len(records(tmp_path / "run", "validation")) == 1
+    weights = load_weights(tmp_path / "run" / "weights")
+    assert weights.classes == []
+    drawn = Pipeline(weights.network, weights.tokenizer)(num_inference_steps=2)
+    assert drawn.images[0].size == (32, 32)
 
 
 @pytest.mark.parametrize("kind", ["cache", "online"])
