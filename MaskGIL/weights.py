@@ -146,8 +146,8 @@ def read_config(folder: Path) -> dict:
         raise UserError(f"No such weights folder: {folder}.{there}")
     file = folder / "config.json"
     if not file.is_file():
-        nested = folder / "weights"
-        hint = f" Did you mean {nested}?" if nested.is_dir() else ""
+        nested = [p.parent for p in sorted(folder.glob("**/weights/config.json"))][:3]
+        hint = f" Did you mean {' or '.join(map(str, nested))}?" if nested else ""
         raise UserError(f"{folder} is no weights folder: it has no config.json.{hint}")
     try:
         config = json.loads(file.read_text("utf-8"))

@@ -11,6 +11,7 @@ from MaskGIL.__main__ import main
 from MaskGIL.command import parse
 from MaskGIL.config import load_config
 from Metrics.sample_and_eval import SampleConfig
+from Network.config import SIZES
 from Trainer.config import RunConfig
 
 ROOT = Path(__file__).parent.parent
@@ -68,12 +69,36 @@ def test_pictures_and_links_exist():
 
 
 def test_files_of_the_map_exist():
-    rows = re.findall(r"^\| `([^`]+)` \| (.*) \|$", TEXT, flags=re.M)
+    map_ = TEXT.partition("## Map")[2]
+    rows = re.findall(r"^\| `([^`]+)` \| (.*) \|$", map_, flags=re.M)
     assert len(rows) >= 6
     for name, what in rows:
         assert (ROOT / name).exists(), name
         for part in re.findall(r"`([\w/]+(?:\.py|/))`", what):
             assert (ROOT / name / part).exists() or (ROOT / part).exists(), (name, part)
+
+
+def test_the_sentences_of_the_troubleshooting_are_real():
+    code = "".join(
+        path.read_text() for room in ("Network", "MaskGIL", "Metrics", "Trainer")
+        for path in (ROOT / room).rglob("*.py")
+    )  # fmt: skip
+    table = TEXT.partition("| it says | so |")[2].partition("##")[0]
+    sentences = [
+        piece
+        for line in table.splitlines()[2:]
+        for piece in re.findall("`([^`]+)`", line.split(" | ")[0])
+    ]
+    assert len(sentences) >= 8
+    for sentence in sentences:
+        assert sentence in code, sentence
+
+
+def test_the_table_of_sizes_is_that_of_the_code():
+    rows = re.findall(r"^\| (\w+) \| (\d+), (\d+), (\d+) \|", TEXT, flags=re.M)
+    assert {name: tuple(map(int, numbers)) for name, *numbers in rows} == {
+        name: tuple(size) for name, size in SIZES.items() if name != "3B"
+    }
 
 
 def test_the_python_block_runs(tmp_path, monkeypatch):
