@@ -7,6 +7,7 @@ Shapes: B batch, N tokens, V codebook, M counted rows.
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ def hidden_counts(schedule: str, batch: int, num_tokens: int, seed: int, step: i
     return _counts(schedule, progress, num_tokens)
 
 
+@lru_cache
 def max_hidden(schedule: str, batch: int, micro_batch: int, num_tokens: int) -> int:
     """The most tokens that any micro-batch of any step hides: a static bound, and a tight one.
 

@@ -46,7 +46,9 @@ class LoopConfig:
     """How long the loop runs and how often it reports. All of it may change on resume."""
 
     steps: int = setting(1000, "steps of the whole run")
-    accumulation: int = setting(1, "parts that a rank's share of a batch is computed in")
+    accumulation: int = setting(
+        1, "parts that a rank's share of a batch is computed in; 0: as few as fit into memory"
+    )
     compile: bool = setting(False, "torch.compile the network")
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = setting(
         "tensorboard", "where curves can be watched, beside metrics.jsonl"
@@ -58,8 +60,9 @@ class LoopConfig:
     keep: int = setting(2, "newest checkpoints that are kept; at least 2")
 
     def __post_init__(self):
-        for name in ("steps", "accumulation", "log_every", "save_every"):
+        for name in ("steps", "log_every", "save_every"):
             require_at_least(f"loop.{name}", getattr(self, name), 1)
+        require_at_least("loop.accumulation", self.accumulation, 0)
         require_at_least("loop.sample_every", self.sample_every, 0)
         require_at_least("loop.validate_every", self.validate_every, 0)
         require_at_least("loop.keep", self.keep, 2)

@@ -58,7 +58,7 @@ def _foretell_training(config: RunConfig) -> None:
     model = Tokenizer(config) if config.job == "tokenizer" else Generator(config)
     parameters = sum(p.numel() for p in model.module.parameters())
     flops = 3 * count_flops(model.module, model.inputs(1))  # backward is twice as much as forward
-    images = config.optim.batch // world_size() // config.loop.accumulation
+    images = config.optim.batch // world_size() // (config.loop.accumulation or 1)
     needed = STATE_BYTES * parameters + saved_bytes(model.module, model.inputs(images), model.loss)
     available = free_memory(device)
     precision = str(kind.precision(config, device)).removeprefix("torch.")

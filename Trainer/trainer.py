@@ -25,6 +25,7 @@ from Trainer.checkpoint import Checkpoints, read_state, restore, take_snapshot
 from Trainer.config import RunConfig
 from Trainer.content import Content, check_content
 from Trainer.logger import Logger, format_bytes, format_seconds
+from Trainer.memory import fewest_parts, placeholders
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from Trainer.parallel import accumulating, parallelise
 from Trainer.run_folder import open_run_folder
@@ -43,9 +44,7 @@ class Trainer(ABC):
         self.device = choose_device(config.device)
         self.dtype = self.precision(config, self.device)
         check_tracker(config.loop.tracker)
-        parts = split_ranks(config.optim.batch, world_size(), config.loop.accumulation)
-        self.share = slice(parts[rank()][0].start, parts[rank()][-1].stop)  # of the global batch
-        self.part = parts[0][0].stop  # images of one part of this rank's share
+        self._cut(config.loop.accumulation or 1)
         self.step = 0  # optimiser steps done
         self.extra: dict[str, Tensor] = {}  # what resuming needs beyond weights, summed over ranks
         self.checkpoints = Checkpoints(Path(config.out_dir) / "checkpoints", config.loop.keep)
@@ -101,6 +100,10 @@ class Trainer(ABC):
         """What must be the same when a run is resumed, though its path may change."""
         return {}
 
+    def behind_part(self) -> None:
+        """Whatever a subclass does behind the backward pass of a part."""
+        return
+
     def behind_step(self) -> None:
         """Whatever a subclass does between two steps."""
         return
@@ -128,6 +131,8 @@ class Trainer(ABC):
         self.log = Logger(folder, self.step, loop.steps, loop.tracker)
         for name, fact in {**self.facts(), **self._surroundings(folder)}.items():
             self.log.line(f"{name:10s} {fact}")
+        if not loop.accumulation:
+            self._fit_into_memory()
         objective = parallelise(self.objective(), self.device, loop.compile)
         started, window = time.monotonic(), Window()
         for batch in window.timed(self._batches()):
@@ -151,22 +156,18 @@ class Trainer(ABC):
     def train_step(self, objective: nn.Module, batch: Batch, window: Window) -> None:
         """One optimiser step on this rank's share of a batch, part after part."""
         self.module.train()
-        accumulation, config = self.config.loop.accumulation, self.config.optim
-        for part in range(accumulation):
+        config = self.config.optim
+        for part in range(self.accumulation):
             torch.manual_seed(
                 seed_of(self.config.seed, STREAMS["dropout"], self.step, rank(), part)
             )
-            piece = {
-                name: tensor[part * self.part : (part + 1) * self.part].to(
-                    self.device, non_blocking=True
-                )
-                for name, tensor in batch.items()
-            }
-            with accumulating(objective, last=part == accumulation - 1):
+            piece = self._piece(batch, part)
+            with accumulating(objective, last=part == self.accumulation - 1):
                 with autocast(self.device, self.dtype):
                     loss, metrics = self.loss(objective, piece)
                 # DDP takes the mean over ranks, we want the sum
                 self.scaler.scale(loss * world_size()).backward()
+            self.behind_part()
             window.add({"loss": loss.detach(), **metrics})
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.module.parameters(), config.clip)
@@ -195,6 +196,40 @@ class Trainer(ABC):
                 yield
         finally:
             self.module.load_state_dict(current)
+
+    def _cut(self, accumulation: int) -> None:
+        """Compute a rank's share of each batch in so many parts. Raises UserError if it cannot."""
+        parts = split_ranks(self.config.optim.batch, world_size(), accumulation)
+        self.accumulation = accumulation
+        self.share = slice(parts[rank()][0].start, parts[rank()][-1].stop)  # of the global batch
+        self.part = parts[0][0].stop  # images of one part of this rank's share
+
+    def _piece(self, batch: Batch, part: int) -> Batch:
+        """A part of this rank's share, on the device."""
+        rows = slice(part * self.part, (part + 1) * self.part)
+        return {name: t[rows].to(self.device, non_blocking=True) for name, t in batch.items()}
+
+    def _fit_into_memory(self) -> None:
+        """Cut a step into as few parts as fit, by computing one part without taking the step."""
+        batch, objective = self.data[self.step], self.objective()
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+
+        def trial(parts: int) -> None:
+            self._cut(parts)
+            copies = (0 if self.optimizer.state else 2) + (world_size() > 1)  # moments, buckets
+            held = placeholders(parameters, copies)
+            try:
+                with autocast(self.device, self.dtype):
+                    loss, _ = self.loss(objective, self._piece(batch, 0))
+                loss.backward()
+            finally:
+                self.module.zero_grad(set_to_none=True)
+                held.clear()
+
+        self.module.train()
+        fewest_parts(self.share.stop - self.share.start, trial, self.device)
+        told = f"{self.part} images at once, {self.accumulation} parts a step: as many as fit"
+        self.log.line(f"memory     {told}")
 
     def _batches(self) -> Iterator[Batch]:
         steps = range(self.step, self.config.loop.steps)

@@ -60,9 +60,6 @@ class GeneratorTrainer(Trainer):
         self.tokenizer = open_tokenizer(self.config.tokenizer).to(self.device)
         check_network(self.config, self.tokenizer, len(self.images.classes))
         self.num_tokens = config.grid[0] * config.grid[1]
-        self.bound = max_hidden(
-            self.config.masking.schedule, self.config.optim.batch, self.part, self.num_tokens
-        )
 
     def build(self) -> nn.Module:
         """Build the network."""
@@ -100,7 +97,7 @@ class GeneratorTrainer(Trainer):
             visible = self.num_tokens * self.config.optim.batch - total
             total = total + masking.visible_weight * visible
         else:
-            rows, weights = counted_rows(mask, self.bound)
+            rows, weights = counted_rows(mask, self._bound())
         logits = objective(masked, labels, rows)  # (M, V)
         targets = tokens.flatten() if rows is None else tokens.flatten()[rows]
         loss, accuracy = masked_loss(logits, targets, weights, total, masking.label_smoothing)
@@ -206,6 +203,11 @@ class GeneratorTrainer(Trainer):
     def _encode(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):  # in float32, as the cache does
             return self.tokenizer.encode(to_float(images))
+
+    def _bound(self) -> int:
+        """The most tokens that a part of any step hides."""
+        batch = self.config.optim.batch
+        return max_hidden(self.config.masking.schedule, batch, self.part, self.num_tokens)
 
     def _known(self, labels: Tensor) -> Tensor:
         """Labels of a conditional network; an unconditional one knows the null label only."""

@@ -78,14 +78,19 @@ class TokenizerTrainer(Trainer):
         """Pixel error and quantiser losses of images (B, 3, H, W) uint8."""
         images = to_float(batch["images"])
         reconstruction, latents, tokens, losses = objective(images)
-        parts = world_size() * self.config.loop.accumulation
+        parts = world_size() * self.accumulation
         error = reconstruction.float() - images
         pixels = pixel_loss(error, self.config.reconstruction)
         loss = (pixels + sum(losses.values())) / parts
-        self.histograms[1] += self._counts(tokens)
-        self.latents.append(latents.detach().float().movedim(1, -1).flatten(0, -2))
+        self.coded = tokens, latents.detach().float().movedim(1, -1).flatten(0, -2)
         metrics = {"l1": error.detach().abs().mean() / parts}
         return loss, metrics | {name: term.detach() / parts for name, term in losses.items()}
+
+    def behind_part(self) -> None:
+        """Count the codes of the part, and keep its latents."""
+        tokens, latents = self.coded
+        self.histograms[1] += self._counts(tokens)
+        self.latents.append(latents)
 
     def gauges(self) -> dict[str, float]:
         """Share of codes in use, and their perplexity, in the latest window between revivals."""
