@@ -19,6 +19,8 @@ from MaskGIL.device import choose_device
 from MaskGIL.distributed import barrier, chunks, is_main, process_group, world_size
 from MaskGIL.pictures import save_grid
 from MaskGIL.sampling import open_pipeline, output_path
+from Metrics.features import load_feature_network
+from Metrics.ladder import Redrawn, Sized, ladder
 from Metrics.nearest import take_images
 from Metrics.record import (
     Record,
@@ -36,6 +38,7 @@ from Metrics.sample_and_eval import (
     evaluate,
     reconstructed,
     sample_chunks,
+    shuffled,
 )
 from Metrics.samples import SampleFile, SampleWriter
 from Network.config import UserError
@@ -68,6 +71,23 @@ class Job:
             self.pipe, self.labels, seed=config.seed, chunk=config.chunk, ema=config.ema
         )
         self.record = find_record(self.out, self.samples)
+
+    def rungs(self) -> dict[str, Sized]:
+        """Sets of images, from the nearest to the reference to the furthest.
+
+        None holds an image of the reference itself, however redrawn: that would be nearer than
+        new images of the same kind can be.
+        """
+        assert self.reference is not None
+        assert self.train is not None
+        count, chunk = min(len(self.train), len(self.reference)), self.config.chunk
+        train = open_image_set("train", self.config.train, "train", self.size, count)
+        return {
+            "train": train,
+            "reconstructions": Redrawn(train, partial(reconstructed, self.pipe, chunk=chunk)),
+            "samples": SampleFile(self.out),
+            "shuffled tokens": Redrawn(train, partial(shuffled, self.pipe, chunk=chunk)),
+        }
 
 
 def main(config: SampleConfig, flags: Flags) -> None:
@@ -131,6 +151,9 @@ def score(job: Job, record: Record) -> None:
     )
     if record.get("sha256", scores["sha256"]) != scores["sha256"]:
         raise UserError(f"out={job.out} has changed since its record was written; name another.")
+    if job.config.ladder and job.reference and job.train:
+        network = load_feature_network()
+        scores["metrics"][f"{network.name} ladder"] = ladder(job.rungs(), job.reference, network)
     record |= kept_scores(record, {**scores, "train": job.config.train or None})
     record["scored_with"] = versions()
     write_record(job.out, record)

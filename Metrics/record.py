@@ -91,7 +91,11 @@ def summary(out: Path, record: Record) -> str:
     rows = {"samples": f"{out}, {made['seconds']:.1f} s, {made['images_per_second']:.1f} img/s"}
     rows["reference"] = f"{reference['name']}, {reference['count']:,}" if reference else "none"
     for name, value in record["metrics"].items():
-        if isinstance(value, dict):
+        if name.endswith("ladder"):
+            for rung, distances in value["distances"].items():
+                least, middle, most = sorted(distances)
+                rows[f"  {rung}"] = f"{middle:.4g} ({least:.4g} to {most:.4g}), {value['count']:,}"
+        elif isinstance(value, dict):
             rows[name] = f"{value['share']:.2%} ({value['reference share']:.2%} of the reference)"
         else:
             rows[name] = "too few images of a class" if value is None else f"{value:.4g}"

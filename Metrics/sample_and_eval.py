@@ -58,6 +58,9 @@ class SampleConfig(SamplingKeys):
     train: str = setting(
         "", "training images to look for copies of: shapes:8192 or a folder; empty: no look"
     )
+    ladder: bool = setting(
+        False, "also the distances of train, reconstructions and shuffled tokens; needs train"
+    )
     nearest: str = setting(
         "", "PNG file of 16 samples, each above the nearest training image; needs train"
     )
@@ -71,6 +74,8 @@ class SampleConfig(SamplingKeys):
             raise UserError("train needs a reference to tell what is near: give reference=... too.")
         if self.nearest and not self.train:
             raise UserError("nearest needs the training images: give train=... too.")
+        if self.ladder and not self.train:
+            raise UserError("ladder needs the training images: give train=... too.")
 
 
 def choose_labels(
@@ -122,6 +127,19 @@ def reconstructed(pipe: Pipeline, images: Tensor, chunk: int) -> Tensor:
     """
     tokens = (pipe.tokenizer.encode(to_float(part.to(pipe.device))) for part in images.split(chunk))
     return torch.cat([to_uint8(pipe.pixels(part)).cpu() for part in tokens])
+
+
+@torch.no_grad()
+def shuffled(pipe: Pipeline, images: Tensor, chunk: int) -> Tensor:
+    """Images (B, 3, H, W) uint8 with their tokens in another order: the same for every image."""
+    drawn = []
+    for part in images.split(chunk):
+        tokens = pipe.tokenizer.encode(to_float(part.to(pipe.device)))  # (B, h, w)
+        places = torch.arange(tokens[0].numel(), device=pipe.device)
+        order = random_bits(torch.zeros_like(places), "order", 0, places).argsort(stable=True)
+        tokens = tokens.flatten(1)[:, order].view_as(tokens)
+        drawn.append(to_uint8(pipe.pixels(tokens)).cpu())
+    return torch.cat(drawn)
 
 
 def evaluate(

@@ -150,6 +150,19 @@ def test_a_perfect_memoriser_is_caught_and_shown(fid_sample, weights, tmp_path, 
         assert np.array_equal(shown, images[:16].numpy())
 
 
+def test_a_ladder_tells_what_a_distance_is_worth(fid_sample, tmp_path):
+    code, out, err = fid_sample("train=shapes:64", "ladder=true")
+    assert (code, err) == (0, "")
+    found = json.loads((tmp_path / "samples.json").read_text())["metrics"]["shapesnet-1 ladder"]
+    assert found["count"] == 20  # half of the 40 samples
+    assert list(found["distances"]) == ["train", "reconstructions", "samples", "shuffled tokens"]
+    low, middle, high = sorted(found["distances"]["shuffled tokens"])
+    assert f"  shuffled tokens     {middle:.4g} ({low:.4g} to {high:.4g}), 20\n" in out
+    assert fid_sample("ladder=true")[2] == (
+        "error: ladder needs the training images: give train=... too.\n"
+    )
+
+
 def test_png_files_beside(fid_sample, tmp_path):
     assert fid_sample("png=png", "reference=")[0] == 0
     assert len(list((tmp_path / "png").iterdir())) == 40
