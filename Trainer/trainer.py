@@ -140,6 +140,8 @@ class Trainer(ABC):
             if self._due(loop.log_every) or self.step == min(10, loop.steps):
                 self._log(window)
                 window.clear()
+            elif self.step == self.log.start + 10:  # so soon a resumed run tells how long it takes
+                self._show(window, window.means())
             with window.paused():
                 self._look(folder)
                 if self._due(loop.save_every):
@@ -251,9 +253,14 @@ class Trainer(ABC):
 
     def _log(self, window: Window) -> None:
         values = {**window.means(), **self.gauges()}
-        images = self.config.optim.batch * window.steps / window.seconds
+        images = self._show(window, values)
         self.log.record(self.step, "train", {**values, "images_per_second": images})
+
+    def _show(self, window: Window, values: dict[str, float]) -> float:
+        """Print the line of a step; returns its images per second."""
+        images = self.config.optim.batch * window.steps / window.seconds
         self.log.progress(self.step, values, images, window.data_share)
+        return images
 
     def _look(self, folder: Path) -> None:
         """Validate and draw with the averaged weights, where it is time."""

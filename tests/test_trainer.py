@@ -1,5 +1,6 @@
 """The loop itself, on a trainer that fits a line; resume is in test_resume.py."""
 
+import re
 import time
 
 import pytest
@@ -136,6 +137,18 @@ def test_each_thing_is_done_when_it_is_due(make, tmp_path, capsys):
 
 def test_the_first_line_comes_early(make):
     trainer = fit(make("loop.steps=30", "loop.log_every=1000"))
+    assert [record["step"] for record in reports(trainer)] == [10, 30]
+
+
+def test_a_resumed_run_tells_early_how_long_it_takes(make, capsys):
+    """Shown, but not recorded: the records are those of a run that was never stopped."""
+    words = ("loop.log_every=1000", "loop.save_every=7", "loop.steps=30")
+    fit(make(*words), stop=15)
+    capsys.readouterr()
+    trainer = fit(make(*words))
+    assert trainer.log.start == 14
+    (early, last) = re.findall(r"^step (\d+)/30 .* eta ", capsys.readouterr().out, flags=re.M)
+    assert (early, last) == ("24", "30")
     assert [record["step"] for record in reports(trainer)] == [10, 30]
 
 
