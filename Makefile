@@ -61,6 +61,7 @@ test-gpu: $(READY)
 
 bench: $(READY)
 	$(RUN) benchmarks/cache.py
+	$(RUN) benchmarks/images.py
 	$(RUN) benchmarks/train.py
 	$(RUN) benchmarks/decode.py
 

@@ -101,6 +101,8 @@ def _square(image: Image.Image, size: int) -> Image.Image:
 
 
 def _window(image: Image.Image, width: int, height: int, row: float, column: float) -> Image.Image:
+    if image.size == (width, height):
+        return image
     top, left = int((image.height - height) * row), int((image.width - width) * column)
     return image.crop((left, top, left + width, top + height))
 
