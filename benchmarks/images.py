@@ -1,13 +1,14 @@
 """JPEGs of two sizes -> crops of 256x256, beside PIL and torchvision's transforms; on one core.
 
-Ours reads as the trainer does: it refuses what is no whole picture, turns it upright, and shrinks it
-as ADM's and LlamaGen's scripts do, by halves and then by a bicubic step. "plain" has convert("RGB"),
-Resize (bicubic), CenterCrop and PILToTensor; "decoded alone" is what no way can do without.
-The pictures are drawn: smooth colours with some noise.
+Ours reads as the trainer does: it refuses what is no whole picture, turns it upright, and shrinks
+it as ADM's and LlamaGen's scripts do, by halves and then by a bicubic step. "plain" has
+convert("RGB"), Resize (bicubic), CenterCrop and PILToTensor; "decoded alone" is what no way can do
+without. The pictures are drawn: smooth colours with some noise.
 """
 
 import io
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -59,7 +60,7 @@ def main(config: ImageBenchmark) -> None:
     write("images", f"seconds for {PICTURES} pictures", to_dict(config), cases)
 
 
-def all_of(way: Way, files: list[bytes]) -> None:
+def all_of(way: Callable[[bytes], object], files: list[bytes]) -> None:
     for file in files:
         way(file)
 
