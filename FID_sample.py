@@ -59,11 +59,14 @@ class Job:
         if not self.out.exists():
             self.writer.check()
         self.reference = self.train = None
+        self.whole = config.train != config.reference  # else bare pictures are split as in a run
         if config.reference:
             count = config.num_reference
-            self.reference = open_image_set("reference", config.reference, "val", self.size, count)
+            self.reference = open_image_set(
+                "reference", config.reference, "val", self.size, count, whole=self.whole
+            )
         if config.train:
-            self.train = open_image_set("train", config.train, "train", self.size)
+            self.train = open_image_set("train", config.train, "train", self.size, whole=self.whole)
         self.labels = choose_labels(
             self.pipe, config.classes, config.num_images, config.seed, self.reference
         )
@@ -81,7 +84,9 @@ class Job:
         assert self.reference is not None
         assert self.train is not None
         count, chunk = min(len(self.train), len(self.reference)), self.config.chunk
-        train = open_image_set("train", self.config.train, "train", self.size, count)
+        train = open_image_set(
+            "train", self.config.train, "train", self.size, count, whole=self.whole
+        )
         return {
             "train": train,
             "reconstructions": Redrawn(train, partial(reconstructed, self.pipe, chunk=chunk)),

@@ -69,7 +69,7 @@ def prepare(config: PrepareConfig, flags: Flags) -> None:
     """Build emoji64 in `config.path`, or tell that it is there.
 
     Raises UserError for a folder of something else, without npm or network, for damaged packages,
-    and where the pictures are not those of FINGERPRINT; only those stay, as `path` + ".tmp".
+    and where the pictures are not those of FINGERPRINT; only those stay, beside `path`.
     """
     if not config.path:
         raise UserError("path is empty; name a new folder: python -m MaskGIL prepare emoji64 DIR.")
@@ -200,7 +200,7 @@ def _read_package(archive: Path, vendor: str) -> tuple[list[dict[str, Any]], dic
 def _build(folder: Path, archives: Mapping[str, Path], npm: str) -> None:
     """Lay the data set out aside, check it and put it in its place."""
     place = next(parent for parent in folder.parents if parent.exists())
-    aside = place / f"{folder.name}.tmp"
+    aside = place / f"{folder.name}.maskgil-tmp"
     shutil.rmtree(aside, ignore_errors=True)  # what a kill or other pictures have left
     try:
         aside.mkdir()

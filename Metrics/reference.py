@@ -64,12 +64,19 @@ class Pictures:
 
 
 def open_image_set(
-    key: str, value: str, split: Split, size: tuple[int, int], count: int = 0
+    key: str,
+    value: str,
+    split: Split,
+    size: tuple[int, int],
+    count: int = 0,
+    *,
+    whole: bool = True,
 ) -> ImageSet:
     """The images that `value` names: `shapes`, `shapes:COUNT`, a folder or an .npz of samples.
 
     `split` is drawn, or taken of a folder that has both; `size` (H, W) is that of the samples; of
-    more than `count` images as many are taken, spread evenly (0: all). Raises UserError naming
+    more than `count` images as many are taken, spread evenly (0: all). A folder of bare pictures is
+    taken `whole`, or only what a run would train on or validate with. Raises UserError naming
     `key` for whatever is not there and does not fit.
     """
     if value.endswith(".npz"):
@@ -78,7 +85,7 @@ def open_image_set(
         raise UserError(f"{key}={value} gives square images; use an .npz of {size[0]}x{size[1]}.")
     if value.partition(":")[0] == "shapes":
         return _open_shapes(key, value, split, size[0], count)
-    images = _open_folder(key, Path(value), split)
+    images = _open_folder(key, Path(value), split, whole)
     return Pictures(value, images, _rows(key, len(images), count), size[0])
 
 
@@ -104,17 +111,20 @@ def _open_samples(key: str, value: str, size: tuple[int, int], count: int) -> Im
     return SampleFile(value, _rows(key, len(samples), count))
 
 
-def _open_folder(key: str, root: Path, split: Split) -> Images:
+def _open_folder(key: str, root: Path, split: Split, whole: bool) -> Images:
     if not root.is_dir():
         raise UserError(
             f"No such {key}: {key}={root}; give shapes, a folder of images or an .npz of samples."
         )
     with_splits = any((root / name).is_dir() for name in SPLITS)
     files = sorted(file for file in root.iterdir() if is_image(file.name))
-    if files and not with_splits:
+    if files and not with_splits and whole:
         return _Files(files)
     if with_splits or any(layout.fits(root) for layout in LAYOUTS):
-        return open_layout(root, split)
+        images = open_layout(root, split)
+        if not images.classes:
+            images.labels[:] = -1
+        return images
     raise UserError(f"{key}={root} holds neither {split}/CLASS/* nor images.")
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from MaskGIL.distributed import all_reduce
 from Network.config import UserError
 
+_SIGNS = ("out of memory", "ALLOC_FAILED")
+
 
 def fewest_parts(share: int, trial: Callable[[int], None], device: torch.device) -> int:
     """The least divisor of `share` with which `trial(parts)` stays within memory on every rank.
@@ -26,8 +28,8 @@ def fewest_parts(share: int, trial: Callable[[int], None], device: torch.device)
 def _runs_out(trial: Callable[[int], None], parts: int) -> bool:
     try:
         trial(parts)
-    except RuntimeError as error:  # CUDA has a class of its own for it, MPS has not
-        if "out of memory" not in str(error):
+    except RuntimeError as error:  # CUDA has a class of its own for it; its libraries and MPS not
+        if not any(sign in str(error) for sign in _SIGNS):
             raise
         return True
     finally:

@@ -60,7 +60,13 @@ class Hosted:
         self._module = importlib.import_module(package)
         name = _run_name(folder)
         known_by = {"id": name, "dir": str(folder)} if package == "wandb" else {}
-        self._module.init(project=PROJECT, name=name, resume="allow", **known_by)
+        try:
+            self._module.init(project=PROJECT, name=name, resume="allow", **known_by)
+        except Exception as error:  # each package has its own for a missing login or network
+            raise UserError(
+                f"loop.tracker={package} cannot start ({error}); log in as {package} asks, or use "
+                "loop.tracker=tensorboard."
+            ) from error
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Send the values."""
@@ -81,7 +87,8 @@ TRACKERS: dict[str, Callable[[Path, int], Tracker]] = {
 
 def check_tracker(name: str) -> None:
     """Raise UserError if the package of a tracker is not installed."""
-    if name != "none" and find_spec(name) is None:
+    found = None if name == "none" else find_spec(name)
+    if name != "none" and (found is None or found.origin is None):  # None: a folder of that name
         raise UserError(
             f"loop.tracker={name} needs the package {name}: pip install {name}, or use "
             "loop.tracker=tensorboard."

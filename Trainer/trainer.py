@@ -218,7 +218,8 @@ class Trainer(ABC):
 
         def trial(parts: int) -> None:
             self._cut(parts)
-            copies = (0 if self.optimizer.state else 2) + (world_size() > 1)  # moments, buckets
+            # Moments, the buckets of DDP, and the gradients that wait for the other parts
+            copies = (0 if self.optimizer.state else 2) + (world_size() > 1) + (parts > 1)
             held = placeholders(parameters, copies)
             try:
                 with autocast(self.device, self.dtype):

@@ -124,7 +124,7 @@ class TokenizerTrainer(Trainer):
     def validate(self) -> dict[str, float]:
         """PSNR in dB over validation images, and usage of the codes there."""
         histogram, ratios = torch.zeros_like(self.histograms[0]), []
-        for crops in self.validation.split(64):
+        for crops in self.validation.split(min(64, self.part)):
             images = to_float(crops.to(self.device))
             reconstruction, tokens, _ = self.module(images)
             error = (reconstruction.float().clamp(-1, 1) - images).square().mean((1, 2, 3))

@@ -182,6 +182,16 @@ def test_a_folder_without_classes_splits_itself(tmp_path):
         images.image(row)
 
 
+def test_few_pictures_split_too_and_hidden_folders_do_not_count(tmp_path):
+    write(tmp_path / ".trash" / "z.jpg", jpeg(9))
+    for number in range(3):
+        write(tmp_path / f"{number}.jpg", jpeg(number))
+        if number:
+            lengths = [len(open_layout(tmp_path, split)) for split in ("train", "val")]
+            assert sum(lengths) == number + 1
+            assert all(lengths)
+
+
 def test_one_picture_is_too_few(tmp_path):
     write(tmp_path / "a.jpg", jpeg(0))
     with pytest.raises(UserError, match=r"^data.path=.* holds one picture; training needs two.$"):
@@ -241,6 +251,30 @@ def test_shards_without_validation(tmp_path):
     for tar in tmp_path.glob("*validation*"):
         tar.unlink()
     refused(tmp_path, "val", r"has tar files for train and none for val; put them into .*/val, or")
+
+
+def test_a_split_is_a_word_of_a_name(tmp_path):
+    for name, picture in (("interval-train-0.tar", "a/1.jpg"), ("interval-valid-0.tar", "a/2.jpg")):
+        write(tmp_path / name, tar_of([(picture, jpeg(0))]))
+    images = open_layout(tmp_path, "val")
+    assert [images.name(row) for row in range(len(images))] == ["val/a/2.jpg"]
+    both = tmp_path / "train-val.tar"
+    (tmp_path / "interval-train-0.tar").rename(both)
+    refused(tmp_path, "train", rf"^The name of {both} says both train and val; rename it\.$")
+
+
+@pytest.mark.parametrize("leftover", ["train.tar", *TARS.values()])
+def test_tar_files_beside_class_folders_are_leftovers(tmp_path, leftover):
+    class_folders(tmp_path)
+    write(tmp_path / leftover, b"half a download")
+    assert len(open_layout(tmp_path, "train")) == len(TRAIN)
+
+
+def test_a_row_without_classes(tmp_path):
+    kaggle(tmp_path)
+    table = tmp_path / KAGGLE_LABELS
+    table.write_text(table.read_text().replace(f",{VAL[0][0]} 1 2 3 4", "", 1))
+    refused(tmp_path, "val", rf"^{table} names the class , which train does not have\.$")
 
 
 def test_class_folders_stay_what_they_were(tmp_path):

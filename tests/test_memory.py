@@ -50,6 +50,22 @@ def test_other_failures_are_not_hidden():
         fewest_parts(4, broken, CPU)
 
 
+@pytest.mark.parametrize(("parts", "copies"), [(1, 2), (2, 3), (4, 3)])
+def test_a_trial_holds_what_a_step_will(tmp_path, monkeypatch, parts, copies):
+    """Two moments, and the gradients of earlier parts where there are several."""
+    tokenizer_weights(tmp_path)
+    asked = []
+
+    def trial_once(share, trial, device):
+        trial(parts)
+        return parts
+
+    monkeypatch.setattr("Trainer.trainer.fewest_parts", trial_once)
+    monkeypatch.setattr("Trainer.trainer.placeholders", lambda _, times: asked.append(times) or [])
+    train("tokenizer", tmp_path, "loop.steps=1", "loop.accumulation=0")
+    assert asked == [copies]
+
+
 def test_placeholders_are_as_large_as_what_they_stand_for():
     found = placeholders([torch.zeros(3), torch.zeros(2, 5)], 2)
     assert sorted(tensor.numel() for tensor in found) == [3, 3, 10, 10]

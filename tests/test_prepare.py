@@ -202,13 +202,13 @@ def test_keys_instead_of_bare_words(target, packages, expected, capsys):
 
 def test_the_real_hash_is_not_that_of_anything_else(complaint, packages, target):
     found = complaint(target, f"packages={packages}")
-    aside = target.with_name("emoji64.tmp")
+    aside = target.with_name("emoji64.maskgil-tmp")
     assert found == (
         f"The pictures have the hash {fingerprint(aside)[:16]} instead of {FINGERPRINT[:16]}, so "
         "the packages are not those of version 16.0.0; fetch them again (what came out is in "
         f"{aside})."
     )
-    assert tree(target.parent)[0] == "emoji64.tmp"
+    assert tree(target.parent)[0] == "emoji64.maskgil-tmp"
     assert not target.exists()
 
 
@@ -269,8 +269,8 @@ def test_a_folder_of_something_else_is_refused(
 
 def test_an_empty_folder_and_the_rest_of_a_kill_are_replaced(prepare, packages, target, expected):
     target.mkdir()
-    target.with_name("emoji64.tmp").mkdir()
-    (target.with_name("emoji64.tmp") / "index.tsv").write_text("half")
+    target.with_name("emoji64.maskgil-tmp").mkdir()
+    (target.with_name("emoji64.maskgil-tmp") / "index.tsv").write_text("half")
     assert prepare(target, f"packages={packages}")[0] == 0
     assert tree(target.parent)[:2] == ["emoji64", "emoji64/CREDITS.md"]
     assert fingerprint(target) == expected

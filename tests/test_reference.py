@@ -95,3 +95,16 @@ def test_mistakes(folder, tmp_path):
     (folder / "val/bee/9.png").write_text("broken")
     with pytest.raises(UserError, match=r"val/bee/9\.png cannot be read \(not an image.*remove it"):
         list(opened(folder))
+
+
+def test_bare_pictures_are_split_as_a_run_splits_them_if_asked(tmp_path):
+    for number in range(40):
+        save(tmp_path / f"{number}.png", (number, 0, 0))
+    key = ("reference", str(tmp_path))
+    assert len(open_image_set(*key, "val", SIZE)) == 40
+    parts = [open_image_set(*key, split, SIZE, whole=False) for split in ("train", "val")]
+    reds = [set(torch.cat(list(part))[:, 0, 8, 8].tolist()) for part in parts]
+    assert reds[0].isdisjoint(reds[1])
+    assert reds[0] | reds[1] == set(range(40))
+    assert len(parts[1]) < 10
+    assert set(parts[0].labels) == {-1}

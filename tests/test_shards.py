@@ -88,11 +88,34 @@ def test_a_name_that_points_outside_is_refused(tmp_path, name):
 def test_a_truncated_file_is_named(tmp_path, memory):
     path = tar(tmp_path / "a.tar", ("cat/a.png", png(1)), ("cat/b.png", bytes(5000)))
     whole = path.read_bytes()
-    for cut in (whole[:3000], whole[:700], b"<html>", b""):
+    second = whole.index(b"cat/b.png")
+    broken = bytearray(whole)
+    broken[second : second + 200] = b"\xff" * 200  # a header that is none
+    holes = whole[:second] + bytes(2**21)  # a download that was begun with zeros
+    for cut in (whole[:3000], whole[:700], b"<html>", b"", whole[: second + 100], whole[:second],
+                bytes(broken), holes):  # fmt: skip
         path.write_bytes(cut)
         with pytest.raises(UserError, match=rf"^{path} is not a whole tar file \(.*\); download"):
             read_members([path])
     assert not memory.exists()  # nothing half is remembered
+
+
+def test_pictures_that_share_a_key_all_count(tmp_path):
+    files = [(f"cat/photo 10.{number}.png", png(number)) for number in range(5)]
+    assert (
+        len(opened(tmp_path / "a.tar", *files, ("dog/a.png", png(7)), ("dog/a.jpg", png(8)))) == 7
+    )
+
+
+@pytest.mark.parametrize("label", [b"[" * 50_000, b"-1", b"1.5", b"null", b"{}", b"cat"])
+def test_a_label_that_is_no_number_counts_as_none(tmp_path, label):
+    images = opened(tmp_path / "a.tar", ("cat/a.png", png(1)), ("cat/a.json", label))
+    assert images.classes == ["cat"]
+
+
+def test_a_number_that_is_no_class(tmp_path):
+    with pytest.raises(UserError, match=r"has a class number of 20 digits in KEY.cls or KEY.json"):
+        opened(tmp_path / "a.tar", ("a.png", png(1)), ("a.cls", b"9" * 20))
 
 
 def test_a_damaged_picture_is_one_line(tmp_path):

@@ -20,7 +20,9 @@ def calls(monkeypatch):
             verb: lambda *a, _call=f"{name}.{verb}", **k: calls.append((_call, a, k))
             for verb in ("init", "log", "finish")
         }
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**record, __spec__=object()))
+        monkeypatch.setitem(
+            sys.modules, name, SimpleNamespace(**record, __spec__=SimpleNamespace(origin=name))
+        )
     return calls
 
 
@@ -68,6 +70,26 @@ def test_none_writes_no_curves(tmp_path):
     log.record(1, "train", {"loss": 2.0})
     log.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "metrics.jsonl"]
+
+
+def test_a_tracker_that_cannot_start(tmp_path, calls, monkeypatch):
+    def init(**_):
+        raise RuntimeError("no API key")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", init)
+    with pytest.raises(UserError) as error:
+        Logger(tmp_path, 0, 5, "wandb")
+    assert str(error.value) == (
+        "loop.tracker=wandb cannot start (no API key); log in as wandb asks, or use "
+        "loop.tracker=tensorboard."
+    )
+
+
+def test_a_folder_of_its_name_is_not_the_package(tmp_path, monkeypatch):
+    (tmp_path / "trackio").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"needs the package trackio"):
+        check_tracker("trackio")
 
 
 def test_a_tracker_that_is_not_installed():

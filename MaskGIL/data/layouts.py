@@ -7,6 +7,7 @@ cache serves them all. N pictures.
 import csv
 import io
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -98,7 +99,9 @@ def _open_kaggle(root: Path, split: Split) -> Folder | Files:
         rows = csv.DictReader(file)
         if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
             raise UserError(f"{table} has no columns ImageId and PredictionString.")
-        class_of = {row["ImageId"]: row["PredictionString"].partition(" ")[0] for row in rows}
+        class_of = {
+            row["ImageId"]: (row["PredictionString"] or "").partition(" ")[0] for row in rows
+        }
     files = sorted(name for name in os.listdir(data / "val") if is_image(name))
     odd = sorted({Path(file).stem for file in files} ^ class_of.keys())
     if odd:
@@ -112,7 +115,7 @@ def _open_kaggle(root: Path, split: Split) -> Folder | Files:
 
 # --------------------------------------------------------------------- ImageNet as downloaded
 def _is_official(root: Path) -> bool:
-    return any((root / name).is_file() for name in TARS.values())
+    return any((root / name).is_file() for name in TARS.values()) and not _is_unpacked(root)
 
 
 def _open_official(root: Path, split: Split) -> Packed:
@@ -161,13 +164,14 @@ def _read_devkit(path: Path) -> list[str]:
 
 # --------------------------------------------------------------------------------- WebDataset
 def _shards_of(root: Path, split: str) -> list[Path]:
-    """Tar files in SPLIT/, or with the split in their name; `validation` counts as val."""
+    """Tar files in SPLIT/, or with the split as a word of their name; `validation` is val too."""
     inside = sorted((root / split).glob("*.tar"))
-    return inside or sorted(tar for tar in root.glob("*.tar") if split in tar.name)
+    word = re.compile(rf"(?<![a-z]){split}(id|idation)?(?![a-z])")
+    return inside or sorted(tar for tar in root.glob("*.tar") if word.search(tar.name.lower()))
 
 
 def _is_shards(root: Path) -> bool:
-    return bool(_shards_of(root, "train"))
+    return bool(_shards_of(root, "train")) and not _is_unpacked(root)
 
 
 def _open_shards(root: Path, split: Split) -> Packed:
@@ -177,7 +181,11 @@ def _open_shards(root: Path, split: Split) -> Packed:
             f"data.path={root} has tar files for train and none for {split}; put them into "
             f"{root / split}, or give them names with {split}."
         )
-    return open_shards(tars, split, _shards_of(root, "train"))
+    train = _shards_of(root, "train")
+    both = sorted(set(train) & set(_shards_of(root, "val")))
+    if both:
+        raise UserError(f"The name of {both[0]} says both train and val; rename it.")
+    return open_shards(tars, split, train)
 
 
 # ----------------------------------------------------------------- one folder without classes
@@ -187,18 +195,22 @@ def _is_unlabelled(root: Path) -> bool:
 
 def _open_unlabelled(root: Path, split: Split) -> Files:
     """All pictures below; which of them validate follows from their names alone."""
-    names = [
-        Path(place, name).relative_to(root).as_posix()
-        for place, _, files in os.walk(root, followlinks=True)
-        for name in files
-        if is_image(name)
-    ]
-    draws = {name: zlib.crc32(os.fsencode(name)) % HELD_OUT for name in names}
-    least = min(draws.values())
-    files = [name for name, draw in draws.items() if (draw == least) == (split == "val")]
-    if not files:
+    names = []
+    for place, folders, found in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [Path(place, n).relative_to(root).as_posix() for n in found if is_image(n)]
+    if len(names) < 2:
         raise UserError(f"data.path={root} holds one picture; training needs two.")
+    draws = {name: zlib.crc32(os.fsencode(name)) for name in names}
+    held_out = {name for name in names if draws[name] % HELD_OUT == 0}
+    held_out = held_out if 0 < len(held_out) < len(names) else {min(names, key=draws.__getitem__)}
+    files = [name for name in names if (name in held_out) == (split == "val")]
     return Files(root, split, files, np.zeros(len(files), np.int64), [])
+
+
+def _is_unpacked(root: Path) -> bool:
+    """Whether there are class folders for both splits: then tar files beside them are leftovers."""
+    return all("folders" in _contents(root / split) for split in ("train", "val"))
 
 
 class Layout(NamedTuple):

@@ -24,6 +24,9 @@ from MaskGIL.durable import replace_file, sha256
 from Network.config import UserError
 
 SYNSET = re.compile(r"n[0-9]{8}(?=[_.]|$)")  # a WordNet id at the start of a file or folder name
+_LONGEST_LABEL = 2**16  # bytes; a longer .json is no description of a picture
+_LONGEST_TAIL = 2**20  # zeros behind the last member: as many as the largest blocks of tar
+_FORMAT = 1  # of what is remembered
 _LABEL_KEYS = (
     "label",
     "cls",
@@ -91,12 +94,13 @@ def open_shards(tars: Sequence[Path], split: str, train: Sequence[Path]) -> Pack
     ids at the start of the training pictures' names. Raises UserError where classes are missing or
     contradict each other.
     """
-    members, known = read_members(tars), read_members(train)
+    members = read_members(tars)
+    known = members if tars == train else read_members(train)
     folder = train[0].parent
     if not len(members.names) or not len(known.names):
         raise UserError(f"The tar files of {folder} hold no pictures for {split}.")
     if members.labels.all() and known.labels.all():
-        labels, classes = members.labels.astype(np.int64), _names_of_numbers(known, folder)
+        labels, classes = _numbers(members.labels, folder), _names_of_numbers(known, folder)
         if labels.max() >= len(classes):
             raise UserError(
                 f"A picture for {split} in the tar files of {folder} has the class "
@@ -124,7 +128,7 @@ def read_members(tars: Sequence[Path]) -> Members:
     outside of it.
     """
     states = [f"{tar.resolve()} {tar.stat().st_size} {tar.stat().st_mtime_ns}" for tar in tars]
-    key = sha256("\n".join(states).encode())
+    key = sha256("\n".join([str(_FORMAT), *states]).encode())
     memory = Path(torch.hub.get_dir()) / "maskgil" / f"tars-{key[:32]}.npz"
     if memory.is_file():
         with np.load(memory) as arrays:
@@ -162,16 +166,16 @@ def _remember(members: Members, memory: Path) -> None:
 # ------------------------------------------------------------------------------------ headers
 def _pictures(file: IO[bytes]) -> Iterator[tuple[bytes, bytes, int, int]]:
     """Name, label, offset and size of each picture of a tar file. A label may come behind it."""
-    found: dict[str, tuple[str, int, int]] = {}  # key -> picture
+    found: list[tuple[str, str, int, int]] = []  # key and picture
     labels: dict[str, bytes] = {}
     for name, offset, size, content in _members(file):
         folder, slash, base = name.rpartition("/")
         key = folder + slash + base.partition(".")[0]
         if is_image(base):
-            found[key] = name, offset, size
-        elif name.endswith((".cls", ".json")):
+            found.append((key, name, offset, size))
+        elif name.endswith((".cls", ".json")) and size <= _LONGEST_LABEL:
             labels[key] = _label(content.read()) or labels.get(key, b"")
-    for key, (name, offset, size) in found.items():
+    for key, name, offset, size in found:
         yield name.encode("utf-8", "surrogateescape"), labels.get(key, b""), offset, size
 
 
@@ -192,13 +196,18 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int, int, IO[bytes]]]:
                 continue
             for name, offset, size, inner in _members(content):
                 yield f"{member.name}/{name}", member.offset_data + offset, size, inner
+        # A damaged header looks like the end to tarfile: behind the real one there are only zeros
+        file.seek(archive.offset)
+        tail = file.read(_LONGEST_TAIL + 1)
+        if not tarfile.BLOCKSIZE <= len(tail) <= _LONGEST_TAIL or any(tail):
+            raise tarfile.ReadError(f"damaged at byte {archive.offset}")
 
 
 def _label(data: bytes) -> bytes:
     """The number that a .cls or .json file holds, as digits; empty where there is none."""
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return b""
     if isinstance(value, dict):
         value = next((value[key] for key in _LABEL_KEYS if key in value), None)
@@ -212,8 +221,18 @@ def _folder_of(name: bytes) -> str:
     return folder.removesuffix(".tar")
 
 
+def _numbers(labels: np.ndarray, folder: Path) -> np.ndarray:
+    longest = max(map(len, labels.tolist()))
+    if longest > 6:
+        raise UserError(
+            f"A picture in the tar files of {folder} has a class number of {longest} digits in "
+            f"KEY.cls or KEY.json ({', '.join(_LABEL_KEYS)}): that is no class."
+        )
+    return labels.astype(np.int64)
+
+
 def _names_of_numbers(train: Members, folder: Path) -> list[str]:
-    numbers = train.labels.astype(np.int64)
+    numbers = _numbers(train.labels, folder)
     count, listed = int(numbers.max()) + 1, folder / "classes.txt"
     if listed.is_file():
         names = listed.read_text("utf-8").split("\n")
