@@ -10,14 +10,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from MaskGIL.config import DataConfig
 from MaskGIL.data import Images, Split, open_images
 from MaskGIL.data.crops import crop_image
-from MaskGIL.data.folders import SPLITS, UnreadableImage, is_image, read_image
-from MaskGIL.data.layouts import LAYOUTS, open_layout
+from MaskGIL.data.folders import SPLITS, UnreadableImage, is_image
+from MaskGIL.data.layouts import LAYOUTS, Files, open_layout
 from MaskGIL.data.shapes import Shapes
 from Metrics.samples import BATCH, SampleFile
 from Network.config import UserError
@@ -119,31 +118,14 @@ def _open_folder(key: str, root: Path, split: Split, whole: bool) -> Images:
     with_splits = any((root / name).is_dir() for name in SPLITS)
     files = sorted(file for file in root.iterdir() if is_image(file.name))
     if files and not with_splits and whole:
-        return _Files(files)
+        names = [file.name for file in files]
+        return Files(root, root.name, names, np.full(len(names), -1), [])
     if with_splits or any(layout.fits(root) for layout in LAYOUTS):
         images = open_layout(root, split)
         if not images.classes:
             images.labels[:] = -1
         return images
     raise UserError(f"{key}={root} holds neither {split}/CLASS/* nor images.")
-
-
-class _Files:
-    """Pictures without labels."""
-
-    classes: Sequence[str] = ()
-
-    def __init__(self, files: list[Path]) -> None:
-        self.files, self.labels = files, np.full(len(files), -1, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def image(self, index: int) -> Image.Image:
-        return read_image(self.files[index])
-
-    def name(self, index: int) -> str:
-        return self.files[index].name
 
 
 def _rows(key: str, available: int, count: int) -> NDArray[np.int64]:

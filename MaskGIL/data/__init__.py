@@ -6,19 +6,17 @@ A source is anything with the members of `Images`.
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from MaskGIL.config import DataConfig
-from MaskGIL.data.folders import LAYOUT
+from MaskGIL.data.folders import LAYOUT, Split
 from MaskGIL.data.layouts import open_layout
 from MaskGIL.data.shapes import Shapes
 from MaskGIL.data.standard import KINDS, Standard
 from Network.config import UserError
-
-Split = Literal["train", "val"]
 
 
 class Images(Protocol):

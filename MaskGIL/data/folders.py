@@ -19,6 +19,7 @@ from Network.config import UserError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 50_000_000  # 150 MB as RGB
 SPLITS = ("train", "val")
+Split = Literal["train", "val"]
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg inside"
 
 
@@ -44,7 +45,7 @@ class Folder:
     classes: list[str]
     labels: np.ndarray
 
-    def __init__(self, root: str | Path, split: Literal["train", "val"]) -> None:
+    def __init__(self, root: str | Path, split: Split) -> None:
         self.root = Path(root)
         self.classes = _class_names(self.root, split)
         files = [_image_files(self.root / split, name) for name in self.classes]
@@ -63,10 +64,7 @@ class Folder:
     def image(self, index: int) -> Image.Image:
         """The picture as RGB, upright. Raises UnreadableImage."""
         name = self.name(index)
-        try:
-            return read_image(self.root / name)
-        except UnreadableImage as error:
-            raise UnreadableImage(name, error.reason) from error
+        return read_image(self.root / name, name)
 
 
 class BadFiles:
@@ -114,11 +112,11 @@ class BadFiles:
         return sum(other.partition("/")[0] == split for other in names | {name})
 
 
-def read_image(path: str | Path | IO[bytes]) -> Image.Image:
+def read_image(path: str | Path | IO[bytes], name: str = "") -> Image.Image:
     """An image file or its bytes as 8-bit RGB, upright by its EXIF tag; of an animation the start.
 
-    Transparent pixels are laid on white. Raises UnreadableImage for anything else than a whole
-    picture of FORMATS with at most MAX_PIXELS pixels.
+    Transparent pixels are laid on white. Raises UnreadableImage, of `name`, for anything else than
+    a whole picture of FORMATS with at most MAX_PIXELS pixels.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -130,7 +128,7 @@ def read_image(path: str | Path | IO[bytes]) -> Image.Image:
         reason = str(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = f"not an image of the formats {', '.join(FORMATS)}"
-        raise UnreadableImage(str(path), reason) from error
+        raise UnreadableImage(name or str(path), reason) from error
 
 
 # ---------------------------------------------------------------------------------- pictures

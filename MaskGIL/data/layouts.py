@@ -12,17 +12,16 @@ import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.io
 from PIL import Image
 
-from MaskGIL.data.folders import Folder, UnreadableImage, is_image, read_image
+from MaskGIL.data.folders import Folder, Split, is_image, read_image
 from MaskGIL.data.shards import Packed, open_shards, read_members
 from Network.config import UserError
 
-Split = Literal["train", "val"]
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
 KAGGLE_LABELS = "LOC_val_solution.csv"
 TARS = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
@@ -67,10 +66,7 @@ class Files:
 
     def image(self, index: int) -> Image.Image:
         """The picture as RGB, upright. Raises UnreadableImage."""
-        try:
-            return read_image(self.folder / os.fsdecode(self._files[index]))
-        except UnreadableImage as error:
-            raise UnreadableImage(self.name(index), error.reason) from error
+        return read_image(self.folder / os.fsdecode(self._files[index]), self.name(index))
 
 
 # ------------------------------------------------------------------------- ImageNet of Kaggle
@@ -126,9 +122,9 @@ def _open_official(root: Path, split: Split) -> Packed:
             "what is missing from image-net.org into the same folder."
         )
     train = [root / TARS["train"]]
-    if split == "train":
-        return open_shards(train, "train", train)
     known = open_shards(train, "train", train)
+    if split == "train":
+        return known
     tar = root / TARS["val"]
     members = read_members([tar])
     classes = _read_devkit(root / DEVKIT)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from MaskGIL.data.folders import UnreadableImage, is_image, read_image
+from MaskGIL.data.folders import is_image, read_image
 from MaskGIL.durable import replace_file, sha256
 from Network.config import UserError
 
@@ -80,10 +80,7 @@ class Packed:
         with open(self._tars[tar], "rb") as file:
             file.seek(offset)
             data = file.read(size)
-        try:
-            return read_image(io.BytesIO(data))
-        except UnreadableImage as error:
-            raise UnreadableImage(self.name(index), error.reason) from error
+        return read_image(io.BytesIO(data), self.name(index))
 
 
 def open_shards(tars: Sequence[Path], split: str, train: Sequence[Path]) -> Packed:
