@@ -19,8 +19,10 @@ from MaskGIL.device import choose_device
 from MaskGIL.distributed import barrier, chunks, is_main, process_group, world_size
 from MaskGIL.pictures import save_grid
 from MaskGIL.sampling import open_pipeline, output_path
+from Metrics.classifier import MOST_IMAGES, STEPS, check_classes, class_accuracy, train_classifier
 from Metrics.features import load_feature_network
-from Metrics.ladder import Redrawn, Sized, ladder
+from Metrics.inception import open_inception
+from Metrics.ladder import ladder, rungs
 from Metrics.nearest import take_images
 from Metrics.record import (
     Record,
@@ -31,15 +33,9 @@ from Metrics.record import (
     versions,
     write_record,
 )
+from Metrics.redrawn import Redrawn, reconstructed
 from Metrics.reference import ImageSet, open_image_set
-from Metrics.sample_and_eval import (
-    SampleConfig,
-    choose_labels,
-    evaluate,
-    reconstructed,
-    sample_chunks,
-    shuffled,
-)
+from Metrics.sample_and_eval import SampleConfig, choose_labels, evaluate, sample_chunks
 from Metrics.samples import SampleFile, SampleWriter
 from Network.config import UserError
 
@@ -66,7 +62,12 @@ class Job:
                 "reference", config.reference, "val", self.size, count, whole=self.whole
             )
         if config.train:
-            self.train = open_image_set("train", config.train, "train", self.size, whole=self.whole)
+            self.train = self.training_images()
+            if config.classifier:
+                check_classes(self.train.labels, len(self.pipe.classes))
+        self.inception = None
+        if config.reference and is_main():  # who scores, alone
+            self.inception = open_inception(config.inception, self.pipe.device)
         self.labels = choose_labels(
             self.pipe, config.classes, config.num_images, config.seed, self.reference
         )
@@ -75,24 +76,11 @@ class Job:
         )
         self.record = find_record(self.out, self.samples)
 
-    def rungs(self) -> dict[str, Sized]:
-        """Sets of images, from the nearest to the reference to the furthest.
-
-        None holds an image of the reference itself, however redrawn: that would be nearer than
-        new images of the same kind can be.
-        """
-        assert self.reference is not None
-        assert self.train is not None
-        count, chunk = min(len(self.train), len(self.reference)), self.config.chunk
-        train = open_image_set(
-            "train", self.config.train, "train", self.size, count, whole=self.whole
-        )
-        return {
-            "train": train,
-            "reconstructions": Redrawn(train, partial(reconstructed, self.pipe, chunk=chunk)),
-            "samples": SampleFile(self.out),
-            "shuffled tokens": Redrawn(train, partial(shuffled, self.pipe, chunk=chunk)),
-        }
+    def training_images(self, most: int | None = None) -> ImageSet:
+        """The images to look for copies of, or `most` of them, evenly spread."""
+        count = min(len(self.train), most) if self.train and most else 0
+        name = self.config.train
+        return open_image_set("train", name, "train", self.size, count, whole=self.whole)
 
 
 def main(config: SampleConfig, flags: Flags) -> None:
@@ -146,28 +134,38 @@ def score(job: Job, record: Record) -> None:
     Scores that an earlier run made, and that this one is not asked for, stay in the record.
     """
     samples = SampleFile(job.out)
+    reconstruct = partial(reconstructed, job.pipe, chunk=job.config.chunk)
     scores = evaluate(
         counted(samples, "samples"),
         samples.labels,
         job.reference,
         classes=job.pipe.classes,
         train=counted(job.train, "train") if job.train else None,
-        reconstruct=partial(reconstructed, job.pipe, chunk=job.config.chunk),
+        reconstruct=reconstruct,
+        inception=job.inception,
     )
     if record.get("sha256", scores["sha256"]) != scores["sha256"]:
         raise UserError(f"out={job.out} has changed since its record was written; name another.")
-    if job.config.ladder and job.reference and job.train:
-        network = load_feature_network()
-        scores["metrics"][f"{network.name} ladder"] = ladder(job.rungs(), job.reference, network)
+    if job.reference and job.config.ladder:
+        train = job.training_images(most=len(job.reference))
+        sets = rungs(job.pipe, samples, train, job.config.chunk)
+        for network in filter(None, (load_feature_network(), job.inception)):
+            scores["metrics"][f"{network.name} ladder"] = ladder(sets, job.reference, network)
+    if job.reference and job.config.classifier:
+        sets = {"samples": samples, "reference": job.reference}
+        sets |= {"reference reconstructed": Redrawn(job.reference, reconstruct)}
+        with tqdm(total=STEPS, desc="classifier", leave=False, disable=None) as bar:
+            images = job.training_images(most=MOST_IMAGES)
+            classifier = train_classifier(images, len(job.pipe.classes), bar.update)
+        scores["metrics"]["classifier"] = class_accuracy(classifier, sets, job.pipe.classes)
     record |= kept_scores(record, {**scores, "train": job.config.train or None})
     record["scored_with"] = versions()
     write_record(job.out, record)
     print(summary(job.out, record))
     if job.train and job.nearest:
-        rows = record["metrics"]["near training images"]["nearest"]
-        images = next(iter(samples))[: len(rows)]
-        pairs = torch.cat([images, take_images(job.train, rows)])
-        save_grid(pairs, job.nearest, columns=len(images))
+        near = record["metrics"]["near training images"]
+        images = take_images(samples, near["shown"]), take_images(job.train, near["nearest"])
+        save_grid(torch.cat(images), job.nearest, columns=len(near["shown"]))
         print(f"nearest    {job.nearest}: samples above, their nearest training images below")
 
 
@@ -192,6 +190,11 @@ def _plan(job: Job) -> str:
     if job.reference and job.train:
         count = len(job.reference) + len(job.train)
         lines.append(f"near       {count:,} images of the data go through the tokenizer first")
+    if config.classifier:
+        lines.append(f"classifier {STEPS:,} steps on training images, a minute or two of a core")
+    if job.inception:
+        count, name = config.num_images + len(job.reference or ()), job.inception.name
+        lines.append(f"FID        {count:,} images go through {name} on {job.pipe.device}")
     if job.record is not None:
         lines.append(f"complete   {job.out} is this set already: scoring it again")
     return "\n".join(lines)

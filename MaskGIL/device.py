@@ -1,5 +1,7 @@
 """Where tensors live and how wide they are: the one place that decides device and precision."""
 
+import re
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -10,18 +12,25 @@ from Network.config import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# The last default build for CUDA 12 (12.8, its metadata says; 2.11 asks for 13.0): any driver for
+# CUDA 12 serves it, by NVIDIA's compatibility of minor versions
+CUDA_12_BUILD = 'TORCH="torch==2.10.0 torchvision"'
+_TOO_OLD = "driver on your system is too old"
 
 
 def choose_device(name: str) -> torch.device:
     """`auto` is cuda, mps or cpu, whichever is there first; else the device of that name.
 
-    Raises UserError when the asked device is not there.
+    Raises UserError when the asked device is not there, and when a GPU is, but its driver is too
+    old: else `auto` would compute on the CPU unnoticed.
     """
     available = {
-        "cuda": torch.cuda.is_available(),
+        "cuda": _cuda_is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
+    if name.startswith(("auto", "cuda")) and not available["cuda"]:
+        _check_driver()
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
     kind = name.split(":")[0]
@@ -65,6 +74,30 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def decoder_dtype(dtype: torch.dtype) -> torch.dtype:
     """Precision of a tokenizer's decoder, whose activations overflow fp16."""
     return torch.float32 if dtype == torch.float16 else dtype
+
+
+def _cuda_is_available() -> bool:
+    with warnings.catch_warnings():  # `_check_driver` has a better sentence
+        warnings.filterwarnings("ignore", f".*{_TOO_OLD}")
+        return torch.cuda.is_available()
+
+
+def _check_driver() -> None:
+    """Raise UserError if the driver is too old: `is_available` tells that once in a process."""
+    if torch.version.cuda is None:
+        return
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        found = re.search(rf"{_TOO_OLD} \(found version (\d+)\)", str(error))
+        if not found:  # no driver, or no GPU behind it: then the CPU is all there is
+            return
+        major, minor = divmod(int(found[1]) // 10, 100)  # 12040 is 12.4
+        older = f", run make setup {CUDA_12_BUILD}" if major == 12 else ""
+        raise UserError(
+            f"The NVIDIA driver is for CUDA {major}.{minor}, this PyTorch for CUDA "
+            f"{torch.version.cuda}; update the driver{older} or use device=cpu (slow)."
+        ) from None
 
 
 def _cpu_has_bf16() -> bool:

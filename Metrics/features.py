@@ -46,7 +46,7 @@ class FeatureNetwork(nn.Module):
         assert images.dtype == torch.uint8, images.dtype
         images = images if images.shape[1] == 3 else images.movedim(-1, 1)
         images = images.float().contiguous(memory_format=torch.channels_last)  # twice as fast
-        texture = self.texture(_resized(images) / 127.5 - 1)  # (B, 24, 32, 32)
+        texture = self.texture(resized(images) / 127.5 - 1)  # (B, 24, 32, 32)
         parts = self.parts(texture)  # (B, 40, 16, 16)
         whole = self.whole(parts)  # (B, 64, 8, 8)
         whole = self.project(F.avg_pool2d(whole, 2).flatten(1))  # (B, 64)
@@ -67,13 +67,14 @@ def load_feature_network() -> FeatureNetwork:
     return network.eval().requires_grad_(False)
 
 
-def _layer(channels: int, width: int, kernel: int, stride: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
-
-
-def _resized(images: Tensor) -> Tensor:
+def resized(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) float at 64x64, bilinearly and antialiased."""
     if images.shape[-2:] == (INPUT_SIZE, INPUT_SIZE):
         return images
     size = (INPUT_SIZE, INPUT_SIZE)
     return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _layer(channels: int, width: int, kernel: int, stride: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())

@@ -113,6 +113,11 @@ def frechet_distance(mean1: Array, covariance1: Array, mean2: Array, covariance2
     return max((distance - 2 * overlap).item(), 0.0)  # rounding may leave -1e-14
 
 
+def distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
+    """`frechet_distance` of two sets of features. Raises UserError as it does."""
+    return frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
+
+
 def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
     """Inception score of logits (N, C): mean and standard deviation over `splits` blocks.
 

@@ -5,54 +5,54 @@ still, and pictures of shuffled tokens furthest. Every rung has the same number 
 because a Fréchet distance grows when there are fewer, and is drawn three times.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from MaskGIL.noise import random_bits
-from Metrics.features import FeatureNetwork
-from Metrics.inception_metrics import FeatureStatistics, frechet_distance
+from MaskGIL.pipeline import Pipeline
+from Metrics.inception_metrics import FeatureStatistics, distance
+from Metrics.redrawn import Redrawn, reconstructed, shuffled
+from Metrics.reference import LabelledImages
+from Metrics.seen import Extractor
 
 DRAWS = 3
 
 
-class Sized(Protocol):
-    """Images (B, 3, H, W) uint8 in batches, and how many there are."""
+def rungs(
+    pipe: Pipeline, samples: LabelledImages, train: LabelledImages, chunk: int
+) -> dict[str, LabelledImages]:
+    """Sets of images, from the nearest to a reference to the furthest.
 
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Tensor]: ...
-
-
-class Redrawn:
-    """A set of images, each seen through `redraw`: (B, 3, H, W) -> the same shape."""
-
-    def __init__(self, images: Sized, redraw: Callable[[Tensor], Tensor]) -> None:
-        self._images, self._redraw = images, redraw
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return map(self._redraw, self._images)
+    None holds an image of the reference itself, however redrawn: that would be nearer than new
+    images of the same kind can be.
+    """
+    return {
+        "train": train,
+        "reconstructions": Redrawn(train, partial(reconstructed, pipe, chunk=chunk)),
+        "samples": samples,
+        "shuffled tokens": Redrawn(train, partial(shuffled, pipe, chunk=chunk)),
+    }
 
 
 @torch.inference_mode()
 def ladder(
-    rungs: Mapping[str, Sized], reference: Iterable[Tensor], network: FeatureNetwork
+    sets: Mapping[str, LabelledImages], reference: Iterable[Tensor], network: Extractor
 ) -> dict[str, Any]:
-    """Distances of each rung to the whole reference: {"count", "distances": {name: [3 numbers]}}.
+    """Distances of each set to the whole reference: {"count", "distances": {name: [3 numbers]}}.
 
-    A draw takes half as many images as the smallest rung has, which ones follows from the number
+    A draw takes half as many images as the smallest set has, which ones follows from the number
     of the draw; so memory does not depend on the size of a set.
     """
-    count = min(map(len, rungs.values())) // 2
+    count = min(map(len, sets.values())) // 2
     real = FeatureStatistics()
     for batch in reference:
         real.update(network(batch))
     distances = {}
-    for name, images in rungs.items():
+    for name, images in sets.items():
         chosen = torch.stack([_draw(len(images), count, number) for number in range(DRAWS)])
         drawn, first = [FeatureStatistics() for _ in range(DRAWS)], 0
         for batch in images:
@@ -60,10 +60,7 @@ def ladder(
             for statistics, rows in zip(drawn, chosen[:, first : first + len(batch)]):
                 statistics.update(features[rows])
             first += len(batch)
-        distances[name] = [
-            frechet_distance(each.mean, each.covariance, real.mean, real.covariance)
-            for each in drawn
-        ]
+        distances[name] = [distance(each, real) for each in drawn]
     return {"count": count, "distances": distances}
 
 

@@ -20,7 +20,8 @@ from MaskGIL.pipeline import Pipeline
 from Network.config import UserError
 from Network.files import fingerprint
 
-FORMAT = 1
+FORMAT = 2
+MOST_ROWS = 20  # classes told one by one
 Record = dict[str, Any]
 
 
@@ -70,14 +71,17 @@ def find_record(out: Path, samples: dict[str, Any]) -> Record | None:
 def kept_scores(record: Record, scores: Record) -> Record:
     """New scores of the same set, with those of its record that were not asked for this time.
 
-    Scores against another reference are not mixed: then the new ones stand alone.
+    Scores against another reference, or of an earlier version, are not mixed: then the new ones
+    stand alone.
     """
     old, new = record.get("reference"), scores["reference"]
-    if not old or (new and old != new):
+    if not old or (new and old != new) or record.get("format") != FORMAT:
         return scores
-    metrics = {**record["metrics"], **scores["metrics"]}
-    train = scores["train"] or record.get("train")
-    return {**scores, "reference": old, "metrics": metrics, "train": train}
+    both = {key: {**record[key], **scores[key]} for key in ("metrics", "features")}
+    kept = {**scores, **both, "reference": old, "train": scores["train"] or record.get("train")}
+    if scores["fid"] is None:
+        kept |= {key: record[key] for key in ("fid", "fid_note")}
+    return kept
 
 
 def write_record(out: Path, record: Record) -> None:
@@ -95,14 +99,33 @@ def summary(out: Path, record: Record) -> str:
             for rung, distances in value["distances"].items():
                 least, middle, most = sorted(distances)
                 rows[f"  {rung}"] = f"{middle:.4g} ({least:.4g} to {most:.4g}), {value['count']:,}"
+        elif name == "classifier":
+            rows |= _accuracies(value)
         elif isinstance(value, dict):
             rows[name] = f"{value['share']:.2%} ({value['reference share']:.2%} of the reference)"
         else:
             rows[name] = "too few images of a class" if value is None else f"{value:.4g}"
-    rows["FID"] = "not part of this version"
+    fid = "none" if record["fid"] is None else f"{record['fid']:.4f}"
+    rows["FID"] = f"{fid} ({record['fid_note']})"
     rows["record"] = str(record_path(out))
     width = max(map(len, rows))
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+
+def _accuracies(classifier: dict[str, Any]) -> dict[str, str]:
+    """What a classifier said of the samples, and in brackets of the other sets."""
+
+    def told(shares: dict[str, float | None]) -> str:
+        first, *others = ("-" if share is None else f"{share:.1%}" for share in shares.values())
+        return f"{first} ({', '.join(others)})"
+
+    accuracy, per_class = classifier["accuracy"], classifier["per class"]
+    _, *others = accuracy
+    sets = ", ".join(f"the {name}" for name in others)
+    rows = {"classifier": f"{told(accuracy)} right, of the samples ({sets})"}
+    if len(per_class) <= MOST_ROWS:
+        rows |= {f"  {name}": told(shares) for name, shares in per_class.items()}
+    return rows
 
 
 def record_path(out: Path) -> Path:

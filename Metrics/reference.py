@@ -22,12 +22,10 @@ from Metrics.samples import BATCH, SampleFile
 from Network.config import UserError
 
 
-class ImageSet(Protocol):
-    """Images for comparison. `labels` (N,) int64 index `classes`, -1 unknown."""
+class LabelledImages(Protocol):
+    """Images that can be read in batches as often as asked. `labels` (N,) int64, -1 unknown."""
 
-    name: str
     labels: NDArray[np.int64]
-    classes: Sequence[str]
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -36,6 +34,13 @@ class ImageSet(Protocol):
     def __iter__(self) -> Iterator[Tensor]:
         """Images (B, 3, H, W) uint8."""
         ...
+
+
+class ImageSet(LabelledImages, Protocol):
+    """Images for comparison, whose labels index `classes`."""
+
+    name: str
+    classes: Sequence[str]
 
 
 class Pictures:

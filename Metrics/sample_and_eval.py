@@ -4,7 +4,6 @@ They compose: `sample_chunks` yields images, `evaluate` takes any iterable of im
 N images, B of a batch, H height, W width, D width of a feature.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,23 +15,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from MaskGIL.config import require_at_least
-from MaskGIL.data.crops import to_float, to_uint8
-from MaskGIL.data.shapes import CLASSES, Object
+from MaskGIL.data.crops import to_uint8
+from MaskGIL.data.shapes import CLASSES
 from MaskGIL.distributed import chunks
 from MaskGIL.noise import random_bits
 from MaskGIL.pipeline import Pipeline, image_seeds
 from MaskGIL.sampling import SamplingKeys
-from Metrics.features import FeatureNetwork, load_feature_network
-from Metrics.inception_metrics import FeatureStatistics, frechet_distance
-from Metrics.nearest import Reconstruct, near_training, thumbnails
-from Metrics.oracle import class_of, objects_spread_ratio, read_objects
+from Metrics.features import load_feature_network
+from Metrics.inception import InceptionNetwork
+from Metrics.inception_metrics import FeatureStatistics, distance, frechet_distance
+from Metrics.nearest import Reconstruct, near_training
+from Metrics.oracle import class_of, objects_spread_ratio
 from Metrics.reference import ImageSet
+from Metrics.samples import SampleFile
+from Metrics.seen import Extractor, Seen
 from Network.config import UserError, setting
 
-NO_FID = (
-    "The FID is defined by the Inception network of 2015, which is not part of this version; "
-    "no other network stands in for it."
-)
+FEW = 10_000  # images; an FID of fewer is larger, the more so the fewer they are
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,14 @@ class SampleConfig(SamplingKeys):
     ladder: bool = setting(
         False, "also the distances of train, reconstructions and shuffled tokens; needs train"
     )
+    classifier: bool = setting(
+        False, "also how many samples a classifier trained on train gives their class; needs train"
+    )
+    inception: str = setting(
+        "auto",
+        "weights of the Inception network for the FID: a file; auto: what PyTorch's folder of "
+        "downloads holds; download: fetched into it first; none: no FID",
+    )
     nearest: str = setting(
         "", "PNG file of 16 samples, each above the nearest training image; needs train"
     )
@@ -72,10 +79,11 @@ class SampleConfig(SamplingKeys):
         require_at_least("num_reference", self.num_reference, 0)
         if self.train and not self.reference:
             raise UserError("train needs a reference to tell what is near: give reference=... too.")
-        if self.nearest and not self.train:
-            raise UserError("nearest needs the training images: give train=... too.")
-        if self.ladder and not self.train:
-            raise UserError("ladder needs the training images: give train=... too.")
+        for key in ("nearest", "ladder", "classifier"):
+            if getattr(self, key) and not self.train:
+                raise UserError(f"{key} needs the training images: give train=... too.")
+        if self.inception not in ("auto", "none") and not self.reference:
+            raise UserError("inception needs a reference: an FID is the distance to one.")
 
 
 def choose_labels(
@@ -119,29 +127,6 @@ def sample_chunks(
         yield rows.start, to_uint8(pipe.pixels(tokens))
 
 
-@torch.no_grad()
-def reconstructed(pipe: Pipeline, images: Tensor, chunk: int) -> Tensor:
-    """Images (B, 3, H, W) uint8 as the tokenizer of `pipe` draws them: encoded and decoded.
-
-    In pieces of `chunk` images, as samples are: it takes no more memory than they do.
-    """
-    tokens = (pipe.tokenizer.encode(to_float(part.to(pipe.device))) for part in images.split(chunk))
-    return torch.cat([to_uint8(pipe.pixels(part)).cpu() for part in tokens])
-
-
-@torch.no_grad()
-def shuffled(pipe: Pipeline, images: Tensor, chunk: int) -> Tensor:
-    """Images (B, 3, H, W) uint8 with their tokens in another order: the same for every image."""
-    drawn = []
-    for part in images.split(chunk):
-        tokens = pipe.tokenizer.encode(to_float(part.to(pipe.device)))  # (B, h, w)
-        places = torch.arange(tokens[0].numel(), device=pipe.device)
-        order = random_bits(torch.zeros_like(places), "order", 0, places).argsort(stable=True)
-        tokens = tokens.flatten(1)[:, order].view_as(tokens)
-        drawn.append(to_uint8(pipe.pixels(tokens)).cpu())
-    return torch.cat(drawn)
-
-
 def evaluate(
     images: Iterable[Tensor],
     labels: NDArray[np.int64],
@@ -150,97 +135,70 @@ def evaluate(
     classes: Sequence[str] = (),
     train: Iterable[Tensor] | None = None,
     reconstruct: Reconstruct | None = None,
+    inception: InceptionNetwork | None = None,
 ) -> dict[str, Any]:
     """Score images (B, 3, H, W) uint8 with labels (N,); a dict that JSON holds.
 
     "metrics" has the distance of `Metrics.features` to the reference; for the `classes` of the
     shapes what the oracle reads; and with `train` how many images are near to a training image,
     those and the reference seen through `reconstruct` where it is given (`Metrics.nearest`).
-    Everything else is computed on the CPU, so that the numbers do not depend on the device.
+    "fid" has the FID if `inception` is the released network. All but that is computed on the CPU,
+    so that the numbers do not depend on the device.
     """
-    network, shapes = load_feature_network(), tuple(classes) == CLASSES
-    near = train is not None
-    samples = _Seen(images, network, objects=shapes, thumbnails=near)
-    assert samples.count == len(labels), f"{samples.count} images, {len(labels)} labels"
+    extractors: list[Extractor] = [load_feature_network(), *([inception] if inception else [])]
+    shapes, near = tuple(classes) == CLASSES, train is not None
+    samples = Seen(images, len(labels), extractors, objects=shapes, thumbnails=near)
     metrics: dict[str, Any] = {}
     result = {
         "num_images": samples.count,
         "sha256": samples.sha256,
-        "features": {"name": network.name, "sha256": network.sha256},
+        "features": {extractor.name: extractor.sha256 for extractor in extractors},
         "reference": None,
         "metrics": metrics,
         "fid": None,
-        "fid_note": NO_FID,
+        "fid_note": "no reference",
     }
     if shapes:
         read = [class_of(objects) for objects in samples.objects]
         metrics["class accuracy"] = float(np.mean(read == labels))
-    if reference is not None:
-        real = _Seen(reference, network, reconstruct, objects=shapes, thumbnails=near)
-        result["reference"] = {"name": reference.name, "sha256": real.sha256, "count": real.count}
-        metrics[f"{network.name} distance"] = frechet_distance(
-            samples.statistics.mean,
-            samples.statistics.covariance,
-            real.statistics.mean,
-            real.statistics.covariance,
-        )
-        if shapes and _has_shapes_labels(reference):
-            ratios = objects_spread_ratio(samples.objects, labels, real.objects, reference.labels)
-            for name, ratio in ratios.items():
-                metrics[f"spread of {name}"] = None if math.isnan(ratio) else ratio
-        if train is not None:
-            metrics["near training images"] = near_training(
-                samples.thumbnails, real.thumbnails, train, reconstruct
-            )
+    if reference is None:
+        return result
+    count = len(reference)
+    real = Seen(reference, count, extractors, reconstruct, objects=shapes, thumbnails=near)
+    result["reference"] = {"name": reference.name, "sha256": real.sha256, "count": count}
+    for extractor, found, expected in zip(extractors, samples.statistics, real.statistics):
+        if not (isinstance(extractor, InceptionNetwork) and extractor.is_official):  # that is "fid"
+            metrics[f"{extractor.name} distance"] = distance(found, expected)
+    result |= _fid(inception, samples.statistics[-1], real.statistics[-1], reference)
+    if shapes and _has_shapes_labels(reference):
+        ratios = objects_spread_ratio(samples.objects, labels, real.objects, reference.labels)
+        for name, ratio in ratios.items():
+            metrics[f"spread of {name}"] = None if math.isnan(ratio) else ratio
+    if train is not None:
+        found = near_training(samples.thumbnails, real.thumbnails, train, reconstruct)
+        shown = samples.kept[: len(found["nearest"])].tolist()
+        metrics["near training images"] = {**found, "shown": shown}
     return result
 
 
-class _Seen:
-    """All that is remembered of images which pass by once."""
-
-    def __init__(
-        self,
-        images: Iterable[Tensor],
-        network: FeatureNetwork,
-        reconstruct: Reconstruct | None = None,
-        *,
-        objects: bool,
-        thumbnails: bool,
-    ) -> None:
-        self.statistics = FeatureStatistics()
-        self.objects: list[list[Object]] = []
-        self._thumbnails: list[Tensor] = []
-        self._network, self._reconstruct = network, reconstruct
-        self._looks = objects, thumbnails
-        self._digest = hashlib.sha256()
-        for batch in images:
-            self._add(batch.cpu())
-
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        return self.statistics.count
-
-    @property
-    def sha256(self) -> str:
-        """Of the bytes of all images as (N, H, W, 3)."""
-        return self._digest.hexdigest()
-
-    @property
-    def thumbnails(self) -> Tensor:
-        """(N, D)."""
-        return torch.cat(self._thumbnails)
-
-    @torch.inference_mode()
-    def _add(self, images: Tensor) -> None:
-        pixels = images.permute(0, 2, 3, 1).contiguous()  # (B, H, W, 3)
-        self._digest.update(pixels.numpy().tobytes())
-        self.statistics.update(self._network(images))
-        objects, small = self._looks
-        if objects:
-            self.objects += read_objects(pixels)
-        if small:
-            self._thumbnails.append(thumbnails(images, self._reconstruct))
+def _fid(
+    inception: InceptionNetwork | None,
+    samples: FeatureStatistics,
+    real: FeatureStatistics,
+    reference: ImageSet,
+) -> dict[str, Any]:
+    """The FID and what it is, or why it is empty."""
+    if inception is None:
+        return {"fid_note": "no Inception weights at hand: inception=FILE or inception=download"}
+    if not inception.is_official:
+        return {"fid_note": f"{inception.name} is not the Inception network that defines it"}
+    moments = reference.moments if isinstance(reference, SampleFile) else None
+    mean, covariance = moments or (real.mean, real.covariance)
+    value = frechet_distance(samples.mean, samples.covariance, mean, covariance)
+    source = "mu and sigma in the file" if moments else f"{real.count:,} images"
+    few = min(samples.count, FEW if moments else real.count) < FEW
+    note = f"torch-fidelity's Inception; {samples.count:,} images, {source} of the reference"
+    return {"fid": value, "fid_note": note + "; too few to compare with published ones" * few}
 
 
 def _has_shapes_labels(reference: ImageSet) -> bool:

@@ -7,6 +7,7 @@ N images, B of a batch, H height, W width.
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -51,6 +52,15 @@ class SampleFile:
             self._chosen[:] = False
             self._chosen[rows] = True
         self.labels = self.labels[self._chosen]
+
+    @cached_property
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Mean (D,) and covariance (D, D) of Inception features, if the file has `mu` and `sigma`.
+
+        ADM's references do, of more images than they hold, and its evaluator takes them.
+        """
+        with np.load(self.path, allow_pickle=False) as arrays:
+            return (arrays["mu"], arrays["sigma"]) if {"mu", "sigma"} <= set(arrays) else None
 
     def __len__(self) -> int:
         return len(self.labels)

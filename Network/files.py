@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from Network.config import UserError
 
+PICKLED = (".pt", ".pth")
 WRAPPERS = ("module", "_orig_mod")  # what DDP and torch.compile put into a name
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a safetensors file onto the CPU. Nothing in the file is executed.
+    """Read a safetensors file, or a flat .pt or .pth, onto the CPU. Nothing in it is executed.
 
     Raises UserError if the file is missing, empty, a Git LFS pointer, a web page or damaged.
     """
@@ -31,11 +33,12 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is a Git LFS pointer of {size} bytes; run `git lfs pull`.")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise UserError(f"{path} is a web page, not weights; download the file itself.")
+    if path.suffix in PICKLED:
+        return _read_pickled(path)
     try:
         return load_file(path)
     except SafetensorError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is not a whole safetensors file ({reason}).") from None
+        raise UserError(f"{path} is not a whole safetensors file ({_first_line(error)}).") from None
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
@@ -72,6 +75,24 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise UserError(f"{path} is damaged, or holds code, which is never run.") from None
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a whole file of weights ({_first_line(error)}); download it again."
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(f"{path} holds something else than tensors under their names.")
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _unwrapped(name: str) -> str:

@@ -101,7 +101,7 @@ class Trainer(ABC):
         return {}
 
     def behind_part(self) -> None:
-        """Whatever a subclass does behind the backward pass of a part."""
+        """Whatever a subclass does behind the backward pass of a part; one that overflows too."""
         return
 
     def behind_step(self) -> None:
@@ -156,34 +156,26 @@ class Trainer(ABC):
         barrier()
 
     def train_step(self, objective: nn.Module, batch: Batch, window: Window) -> None:
-        """One optimiser step on this rank's share of a batch, part after part."""
+        """One optimiser step on this rank's share of a batch.
+
+        A gradient that overflows in fp16 moves nothing: the batch is computed again, with its loss
+        scaled by half as much. Raises UserError if that never helps.
+        """
         self.module.train()
-        config = self.config.optim
-        for part in range(self.accumulation):
-            torch.manual_seed(
-                seed_of(self.config.seed, STREAMS["dropout"], self.step, rank(), part)
-            )
-            piece = self._piece(batch, part)
-            with accumulating(objective, last=part == self.accumulation - 1):
-                with autocast(self.device, self.dtype):
-                    loss, metrics = self.loss(objective, piece)
-                # DDP takes the mean over ranks, we want the sum
-                self.scaler.scale(loss * world_size()).backward()
-            self.behind_part()
-            window.add({"loss": loss.detach(), **metrics})
-        self.scaler.unscale_(self.optimizer)
-        norm = gradient_norm(self.module.parameters(), config.clip)
-        set_learning_rate(
-            self.optimizer, lr := learning_rate(self.step, self.config.loop.steps, config)
-        )
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        skipped = self.scaler.get_scale() < scale  # in fp16 only, which alone waits for the device
-        self.optimizer.zero_grad(set_to_none=True)
-        if not skipped:
-            self.ema.update(self.module, self.step)
-        window.behind_step(None if skipped else norm, lr)
+        lr = learning_rate(self.step, self.config.loop.steps, self.config.optim)
+        set_learning_rate(self.optimizer, lr)
+        parts, norm = self._gradient(objective, batch)
+        overflows = 0
+        while not self._taken():
+            parts, norm = self._gradient(objective, batch)
+            overflows += 1
+        self.ema.update(self.module, self.step)
+        for metrics in parts:
+            window.add(metrics)
+        if overflows:
+            share = overflows / world_size()  # the window takes the sum over ranks
+            window.add({"overflows": torch.tensor(share, device=self.device)})
+        window.behind_step(norm, lr)
         self.step += 1
         self.behind_step()
 
@@ -209,7 +201,41 @@ class Trainer(ABC):
     def _piece(self, batch: Batch, part: int) -> Batch:
         """A part of this rank's share, on the device."""
         rows = slice(part * self.part, (part + 1) * self.part)
-        return {name: t[rows].to(self.device, non_blocking=True) for name, t in batch.items()}
+        # MPS would still read when the batch is gone (pytorch issue 189690); CUDA keeps it pinned
+        early = self.device.type == "cuda"
+        return {name: t[rows].to(self.device, non_blocking=early) for name, t in batch.items()}
+
+    def _gradient(self, objective: nn.Module, batch: Batch) -> tuple[list[Metrics], Tensor]:
+        """Add up the gradient of a batch, part after part: what to log of each, and its norm."""
+        parts: list[Metrics] = []
+        for part in range(self.accumulation):
+            torch.manual_seed(
+                seed_of(self.config.seed, STREAMS["dropout"], self.step, rank(), part)
+            )
+            piece = self._piece(batch, part)
+            with accumulating(objective, last=part == self.accumulation - 1):
+                with autocast(self.device, self.dtype):
+                    loss, metrics = self.loss(objective, piece)
+                # DDP takes the mean over ranks, we want the sum
+                self.scaler.scale(loss * world_size()).backward()
+            self.behind_part()
+            parts.append({"loss": loss.detach(), **metrics})
+        self.scaler.unscale_(self.optimizer)
+        return parts, gradient_norm(self.module.parameters(), self.config.optim.clip)
+
+    def _taken(self) -> bool:
+        """Move the weights along the gradient, unless it overflows: then the scale is halved."""
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        smaller = self.scaler.get_scale()  # in fp16 only, which alone waits for the device
+        if smaller < min(scale, 1):
+            raise UserError(
+                f"The gradient of step {self.step} is not finite in fp16 however its loss is "
+                "scaled; go on with precision=fp32, or begin anew with a lower optim.lr."
+            )
+        return smaller >= scale
 
     def _fit_into_memory(self) -> None:
         """Cut a step into as few parts as fit, by computing one part without taking the step."""

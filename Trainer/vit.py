@@ -132,8 +132,11 @@ class GeneratorTrainer(Trainer):
             self.module, self.tokenizer, self.images.classes, self.config.sampling, dtype=self.dtype
         )
         seeds = image_seeds(0, torch.arange(len(labels), device=self.device))
-        images = to_uint8(sampler.pixels(sampler.sample_tokens(labels, seeds)))
-        save_grid(images, path, columns=8)
+        drawn = [  # no more at once than a step takes, for which there is memory
+            to_uint8(sampler.pixels(sampler.sample_tokens(*piece)))
+            for piece in zip(labels.split(self.part), seeds.split(self.part))
+        ]
+        save_grid(torch.cat(drawn), path, columns=8)
 
     def export(self, folder: Path) -> None:
         """Write last and averaged weights, the tokenizer, class names and sampler settings."""

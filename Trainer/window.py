@@ -24,7 +24,6 @@ class Window:
         """Begin anew."""
         self._sums: dict[str, Tensor] = {}
         self._norms: Tensor | float = 0.0
-        self._num_norms = 0
         self._lr = 0.0
         self._waited = 0.0
         self._started = time.monotonic()
@@ -52,11 +51,9 @@ class Window:
         for name, value in metrics.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def behind_step(self, norm: Tensor | None, lr: float) -> None:
-        """Close a step: the norm of its gradient, None if it was skipped, and its learning rate."""
-        if norm is not None:
-            self._norms = self._norms + norm
-            self._num_norms += 1
+    def behind_step(self, norm: Tensor, lr: float) -> None:
+        """Close a step: the norm of its gradient, and its learning rate."""
+        self._norms = self._norms + norm
         self._lr = lr
         self.steps += 1
 
@@ -75,6 +72,4 @@ class Window:
         names = list(self._sums)
         values = all_reduce(torch.stack([self._sums[name] for name in names])) / self.steps
         means = dict(zip(names, values.tolist()))
-        if self._num_norms:
-            means["gnorm"] = float(self._norms) / self._num_norms
-        return {**means, "lr": self._lr}
+        return {**means, "gnorm": float(self._norms) / self.steps, "lr": self._lr}

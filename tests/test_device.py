@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ def machine(monkeypatch):
     def pretend(cuda=False, mps=False, cuda_bf16=False, cpu_bf16=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cuda, "init", lambda: None)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: cuda_bf16)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
         monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: None)
@@ -76,6 +78,65 @@ def test_one_gpu_for_all_processes_is_refused(machine, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"^device=cuda:1 would put all processes on one; use "):
         choose_device("cuda:1")
+
+
+# A driver that is too old: PyTorch then warns, once in a process, and sees no GPU
+
+
+@pytest.fixture
+def driver(machine, monkeypatch):
+    """Pretend a GPU whose driver PyTorch 2.15 with CUDA 13.2 does not take."""
+
+    def pretend(version, trouble="The NVIDIA driver on your system is too old"):
+        told = f"{trouble} (found version {version}). Please update your GPU driver."
+        warned = []
+
+        def is_available():
+            if not warned:
+                warned.append(told)
+                warnings.warn(f"CUDA initialization: {told}", stacklevel=2)
+            return False
+
+        def init():
+            raise RuntimeError(told)
+
+        machine()
+        monkeypatch.setattr(torch.cuda, "is_available", is_available)
+        monkeypatch.setattr(torch.cuda, "init", init)
+        monkeypatch.setattr(torch.version, "cuda", "13.2")
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        (12040, "CUDA 12.4, this PyTorch for CUDA 13.2; update the driver, run make setup "
+         'TORCH="torch==2.10.0 torchvision" or use device=cpu (slow).'),
+        (11080, "CUDA 11.8, this PyTorch for CUDA 13.2; update the driver or use device=cpu "
+         "(slow)."),
+    ],
+)  # fmt: skip
+def test_a_driver_that_is_too_old_is_one_sentence_every_time(driver, recwarn, version, sentence):
+    driver(version)
+    for name in ("auto", "cuda", "cuda:1", "auto"):
+        with pytest.raises(UserError) as error:
+            choose_device(name)
+        assert str(error.value) == f"The NVIDIA driver is for {sentence}"
+    assert choose_device("cpu") == CPU
+    assert not recwarn
+
+
+def test_other_trouble_with_cuda_stays_a_warning(driver):
+    driver(12040, "Found no NVIDIA driver on your system")
+    with pytest.warns(UserWarning, match="CUDA initialization: Found no NVIDIA driver"):
+        assert choose_device("auto") == CPU
+
+
+def test_a_build_without_cuda_asks_no_driver(driver, monkeypatch, recwarn):
+    driver(12040)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert choose_device("auto") == CPU
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import FID_sample
 from FID_sample import counted, main
 from MaskGIL.command import run_command
 from MaskGIL.pipeline import Pipeline
+from Metrics.redrawn import reconstructed
 from Metrics.reference import open_image_set
-from Metrics.sample_and_eval import SampleConfig, choose_labels, reconstructed
+from Metrics.sample_and_eval import SampleConfig, choose_labels
 from Network.files import fingerprint
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +68,7 @@ def test_a_set_and_its_record(fid_sample, weights, tmp_path):
         "near training images",
     ]
     assert f"shapesnet-1 distance  {record['metrics']['shapesnet-1 distance']:.4g}\n" in out
-    assert "FID                   not part of this version\n" in out
+    assert "FID                   none (no Inception weights at hand: inception=FILE or" in out
 
 
 def test_the_same_command_scores_again_and_another_is_refused(fid_sample, tmp_path):

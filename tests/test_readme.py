@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tiny_weights import save_tiny_weights
 
 from MaskGIL.__main__ import main
 from MaskGIL.command import parse
@@ -99,12 +98,3 @@ def test_the_table_of_sizes_is_that_of_the_code():
     assert {name: tuple(map(int, numbers)) for name, *numbers in rows} == {
         name: tuple(size) for name, size in SIZES.items() if name != "3B"
     }
-
-
-def test_the_python_block_runs(tmp_path, monkeypatch):
-    (code,) = [block for language, block in BLOCKS if language == "python"]
-    weights = re.search(r'"(runs/[^"]+)"', code)[1]
-    save_tiny_weights(tmp_path / weights)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
-    assert (tmp_path / "circle.png").stat().st_size > 0

@@ -6,7 +6,15 @@ import torch
 from tiny_weights import save_tiny_weights
 
 from MaskGIL.pipeline import Pipeline
-from Metrics.record import describe_samples, find_record, summary, versions, write_record
+from Metrics.record import (
+    FORMAT,
+    describe_samples,
+    find_record,
+    kept_scores,
+    summary,
+    versions,
+    write_record,
+)
 from Network.config import UserError
 
 LABELS = np.arange(4)
@@ -51,7 +59,7 @@ def test_a_complete_set_is_found_and_a_lost_one_made_again(tmp_path):
     write_record(out, {"samples": SAMPLES, "made": MADE})
     assert find_record(out, SAMPLES) is None  # stopped before the set was there
     out.write_bytes(b"")
-    assert find_record(out, SAMPLES) == {"format": 1, "samples": SAMPLES, "made": MADE}
+    assert find_record(out, SAMPLES) == {"format": FORMAT, "samples": SAMPLES, "made": MADE}
 
 
 def test_other_sets_are_never_overwritten(tmp_path):
@@ -82,6 +90,7 @@ def test_versions_are_those_of_the_packages():
 def test_the_summary_names_every_number(tmp_path):
     near = {"share": 0.25, "reference share": 0.01}
     record = {"made": MADE, "reference": {"name": "shapes (val)", "count": 2048}}
+    record |= {"fid": None, "fid_note": "why"}
     record["metrics"] = {"distance": 1.23456, "spread": None, "near training images": near}
     lines = dict(line.split("  ", 1) for line in summary(tmp_path / "a.npz", record).splitlines())
     texts = {name: text.strip() for name, text in lines.items()}
@@ -91,6 +100,39 @@ def test_the_summary_names_every_number(tmp_path):
         "distance": "1.235",
         "spread": "too few images of a class",
         "near training images": "25.00% (1.00% of the reference)",
-        "FID": "not part of this version",
+        "FID": "none (why)",
         "record": str(tmp_path / "a.json"),
     }
+
+
+def test_an_fid_and_a_classifier_are_told_with_what_to_read_them_by(tmp_path):
+    accuracy = {"samples": 0.5, "reference": 0.75, "reference reconstructed": 0.7}
+    per_class = {"cat": {**accuracy, "samples": None}, "dog": accuracy}
+    record = {"made": MADE, "reference": None, "fid": 12.34567, "fid_note": "how"}
+    record["metrics"] = {"classifier": {"accuracy": accuracy, "per class": per_class}}
+    text = summary(tmp_path / "a.npz", record)
+    assert (
+        "\nclassifier  50.0% (75.0%, 70.0%) right, of the samples (the reference, the refere"
+        in text
+    )
+    assert "\n  cat       - (75.0%, 70.0%)\n  dog       50.0% (75.0%, 70.0%)\n" in text
+    assert "\nFID         12.3457 (how)\n" in text
+    record["metrics"]["classifier"]["per class"] = {str(n): accuracy for n in range(21)}
+    assert "  20" not in summary(tmp_path / "a.npz", record)
+
+
+def scores(name="a", fid=None, **metrics):
+    reference = {"name": name, "sha256": "0", "count": 3}
+    features = dict.fromkeys(metrics, "1")
+    kept = {"format": FORMAT, "reference": reference, "metrics": metrics, "features": features}
+    return {**kept, "fid": fid, "fid_note": f"note {fid}", "train": None}
+
+
+def test_scores_of_the_same_set_against_the_same_reference_are_kept():
+    found = kept_scores(scores(fid=5.0, first=1, second=2), scores(second=3))
+    assert found["metrics"] == {"first": 1, "second": 3}
+    assert found["features"].keys() == {"first", "second"}
+    assert (found["fid"], found["fid_note"]) == (5.0, "note 5.0")
+    assert kept_scores(scores(fid=5.0), scores(fid=6.0))["fid"] == 6.0
+    for old in (scores(name="b", fid=5.0, first=1), {**scores(first=1), "format": 1}, {}):
+        assert kept_scores(old, scores(second=3)) == scores(second=3)

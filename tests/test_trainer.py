@@ -189,6 +189,22 @@ def test_parts_of_a_step_have_their_own_dropout(make, accumulation):
     assert trainer.step == 8
 
 
+@pytest.mark.parametrize(("kind", "early"), [("cuda", True), ("mps", False)])
+def test_only_cuda_may_copy_behind_the_back_of_a_step(make, kind, early):
+    """MPS reads memory that has been freed: pytorch/pytorch issue 189690."""
+
+    class Pretended:
+        def __getitem__(self, rows):
+            return self
+
+        def to(self, device, non_blocking):
+            return device.type, non_blocking
+
+    trainer = make()
+    trainer.device = torch.device(kind)
+    assert trainer._piece({"points": Pretended()}, 0) == {"points": (kind, early)}
+
+
 def test_a_step_is_adamw_on_the_clipped_gradient(make):
     """The first step of Adam moves every number by lr, whatever the gradient's size."""
     trainer = make("optim.warmup=0", "optim.lr=0.25", "optim.weight_decay=0", "optim.clip=1e-3")
@@ -248,32 +264,106 @@ def test_validation_is_narrow_where_asked_and_pictures_choose_on_their_own(make)
 
 
 class Half(Line):
-    """In fp16, with a scaled loss; the gradient of the first step is infinite."""
+    """In fp16, with a scaled loss; the points are so far away that gradients overflow at first."""
+
+    distance = 64
 
     @classmethod
     def precision(cls, config, device):
         return torch.float16
 
     def loss(self, objective, batch):
+        return super().loss(objective, {**batch, "points": self.distance * batch["points"]})
+
+
+class Stumbling(Half):
+    """Whose gradient is infinite the first time that a step comes by, and then small."""
+
+    distance = 0.25
+
+    def loss(self, objective, batch):
         loss, metrics = super().loss(objective, batch)
-        return loss * (1 if self.step else 1e38), metrics
+        again = self.parts.count(self.parts[-1]) > 1
+        return loss * (1 if again else torch.inf), metrics
 
 
-def test_a_step_that_overflows_moves_nothing_and_is_not_in_the_norm(make):
-    trainer, window = make("optim.warmup=0", kind=Half), Window()
+class Lost(Half):
+    """Whose gradient is infinite at every scale in step 2."""
+
+    def loss(self, objective, batch):
+        loss, metrics = super().loss(objective, batch)
+        return loss * (torch.inf if self.step == 2 else 1), metrics
+
+
+def standing(trainer):
+    """Copies of what a step moves."""
+    moments = [m for state in trainer.optimizer.state.values() for m in state.values()]
+    tensors = [*trainer.module.state_dict().values(), *trainer.ema.tensors.values(), *moments]
+    return [tensor.clone() for tensor in tensors]
+
+
+def same(first, second):
+    return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_an_overflow_moves_nothing_and_the_batch_comes_again(make):
+    seen = []
+
+    class Watched(Half):
+        def loss(self, objective, batch):
+            rate = self.optimizer.param_groups[0]["lr"]
+            seen.append((self.step, rate, self.scaler.get_scale(), standing(self)))
+            return super().loss(objective, batch)
+
+        def behind_step(self):
+            self.asked.append(self.step)
+
+    trainer, window = make("optim.warmup=4", kind=Watched), Window()
     trainer.prepare()
-    before = {name: t.clone() for name, t in trainer.ema.tensors.items()}
-    for tensor in trainer.ema.tensors.values():
-        tensor += 1  # or an average that moved towards the same weights would not show
-    trainer.train_step(trainer.objective(), trainer.dataset()[0], window)
-    assert "gnorm" not in window.means()
-    for name, tensor in trainer.module.state_dict().items():
-        assert torch.equal(tensor, before[name])
-        assert torch.equal(trainer.ema.tensors[name], before[name] + 1)
-    trainer.train_step(trainer.objective(), trainer.dataset()[1], window)
-    assert 0 < window.means()["gnorm"] < 1e3
-    assert not torch.equal(trainer.module.weight, before["weight"])
-    assert not torch.equal(trainer.ema.tensors["weight"], before["weight"] + 1)
+    batches, objective = trainer.dataset(), trainer.objective()
+    trainer.train_step(objective, batches[0], window)
+    again = len(seen) - 1
+    assert again > 1
+    assert [step for step, *_ in seen] == [0] * (again + 1)
+    assert {rate for _, rate, *_ in seen} == {learning_rate(0, 12, trainer.config.optim)}
+    scales = [scale for _, _, scale, _ in seen]
+    assert scales == [2.0 ** (16 - number) for number in range(again + 1)]
+    weights = [tensors[:4] for *_, tensors in seen]  # module and average; moments come later
+    assert all(same(weights[0], each) for each in weights)
+    assert trainer.parts == [trainer.parts[0]] * (again + 1)  # samples and dropout alike
+    assert (trainer.step, trainer.asked, window.steps) == (1, [1], 1)
+    assert window.means()["overflows"] == again
+    assert 0 < window.means()["gnorm"] < 1e5
+
+
+def test_a_run_that_overflows_is_a_run_that_does_not(make, tmp_path):
+    class Calm(Half):
+        distance = 0.25
+
+        def prepare(self):
+            super().prepare()
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+
+    stumbling = fit(make(kind=Stumbling))
+    calm = fit(make(f"out_dir={tmp_path / 'calm'}", kind=Calm))
+    assert stumbling.scaler.get_scale() == calm.scaler.get_scale() == 2.0**4
+    assert len(stumbling.parts) == 2 * len(calm.parts) == 24
+    assert same(standing(stumbling), standing(calm))
+    told = reports(stumbling)
+    assert [line.pop("overflows") for line in told] == [1] * 12
+    assert told == reports(calm)
+
+
+def test_a_gradient_that_overflows_at_any_scale_ends_the_run(make):
+    trainer = make("loop.save_every=1", kind=Lost)
+    with pytest.raises(UserError) as error:
+        trainer.fit()
+    assert str(error.value) == (
+        "The gradient of step 2 is not finite in fp16 however its loss is scaled; go on with "
+        "precision=fp32, or begin anew with a lower optim.lr."
+    )
+    trainer.checkpoints.wait()
+    assert trainer.step == fit(make("loop.steps=2")).log.start == 2
 
 
 @pytest.mark.parametrize("kinds", [(Line, Half), (Half, Line)])

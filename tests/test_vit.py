@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -264,6 +265,26 @@ def test_pictures_of_the_same_weights_are_the_same(make, tmp_path):
             trainer.picture(tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert Image.open(tmp_path / "one.png").size == (8 * 34 + 2, 8 * 34 + 2)
+
+
+def test_pictures_take_no_more_images_at_once_than_a_step(make, tmp_path):
+    """And stay the same: the noise of an image depends on its number alone."""
+    pictures, counts = [], []
+
+    def count(module, inputs):
+        counts.append(len(inputs[0]))
+
+    for parts in (1, 4):
+        words = ("data.tokens=online", "sampling.num_steps=3", f"loop.accumulation={parts}")
+        trainer = make(*words)
+        tiny.fill(trainer.module)  # or the head is zero, and no code is any likelier than another
+        trainer.module.norm.register_forward_pre_hook(count)
+        trainer.tokenizer.decoder.register_forward_pre_hook(count)
+        trainer.picture(path := tmp_path / f"{parts}.png")
+        assert set(counts) == {trainer.part, 2 * trainer.part}  # twice: guidance
+        counts.clear()
+        pictures.append(np.asarray(Image.open(path), dtype=int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1  # matrix products round by their size
 
 
 @pytest.mark.parametrize(

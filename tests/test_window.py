@@ -27,18 +27,6 @@ def test_a_window_means_over_steps_and_sums_over_parts():
     assert window.means() == {"loss": 1.0, "gnorm": 2.0, "lr": 0.5}
 
 
-def test_the_norm_of_a_skipped_step_does_not_count():
-    window = Window()
-    for norm in (torch.tensor(3.0), None):
-        window.add({"loss": torch.tensor(1.0)})
-        window.behind_step(norm, lr=0.5)
-    assert window.means() == {"loss": 1.0, "gnorm": 3.0, "lr": 0.5}
-    window.clear()
-    window.add({"loss": torch.tensor(1.0)})
-    window.behind_step(None, lr=0.5)
-    assert window.means() == {"loss": 1.0, "lr": 0.5}
-
-
 def test_a_window_knows_the_time_that_data_took(clock):
     window = Window()  # 0
     batches = window.timed(iter([1, 2]))

@@ -1,0 +1,61 @@
+"""What is remembered of images: statistics of every network, a hash, thumbnails of a few."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from Metrics import seen
+from Metrics.nearest import thumbnails
+from Metrics.seen import Seen
+
+
+class Means:
+    """The simplest feature network: mean colours."""
+
+    name, sha256, width = "means", "0", 3
+
+    def __init__(self, factor=1.0):
+        self.factor = factor
+
+    def __call__(self, images):
+        return images.float().mean((2, 3)) * self.factor
+
+
+@pytest.fixture
+def images():
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(256, (50, 3, 16, 16), generator=random, dtype=torch.uint8)
+
+
+def test_statistics_are_those_of_all_images_by_every_network(images):
+    found = Seen(images.split(7), 50, [Means(), Means(2.0)])
+    features = images.double().mean((2, 3))
+    for statistics, factor in zip(found.statistics, (1, 2)):
+        torch.testing.assert_close(statistics.mean, features.mean(0) * factor)
+        torch.testing.assert_close(statistics.covariance, features.T.cov() * factor**2)
+    assert found.count == 50
+    pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+    assert found.sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def test_few_thumbnails_are_kept_however_many_images_there_are(images, monkeypatch):
+    whole = Seen(images.split(7), 50, [], thumbnails=True)
+    assert whole.kept.tolist() == list(range(50))
+    torch.testing.assert_close(whole.thumbnails, thumbnails(images))
+    monkeypatch.setattr(seen, "MOST_THUMBNAILS", 8)
+    few = Seen(images.split(7), 50, [], thumbnails=True)
+    assert few.kept.tolist() == np.linspace(0, 49, 8).astype(int).tolist()
+    torch.testing.assert_close(few.thumbnails, thumbnails(images[few.kept]))
+
+
+def test_thumbnails_are_seen_through_the_tokenizer_and_nothing_else_is(images):
+    found = Seen([images], 50, [Means()], lambda images: images // 2, thumbnails=True)
+    torch.testing.assert_close(found.thumbnails, thumbnails(images // 2))
+    torch.testing.assert_close(found.statistics[0].mean, images.double().mean((0, 2, 3)))
+
+
+def test_a_set_that_is_not_whole_is_no_set(images):
+    with pytest.raises(AssertionError, match="50 images, announced were 51"):
+        Seen([images], 51, [Means()])
