@@ -7,7 +7,7 @@ N images, B of a batch, H height, W width, D width of a feature.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -86,12 +86,23 @@ class SampleConfig(SamplingKeys):
             raise UserError("inception needs a reference: an FID is the distance to one.")
 
 
+class Classed(Protocol):
+    """Images of classes, as far as these are concerned: `labels` (N,) int64 index `classes`."""
+
+    labels: NDArray[np.int64]
+    classes: Sequence[str]
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        ...
+
+
 def choose_labels(
     pipe: Pipeline,
     classes: Sequence[str],
     num_images: int,
     seed: int,
-    reference: ImageSet | None = None,
+    reference: Classed | None = None,
 ) -> NDArray[np.int64]:
     """Labels (N,) of a set: exact counts, in an order that follows from the seed.
 
@@ -205,7 +216,7 @@ def _has_shapes_labels(reference: ImageSet) -> bool:
     return tuple(reference.classes) in ((), CLASSES) and bool((reference.labels >= 0).all())
 
 
-def _data_shares(pipe: Pipeline, num_images: int, reference: ImageSet | None) -> NDArray[np.int64]:
+def _data_shares(pipe: Pipeline, num_images: int, reference: Classed | None) -> NDArray[np.int64]:
     """Images of each class: the proportions of the reference, rounded by largest remainder."""
     num_classes = pipe.network.config.num_classes
     fits = (

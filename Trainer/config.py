@@ -56,6 +56,10 @@ class LoopConfig:
     log_every: int = setting(50, "steps between two lines of the log")
     sample_every: int = setting(500, "steps between two pictures of samples; 0 makes none")
     validate_every: int = setting(500, "steps between two validations; 0 makes none")
+    score_every: int = setting(
+        0, "steps between two distances of pictures to validation images; 0 makes none"
+    )
+    score_images: int = setting(1024, "pictures of such a distance, and as many validation images")
     save_every: int = setting(500, "steps between two checkpoints")
     keep: int = setting(2, "newest checkpoints that are kept; at least 2")
 
@@ -65,6 +69,8 @@ class LoopConfig:
         require_at_least("loop.accumulation", self.accumulation, 0)
         require_at_least("loop.sample_every", self.sample_every, 0)
         require_at_least("loop.validate_every", self.validate_every, 0)
+        require_at_least("loop.score_every", self.score_every, 0)
+        require_at_least("loop.score_images", self.score_images, 2)
         require_at_least("loop.keep", self.keep, 2)
 
 

@@ -7,7 +7,14 @@ import matplotlib
 
 from Network.config import UserError
 
-SHOWN = {"loss": "loss", "acc": "accuracy", "psnr": "PSNR in dB", "usage": "codes in use"}
+SHOWN = {
+    "loss": "loss",
+    "acc": "accuracy",
+    "psnr": "PSNR in dB",
+    "usage": "codes in use",
+    "distance": "distance to validation images",
+}
+STYLES = {"train": "-", "validation": "o-", "score": "s-"}
 
 
 def write_report(folder: Path) -> Path:
@@ -30,7 +37,7 @@ def write_report(folder: Path) -> Path:
 
     figure, axes = pyplot.subplots(1, len(names), figsize=(4.2 * len(names), 3.2), squeeze=False)
     for axis, name in zip(axes[0], names):
-        for kind, style in (("train", "-"), ("validation", "o-")):
+        for kind, style in STYLES.items():
             points = [(r["step"], r[name]) for r in records if r["kind"] == kind and name in r]
             if points:
                 axis.plot(*zip(*points), style, label=kind, markersize=3)

@@ -89,6 +89,10 @@ class Trainer(ABC):
         """Draw a picture from fixed seeds, with the averaged weights in place."""
 
     @abstractmethod
+    def score(self) -> dict[str, float]:
+        """Distance of pictures to validation images, with the averaged weights in place."""
+
+    @abstractmethod
     def export(self, folder: Path) -> None:
         """Write the weights folder for users: the averaged weights, and the last ones beside."""
 
@@ -290,18 +294,23 @@ class Trainer(ABC):
         return images
 
     def _look(self, folder: Path) -> None:
-        """Validate and draw with the averaged weights, where it is time."""
+        """Validate, draw and score with the averaged weights, where it is time."""
         loop = self.config.loop
         self.log.advance(self.step)
         if self._due(loop.validate_every):
             with self.averaged(), autocast(self.device, self.dtype):
-                values = self.validate()
-            self.log.record(self.step, "validation", values)
-            shown = " | ".join(f"{name} {value:.4g}" for name, value in values.items())
-            self.log.line(f"validation at step {self.step} | {shown}")
+                self._tell("validation", self.validate())
         if self._due(loop.sample_every) and is_main():
             with self.averaged():  # the decoder never runs in fp16: pictures choose on their own
                 self.picture(folder / "samples" / f"step-{self.step:07d}.png")
+        if self._due(loop.score_every):
+            with self.averaged():
+                self._tell("score", self.score())
+
+    def _tell(self, kind: str, values: dict[str, float]) -> None:
+        self.log.record(self.step, kind, values)
+        shown = " | ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.log.line(f"{kind} at step {self.step} | {shown}")
 
     def _save(self, folder: Path) -> None:
         """A checkpoint to go on from, and the weights for users."""

@@ -31,6 +31,7 @@ from MaskGIL.noise import uniform
 from MaskGIL.pictures import save_grid
 from MaskGIL.pipeline import Pipeline, image_seeds
 from MaskGIL.weights import open_tokenizer, save_weights
+from Metrics.sample_and_eval import choose_labels, sample_chunks
 from Network import build_network
 from Network.config import UserError
 from Network.gpt import GPT
@@ -39,6 +40,7 @@ from Trainer.batches import Batch, ImageBatches, MaskedBatches, TokenBatches, re
 from Trainer.config import RunConfig
 from Trainer.content import Content, data_content
 from Trainer.logger import format_bytes
+from Trainer.scoring import Scorer
 from Trainer.tokens import cached_tokens
 from Trainer.trainer import Trainer
 from Trainer.window import Metrics
@@ -128,15 +130,22 @@ class GeneratorTrainer(Trainer):
     def picture(self, path: Path) -> None:
         """A grid of samples: fixed classes, fixed seeds."""
         labels = torch.tensor(shown_classes(self.config.network.num_classes), device=self.device)
-        sampler = Pipeline(
-            self.module, self.tokenizer, self.images.classes, self.config.sampling, dtype=self.dtype
+        pipe, seeds = (
+            self._pipeline(),
+            image_seeds(0, torch.arange(len(labels), device=self.device)),
         )
-        seeds = image_seeds(0, torch.arange(len(labels), device=self.device))
         drawn = [  # no more at once than a step takes, for which there is memory
-            to_uint8(sampler.pixels(sampler.sample_tokens(*piece)))
+            to_uint8(pipe.pixels(pipe.sample_tokens(*piece)))
             for piece in zip(labels.split(self.part), seeds.split(self.part))
         ]
         save_grid(torch.cat(drawn), path, columns=8)
+
+    def score(self) -> dict[str, float]:
+        """Distance of samples to validation images, in their class proportions."""
+        pipe, scorer = self._pipeline(), self.scorer
+        proportions = "data" if self.config.network.num_classes else "balanced"
+        labels = choose_labels(pipe, [proportions], len(scorer), 0, scorer)
+        return scorer.score(images for _, images in sample_chunks(pipe, labels, 0, scorer.chunk))
 
     def export(self, folder: Path) -> None:
         """Write last and averaged weights, the tokenizer, class names and sampler settings."""
@@ -197,6 +206,16 @@ class GeneratorTrainer(Trainer):
         crops = torch.stack([crop for crop, _ in found])
         tokens = torch.cat([self._encode(part.to(self.device)) for part in crops.split(64)])
         return tokens.cpu(), torch.tensor([label for _, label in found])
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """What knows the validation images."""
+        return Scorer(self.config, self.validation_images, min(64, self.part), self.device)
+
+    def _pipeline(self) -> Pipeline:
+        return Pipeline(
+            self.module, self.tokenizer, self.images.classes, self.config.sampling, dtype=self.dtype
+        )
 
     def _bad_files(self, images: Images) -> BadFiles:
         path = Path(self.config.out_dir) / "bad_files.txt"

@@ -26,6 +26,7 @@ from Network.tokenizer.vq import VQTokenizer
 from Trainer.batches import Batch, ImageBatches, readable_crop
 from Trainer.config import ReconstructionConfig, RunConfig
 from Trainer.content import Content, data_content
+from Trainer.scoring import Scorer
 from Trainer.trainer import Trainer
 from Trainer.window import Metrics
 
@@ -139,6 +140,11 @@ class TokenizerTrainer(Trainer):
         reconstruction = self.module(images)[0].float()
         save_grid(to_uint8(torch.cat([images, reconstruction])), path, columns=len(images))
 
+    def score(self) -> dict[str, float]:
+        """Distance of reconstructed validation images to these themselves."""
+        images = (to_float(crops.to(self.device)) for crops in self.scorer.crops())
+        return self.scorer.score(to_uint8(self.module(part)[0].float()) for part in images)
+
     def export(self, folder: Path) -> None:
         """Write the averaged tokenizer."""
         with self.averaged():
@@ -174,6 +180,11 @@ class TokenizerTrainer(Trainer):
         bad = self._bad(images)
         found = [readable_crop(images, row, "center", 0, size, bad) for row in rows.tolist()]
         return torch.stack([crop for crop, _ in found])
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """What knows the validation images."""
+        return Scorer(self.config, self.validation_images, min(64, self.part), self.device)
 
     def _bad(self, images: Images) -> BadFiles:
         data = self.config.data

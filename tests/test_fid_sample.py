@@ -13,7 +13,9 @@ from tiny_weights import SIDE, save_tiny_weights
 import FID_sample
 from FID_sample import counted, main
 from MaskGIL.command import run_command
+from MaskGIL.data.shapes import CLASSES
 from MaskGIL.pipeline import Pipeline
+from Metrics import classifier
 from Metrics.redrawn import reconstructed
 from Metrics.reference import open_image_set
 from Metrics.sample_and_eval import SampleConfig, choose_labels
@@ -159,9 +161,33 @@ def test_a_ladder_tells_what_a_distance_is_worth(fid_sample, tmp_path):
     assert list(found["distances"]) == ["train", "reconstructions", "samples", "shuffled tokens"]
     low, middle, high = sorted(found["distances"]["shuffled tokens"])
     assert f"  shuffled tokens     {middle:.4g} ({low:.4g} to {high:.4g}), 20\n" in out
-    assert fid_sample("ladder=true")[2] == (
-        "error: ladder needs the training images: give train=... too.\n"
+    for key in ("ladder=true", "classifier=true"):
+        assert fid_sample(key)[2] == (
+            f"error: {key.partition('=')[0]} needs the training images: give train=... too.\n"
+        )
+
+
+def test_a_classifier_tells_the_classes_of_the_samples(fid_sample, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 3)
+    code, out, err = fid_sample("train=shapes:64", "classifier=true")
+    assert (code, err) == (0, "")
+    found = json.loads((tmp_path / "samples.json").read_text())["metrics"]["classifier"]
+    assert list(found["accuracy"]) == ["samples", "reference", "reference reconstructed"]
+    assert list(found["per class"]) == list(CLASSES)
+    assert f"classifier             {found['accuracy']['samples']:.1%} (" in out
+    np.savez(tmp_path / "unknown.npz", np.zeros((9, SIDE, SIDE, 3), np.uint8))
+    assert fid_sample("train=unknown.npz", "classifier=true", "out=b.npz")[2].startswith(
+        "error: classifier=true needs training images with the classes of the weights;"
     )
+    assert not (tmp_path / "b.npz").exists()
+
+
+def test_inception_weights_are_looked_for_before_anything_is_sampled(fid_sample, tmp_path):
+    assert fid_sample("inception=nowhere.pth")[2] == "error: No such weights file: nowhere.pth.\n"
+    assert fid_sample("inception=nowhere.pth", "reference=")[2] == (
+        "error: inception needs a reference: an FID is the distance to one.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_png_files_beside(fid_sample, tmp_path):

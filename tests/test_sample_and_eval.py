@@ -12,6 +12,8 @@ from MaskGIL.config import load_config
 from MaskGIL.data.shapes import CLASSES, Shapes
 from MaskGIL.pipeline import Pipeline
 from Metrics.features import load_feature_network
+from Metrics.inception import InceptionNetwork
+from Metrics.inception_metrics import frechet_distance
 from Metrics.nearest import NEAR, near_training, thumbnails
 from Metrics.reference import open_image_set
 from Metrics.sample_and_eval import SampleConfig, choose_labels, evaluate, sample_chunks
@@ -29,6 +31,16 @@ class Labelled:
 
     def __len__(self):
         return len(self.labels)
+
+
+class Colours(InceptionNetwork):
+    """Stands in for the network whose features are an FID's."""
+
+    def __init__(self):
+        self.name, self.sha256, self.width, self.is_official = "colours", "c0", 3, True
+
+    def __call__(self, images):
+        return images.float().mean((2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +225,41 @@ class TestEvaluate:
         assert result["fid"] is None
         assert "Inception" in result["fid_note"]
         assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+    def test_the_fid_is_the_distance_of_inception_features(self, drawn, reference, tmp_path):
+        images, labels = drawn
+        result = evaluate([images], labels, reference, inception=Colours())
+        with torch.inference_mode():
+            one, other = (Colours()(x).double() for x in (images, torch.cat(list(reference))))
+        expected = frechet_distance(one.mean(0), one.T.cov(), other.mean(0), other.T.cov())
+        assert result["fid"] == pytest.approx(expected)
+        assert result["fid_note"] == (
+            f"torch-fidelity's Inception; {COUNT} images, {COUNT} images of the reference; too few "
+            "to compare with published ones"
+        )
+        assert result["features"]["colours"] == "c0"
+        assert list(result["metrics"]) == ["shapesnet-1 distance"]
+
+    def test_a_reference_of_adm_brings_its_own_statistics(self, drawn, tmp_path):
+        images, labels = drawn
+        pixels = images.permute(0, 2, 3, 1).numpy()
+        mean, covariance = np.arange(3.0), np.diag([1.0, 2.0, 3.0])
+        np.savez(tmp_path / "adm.npz", arr_0=255 - pixels, mu=mean, sigma=covariance)
+        adm = open_image_set("reference", str(tmp_path / "adm.npz"), "val", SIZE)
+        result = evaluate([images], labels, adm, inception=Colours())
+        features = Colours()(images).double()
+        expected = frechet_distance(features.mean(0), features.T.cov(), mean, covariance)
+        assert result["fid"] == pytest.approx(expected)
+        assert "mu and sigma in the file of the reference" in result["fid_note"]
+
+    def test_other_weights_make_no_fid(self, drawn, reference):
+        images, labels = drawn
+        other = Colours()
+        other.is_official = False
+        result = evaluate([images], labels, reference, inception=other)
+        assert result["fid"] is None
+        assert result["metrics"].keys() == {"shapesnet-1 distance", "colours distance"}
+        assert result["fid_note"] == "colours is not the Inception network that defines it"
 
     def test_too_few_images_of_a_class_give_null(self, drawn, reference):
         images, labels = drawn

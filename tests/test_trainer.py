@@ -65,6 +65,11 @@ class Line(Trainer):
         self.asked.append(("picture", self.step))
         path.write_text("a picture")
 
+    def score(self):
+        assert not self.module.training
+        self.asked.append(("score", self.step))
+        return {"distance": 1.5}
+
     def export(self, folder):
         self.asked.append(("export", self.step))
         folder.mkdir(exist_ok=True)
@@ -92,7 +97,8 @@ def reports(trainer, kind="train"):
 def test_the_trainer_is_abstract():
     with pytest.raises(TypeError, match="abstract") as error:
         Trainer(None)
-    for name in ("open", "build", "dataset", "objective", "loss", "validate", "picture", "export"):
+    makes, looks = ("open", "build", "dataset", "objective"), ("validate", "picture", "score")
+    for name in (*makes, "loss", *looks, "export"):
         assert name in str(error.value)
 
 
@@ -113,15 +119,19 @@ def test_each_thing_is_done_when_it_is_due(make, tmp_path, capsys):
         "loop.log_every=5",
         "loop.validate_every=4",
         "loop.sample_every=6",
+        "loop.score_every=7",
         "loop.save_every=8",
     )
     trainer = fit(make(*words))
     out = capsys.readouterr().out
     assert [record["step"] for record in reports(trainer)] == [5, 10, 12]
     assert [record["step"] for record in reports(trainer, "validation")] == [4, 8, 12]
+    assert reports(trainer, "score") == [
+        {"step": s, "kind": "score", "distance": 1.5} for s in (7, 12)
+    ]
     assert trainer.asked == [
-        ("validate", 4), ("picture", 6), ("validate", 8), ("export", 8), ("validate", 12),
-        ("picture", 12), ("export", 12),
+        ("validate", 4), ("picture", 6), ("score", 7), ("validate", 8), ("export", 8),
+        ("validate", 12), ("picture", 12), ("score", 12), ("export", 12),
     ]  # fmt: skip
     run = tmp_path / "tokenizer"
     assert {path.name for path in (run / "checkpoints").iterdir()} == {
@@ -256,8 +266,13 @@ def test_validation_is_narrow_where_asked_and_pictures_choose_on_their_own(make)
         def picture(self, path):
             self.asked.append(torch.is_autocast_enabled("cpu"))
 
+        def score(self):
+            self.asked.append(torch.is_autocast_enabled("cpu"))
+            return {}
+
     words = ["precision=bf16", "loop.steps=1", "loop.validate_every=1", "loop.sample_every=1"]
-    assert fit(make(*words, kind=Watched)).asked[:2] == [True, False]
+    trainer = fit(make(*words, "loop.score_every=1", kind=Watched))
+    assert trainer.asked[:3] == [True, False, False]
 
 
 # Half precision: no CUDA device is needed to meet its scaled losses
