@@ -58,6 +58,21 @@ def barrier() -> None:
         dist.barrier()
 
 
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """Let the first rank of each machine through this block, then the others.
+
+    Every rank must come here, or none. An error ends the rank, so that nobody waits for it long.
+    Where no group was joined nobody waits.
+    """
+    waits = local_rank() > 0
+    if waits and dist.is_initialized():
+        dist.barrier()
+    yield
+    if not waits and dist.is_initialized():
+        dist.barrier()
+
+
 def all_reduce(tensor: Tensor) -> Tensor:
     """Sum a tensor over ranks, in place; returns it."""
     if world_size() > 1:

@@ -7,7 +7,15 @@ import torch
 import torch.distributed as dist
 
 from MaskGIL import distributed
-from MaskGIL.distributed import all_gather, all_reduce, barrier, chunks, is_main, process_group
+from MaskGIL.distributed import (
+    all_gather,
+    all_reduce,
+    barrier,
+    chunks,
+    first_rank_first,
+    is_main,
+    process_group,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +68,18 @@ def test_a_group_is_left_unless_there_was_an_error(monkeypatch, kind, backend, e
     with pytest.raises(ZeroDivisionError) if error else nullcontext():
         train()
     assert calls == [backend, "trained", *([] if error else ["left"])]
+
+
+@pytest.mark.parametrize(("number", "order"), [(0, ["reads", "meets"]), (3, ["meets", "reads"])])
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_first_rank_of_a_machine_goes_first(monkeypatch, number, order, joined):
+    pretend(monkeypatch, number, 4)
+    calls = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: joined)
+    monkeypatch.setattr(dist, "barrier", lambda: calls.append("meets"))
+    with first_rank_first():
+        calls.append("reads")
+    assert calls == (order if joined else ["reads"])
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

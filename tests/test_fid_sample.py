@@ -174,7 +174,7 @@ def test_a_classifier_tells_the_classes_of_the_samples(fid_sample, tmp_path, mon
     found = json.loads((tmp_path / "samples.json").read_text())["metrics"]["classifier"]
     assert list(found["accuracy"]) == ["samples", "reference", "reference reconstructed"]
     assert list(found["per class"]) == list(CLASSES)
-    assert f"classifier             {found['accuracy']['samples']:.1%} (" in out
+    assert f"classifier            {found['accuracy']['samples']:.1%} (" in out
     np.savez(tmp_path / "unknown.npz", np.zeros((9, SIDE, SIDE, 3), np.uint8))
     assert fid_sample("train=unknown.npz", "classifier=true", "out=b.npz")[2].startswith(
         "error: classifier=true needs training images with the classes of the weights;"

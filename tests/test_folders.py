@@ -1,5 +1,7 @@
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -240,17 +242,65 @@ def test_missing_file(tmp_path):
     assert "No such file" in reason(tmp_path / "gone.png")
 
 
-@pytest.mark.parametrize("side", [7_100, 9_300, 20_500])  # 50, 86 and 420 megapixels
-def test_bomb_is_refused_before_it_is_decoded(tmp_path, side):
-    def block(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
+def png(side, *blocks):
+    """A grey PNG of one bit, with some blocks behind its header; without pixels."""
+    header = (b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (header, *blocks)
+    )
 
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    path = tmp_path / "bomb.png"  # a valid header and no pixels: decoding would say "truncated"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + block(b"IHDR", header) + block(b"IDAT", b""))
-    assert "pixels" in reason(path)
+
+def tiff(side, tile, data):
+    """A deflated grey TIFF of which a tile is `tile` x `tile` pixels large."""
+    tags = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile,
+            324: 134, 325: len(data)}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize("side", [7_100, 9_300, 10_000, 20_500])  # 50 to 420 megapixels
+def test_bomb_is_refused_before_it_is_decoded(tmp_path, side, recwarn):
+    (tmp_path / "a.png").write_bytes(png(side, (b"IDAT", b"")))  # decoded it would be "truncated"
+    assert "pixels" in reason(tmp_path / "a.png")
+    assert not recwarn.list  # Pillow would warn of 100 megapixels
+
+
+def test_a_small_picture_in_a_giant_tile(tmp_path):
+    path = tmp_path / "tile.tiff"
+    path.write_bytes(tiff(16, 16, zlib.compress(bytes(256))))
+    assert read_image(path).size == (16, 16)
+    path.write_bytes(tiff(16, 20_480, zlib.compress(b"")))
+    assert reason(path) == "20480 x 20480 pixels are more than 50,000,000"
+
+
+READ_ALL = """import pathlib, resource, sys
+from MaskGIL.data.folders import UnreadableImage, read_image
+for path in pathlib.Path(sys.argv[1]).iterdir():
+    try:
+        read_image(path)
+    except UnreadableImage as error: print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # kB on Linux
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the unit is another")
+def test_bombs_take_less_than_a_gigabyte(tmp_path):
+    zeros = zlib.compress(bytes(500_000_000), 1)
+    texts = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}
+    pixels = (b"IDAT", zlib.compress(bytes(9 * 64)))
+    bombs = [png(64, *before, (kind, start + zeros))
+             for before in ((), (pixels,)) for kind, start in texts.items()]  # fmt: skip
+    bombs += [png(side, (b"IDAT", zeros)) for side in (9_300, 20_500)]
+    bombs += [tiff(64, 2**15, zeros), tiff(2**31, 64, zeros), b"P6 99999 99999 255\n"]
+    for number, data in enumerate(bombs):
+        (tmp_path / f"{number}.jpg").write_bytes(data)
+    command = [sys.executable, "-c", READ_ALL, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    *reasons, peak = done.stdout.splitlines()
+    assert (len(reasons), done.stderr) == (len(bombs), "")
+    assert int(peak) < 1_000_000
 
 
 def test_float_pixels_are_refused(tmp_path):

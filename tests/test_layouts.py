@@ -224,6 +224,33 @@ def test_a_table_that_does_not_fit_the_pictures(tmp_path):
     )
 
 
+def test_a_table_of_a_spreadsheet(tmp_path):
+    """A byte-order mark, CRLF, a row twice: the same classes."""
+    kaggle(tmp_path)
+    expected = open_layout(tmp_path, "val").labels.tolist()
+    table = tmp_path / KAGGLE_LABELS
+    lines = table.read_text().splitlines()
+    table.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*lines, lines[-1], ""]).encode())
+    assert open_layout(tmp_path, "val").labels.tolist() == expected
+
+
+def test_a_table_that_contradicts_itself_or_is_none(tmp_path):
+    kaggle(tmp_path)
+    table, (wnid, file) = tmp_path / KAGGLE_LABELS, VAL[0]
+    other = next(name for name in IDS if name != wnid)
+    whole = table.read_text()
+    table.write_text(f"{whole}{Path(file).stem},{other} 1 2 3 4\n")
+    refused(tmp_path, "val", rf"^{table} gives {Path(file).stem} more than one class; delete the "
+            r"wrong rows\.$")  # fmt: skip
+    for data in (b"", b"\xff\xfe\0\0"):
+        table.write_bytes(data)
+        refused(tmp_path, "val", rf"^{table} has no columns ImageId and PredictionString\.$")
+    table.write_text(whole + "x" * 200_000)
+    refused(tmp_path, "val", rf"^{table} is not a table \(.*\); download it again\.$")
+    table.write_text("PredictionString,ImageId\nn01440764\n")
+    refused(tmp_path, "val", rf"^{table} lists 1 pictures, ")
+
+
 def test_official_files_that_are_missing_or_broken(tmp_path):
     official(tmp_path)
     (tmp_path / DEVKIT).write_bytes(b"<html>")

@@ -6,13 +6,17 @@ import os
 import socket
 import subprocess
 import sys
+import tarfile
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import CONFIGS, config, losses, records, run_ranks, tokenizer_weights, train
 
-from MaskGIL.config import to_yaml
+from MaskGIL.config import DataConfig, to_yaml
+from MaskGIL.data import open_images, shards
+from MaskGIL.distributed import local_rank
 from MaskGIL.weights import load_network, load_tokenizer
 
 WORDS = ("precision=fp32", "loop.steps=20", "network.dropout=0")
@@ -107,6 +111,29 @@ def test_what_two_ranks_began_one_rank_finishes(runs):
     extra = "checkpoints/step-0000005/extra.safetensors"
     counts = load_file(runs / "two" / "handed over" / extra)["histograms"]
     assert counts.sum(1).tolist() == [3 * 8 * 16, 8 * 16]  # steps 2 to 4, and 5
+
+
+def open_slowly(folder):
+    """Open the tar file of `folder` as a rank that writes down whether it reads the headers."""
+    read = shards._pictures
+
+    def slowly(file):
+        (folder / f"read by {local_rank()}").touch()
+        time.sleep(0.5)  # long enough for the other to begin too
+        return read(file)
+
+    shards._pictures = slowly
+    assert len(open_images(DataConfig(source="folder", path=str(folder)), "train")) == 1
+
+
+@pytest.mark.slow
+def test_one_rank_reads_the_headers_of_tar_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))  # the ranks inherit it
+    (tmp_path / "a.jpg").touch()
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        archive.add(tmp_path / "a.jpg", "cat/a.jpg")
+    run_ranks(2, [functools.partial(open_slowly, tmp_path)])
+    assert [file.name for file in tmp_path.glob("read by *")] == ["read by 0"]
 
 
 def torchrun(tmp_path, *words, script="main.py"):

@@ -1,5 +1,6 @@
 """What tar files may hold; a miniature ImageNet in each layout is in test_layouts.py."""
 
+import gzip
 import io
 import tarfile
 
@@ -98,6 +99,52 @@ def test_a_truncated_file_is_named(tmp_path, memory):
         with pytest.raises(UserError, match=rf"^{path} is not a whole tar file \(.*\); download"):
             read_members([path])
     assert not memory.exists()  # nothing half is remembered
+
+
+def header(name, size=0, **fields):
+    member = tarfile.TarInfo(name)
+    member.size = size
+    for field, value in fields.items():
+        setattr(member, field, value)
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def nested(depth):
+    data = b""
+    for _ in range(depth):
+        data = header("in.tar", len(data)) + data + bytes(1024)
+    return data
+
+
+def sparse():
+    """A picture of 512 bytes that says to have 8 GB, in GNU's old way: its 12 digits at 483."""
+    data = bytearray(header("cat/a.png", 512, type=tarfile.GNUTYPE_SPARSE))
+    data[483:495] = b"77777777777\0"
+    data[148:156] = b" " * 8  # the checksum counts itself as blanks
+    data[148:156] = b"%06o\0 " % sum(data)
+    return bytes(data) + bytes(512)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (header("cat/a.png", 10 << 30) + bytes(600), "unexpected end of data"),
+        (header("cat/a.json", 2**62), ".*"),  # a place that no file has
+        (header("cat/a.png", 2**80), ".*"),
+        (header("cat/a.png", -1), "'cat/a.png' has holes or no size"),
+        (sparse(), "'cat/a.png' has holes or no size"),
+        (header("p", 7 << 30, type=tarfile.XHDTYPE) + bytes(600), ".*"),
+        (nested(500), ".*recursion.*"),
+        (gzip.compress(bytes(10240)), ".*"),
+    ],
+    ids=["10 GB", "2^62", "2^80", "-1", "sparse", "pax", "nested", "gzip"],
+)
+def test_a_header_that_lies(tmp_path, data, reason):
+    path = tmp_path / "a.tar"
+    path.write_bytes(data + bytes(10240))
+    sentence = rf"^{path} is not a whole tar file \({reason}\); download it again, uncompressed\.$"
+    with pytest.raises(UserError, match=sentence):
+        read_members([path])
 
 
 def test_pictures_that_share_a_key_all_count(tmp_path):

@@ -16,6 +16,7 @@ from MaskGIL.data.folders import LAYOUT, Split
 from MaskGIL.data.layouts import open_layout
 from MaskGIL.data.shapes import Shapes
 from MaskGIL.data.standard import KINDS, Standard
+from MaskGIL.distributed import first_rank_first
 from Network.config import UserError
 
 
@@ -55,7 +56,10 @@ def images_hash(images: Images) -> str:
 
 
 def open_images(config: DataConfig, split: Split) -> Images:
-    """The pictures of a split. Raises UserError for a bad path and for an unknown source."""
+    """The pictures of a split. Raises UserError for a bad path and for an unknown source.
+
+    Every rank of a group must call it: what one reads of a folder, the others need not.
+    """
     if config.source not in SOURCES:
         raise UserError(f"data.source={config.source} is unknown; choose {', '.join(SOURCES)}.")
     return SOURCES[config.source](config, split)
@@ -72,7 +76,8 @@ def _shapes(config: DataConfig, split: Split) -> Images:
 def _folder(config: DataConfig, split: Split) -> Images:
     if not config.path:
         raise UserError(f"data.source=folder needs data.path=FOLDER with {LAYOUT}.")
-    return open_layout(config.path, split)
+    with first_rank_first():  # it remembers the headers of tar files, minutes for ImageNet
+        return open_layout(config.path, split)
 
 
 def _standard(config: DataConfig, split: Split) -> Images:

@@ -6,6 +6,7 @@ too many of them end the run. Stands on Pillow, restricted to the formats of pho
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import IO, Literal
 
@@ -17,7 +18,7 @@ from Network.config import UserError
 
 # Pillow looks at the content, not the name: without this list an .eps named .jpg starts Ghostscript
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MAX_PIXELS = 50_000_000  # 150 MB as RGB
+MAX_PIXELS = 50_000_000  # 200 MB as RGB: Pillow keeps four bytes a pixel
 SPLITS = ("train", "val")
 Split = Literal["train", "val"]
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg inside"
@@ -119,11 +120,9 @@ def read_image(path: str | Path | IO[bytes], name: str = "") -> Image.Image:
     a whole picture of FORMATS with at most MAX_PIXELS pixels.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:  # asked before a pixel is decoded
-                raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
-            return _upright(_to_rgb(image), _orientation(image))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow would remark on large pictures and odd tags
+            return _open(path)
     except Exception as error:  # broken files raise whatever the decoder stumbled over
         reason = str(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
@@ -133,6 +132,7 @@ def read_image(path: str | Path | IO[bytes], name: str = "") -> Image.Image:
 
 # ---------------------------------------------------------------------------------- pictures
 _ORIENTATION = 0x0112  # the EXIF tag; EXIF 2.32, table of orientations
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -142,6 +142,17 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def _open(path: str | Path | IO[bytes]) -> Image.Image:
+    with Image.open(path, formats=FORMATS) as image:
+        tags = getattr(image, "tag_v2", {})  # of TIFF, where a small picture may be a giant tile
+        tile = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
+        for width, height in (image.size, tile):  # asked before a pixel is decoded
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+        image.load()
+        return _upright(_to_rgb(image), _orientation(image))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -157,15 +168,27 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """In as few copies as possible: one of the largest allowed picture takes 200 MB."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed white")
-    if image.mode.startswith("I"):  # 16 bits; Pillow would clip instead of scale
-        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):
+        return _eight_bits(image).convert("RGB")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        clear = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(clear, mask=clear)
+        return white
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Of 16 bits, scaled; Pillow would clip."""
+    deep = np.asarray(image).clip(0, 65535).astype(np.int32)
+    deep += 128
+    deep //= 257
+    return Image.fromarray(deep.astype(np.uint8))
 
 
 # ----------------------------------------------------------------------------------- folders

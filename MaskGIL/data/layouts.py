@@ -91,13 +91,7 @@ def _open_kaggle(root: Path, split: Split) -> Folder | Files:
             f"{data / 'val'} holds pictures and no class folders; put Kaggle's {KAGGLE_LABELS} "
             f"into {data}, or sort the pictures into val/CLASS."
         )
-    with table.open(newline="") as file:
-        rows = csv.DictReader(file)
-        if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
-            raise UserError(f"{table} has no columns ImageId and PredictionString.")
-        class_of = {
-            row["ImageId"]: (row["PredictionString"] or "").partition(" ")[0] for row in rows
-        }
+    class_of = _read_kaggle(table)
     files = sorted(name for name in os.listdir(data / "val") if is_image(name))
     odd = sorted({Path(file).stem for file in files} ^ class_of.keys())
     if odd:
@@ -107,6 +101,26 @@ def _open_kaggle(root: Path, split: Split) -> Folder | Files:
         )
     classes = [class_of[Path(file).stem] for file in files]
     return Files(data / "val", "val", files, _numbers(classes, train.classes, table), train.classes)
+
+
+def _read_kaggle(table: Path) -> dict[str, str]:
+    """WordNet id of each picture, by its name without .JPEG."""
+    try:  # a spreadsheet that saved it may have put a byte-order mark first
+        with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            rows = csv.DictReader(file)
+            if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
+                raise UserError(f"{table} has no columns ImageId and PredictionString.")
+            pairs = {
+                (row["ImageId"] or "", (row["PredictionString"] or "").partition(" ")[0])
+                for row in rows
+            }
+    except csv.Error as error:
+        raise UserError(f"{table} is not a table ({error}); download it again.") from error
+    class_of = dict(pairs)
+    if len(class_of) < len(pairs):
+        twice = min(name for name, label in pairs if class_of[name] != label)
+        raise UserError(f"{table} gives {twice} more than one class; delete the wrong rows.")
+    return class_of
 
 
 # --------------------------------------------------------------------- ImageNet as downloaded

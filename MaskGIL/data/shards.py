@@ -135,12 +135,15 @@ def read_members(tars: Sequence[Path]) -> Members:
         with tar.open("rb") as file:
             try:
                 rows += [(*row[:2], number, *row[2:]) for row in _pictures(file)]
-            except (tarfile.TarError, EOFError) as error:
+            except _Outside as error:
+                raise UserError(
+                    f"{tar} holds {error}, which points outside of it; do not use it."
+                ) from error
+            # Headers may ask for a place that is none, or for tar files in tar files without end
+            except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as error:
                 raise UserError(
                     f"{tar} is not a whole tar file ({error}); download it again, uncompressed."
                 ) from error
-            except ValueError as error:
-                raise UserError(f"{tar} {error}; do not use it.") from error
     names, labels, *places = zip(*rows) if rows else [()] * 5
     members = Members(
         np.array(names, bytes), np.array(labels, bytes), *(np.array(p, np.int64) for p in places)
@@ -161,6 +164,10 @@ def _remember(members: Members, memory: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------ headers
+class _Outside(Exception):
+    """The name of a member that points outside of its tar file."""
+
+
 def _pictures(file: IO[bytes]) -> Iterator[tuple[bytes, bytes, int, int]]:
     """Name, label, offset and size of each picture of a tar file. A label may come behind it."""
     found: list[tuple[str, str, int, int]] = []  # key and picture
@@ -185,7 +192,9 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int, int, IO[bytes]]]:
             if not member.isreg():
                 continue
             if member.name.startswith("/") or ".." in member.name.split("/"):
-                raise ValueError(f"holds {member.name!r}, which points outside of it")
+                raise _Outside(repr(member.name))
+            if member.issparse() or member.size < 0:  # its bytes do not lie there in a row
+                raise tarfile.ReadError(f"{member.name!r} has holes or no size")
             content = archive.extractfile(member)
             assert content is not None
             if not member.name.endswith(".tar"):
