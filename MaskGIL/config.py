@@ -34,6 +34,8 @@ class Setting(NamedTuple):
     default: Any
     help: str
     free: bool
+    follows: str  # the key that it is filled in by, or empty
+    declared: Any  # its default before that
 
 
 def load_config(schema: type[T], path: str | Path | None, overrides: Sequence[str]) -> T:
@@ -203,7 +205,10 @@ def _fields(config: Any, prefix: str = "", free: bool = False) -> Iterator[Setti
     for field in dataclasses.fields(config):
         key, value, about = prefix + field.name, getattr(config, field.name), field.metadata
         is_free = free or about.get("free", False)
-        yield Setting(key, kinds[field.name], value, about.get("help", ""), is_free)
+        follows = prefix + about["follows"] if about.get("follows") else ""
+        yield Setting(
+            key, kinds[field.name], value, about.get("help", ""), is_free, follows, field.default
+        )
         if dataclasses.is_dataclass(value):
             yield from _fields(value, f"{key}.", is_free)
 
@@ -223,6 +228,9 @@ def _build(
     config = OmegaConf.structured(schema)
     for group in ["", *groups]:  # the dataclasses are frozen again when they become objects
         OmegaConf.set_readonly(attrgetter(group)(config) if group else config, False)
+    for leaf in known.values():
+        if leaf.follows and leaf.follows in settings:
+            OmegaConf.update(config, leaf.key, leaf.declared)
     for key, (value, place) in settings.items():
         if key in groups:
             if value != "":  # the line `section:` with nothing below it

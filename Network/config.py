@@ -17,13 +17,14 @@ class UserError(ValueError):
     """A mistake that the user can mend: one plain sentence with the key or file and the remedy."""
 
 
-def setting(default: Any, help: str, *, free: bool = False) -> Any:
+def setting(default: Any, help: str, *, free: bool = False, follows: str = "") -> Any:
     """Declare one configuration key.
 
     `help` is its sentence in `--help`. A `free` key may change when a run is resumed (paths,
-    logging, number of workers); any other key belongs to the identity of the run.
+    logging, number of workers); any other key belongs to the identity of the run. A key that
+    `follows` another of its section is filled in anew when that one is given and it is not.
     """
-    return field(default=default, metadata={"help": help, "free": free})
+    return field(default=default, metadata={"help": help, "free": free, "follows": follows})
 
 
 class Size(NamedTuple):
@@ -58,10 +59,16 @@ class NetworkConfig:
 
     kind: Literal["gpt"] = setting("gpt", "architecture: gpt is the Bi-LLaMA of MaskGIL")
     size: str = setting("", "a named size (B, L, XL, XXL), or empty to give depth, width and heads")
-    depth: int = setting(0, "number of blocks; 0: as the size has it, without a size 6")
-    width: int = setting(0, "width of the hidden states; 0: as the size has it, else 192")
+    depth: int = setting(
+        0, "number of blocks; 0: as the size has it, without a size 6", follows="size"
+    )
+    width: int = setting(
+        0, "width of the hidden states; 0: as the size has it, else 192", follows="size"
+    )
     heads: int = setting(
-        0, "attention heads, which divide the width; 0: as the size has it, else 6"
+        0,
+        "attention heads, which divide the width; 0: as the size has it, else 6",
+        follows="size",
     )
     codebook_size: int = setting(16384, "codes of the tokenizer; the mask token is one more")
     num_classes: int = setting(1000, "classes of the condition; 0 trains without condition")

@@ -21,6 +21,7 @@ from MaskGIL.config import (
     to_yaml,
 )
 from Network.config import NetworkConfig, UserError, setting
+from Trainer.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,23 @@ def write(tmp_path):
 def test_defaults_are_the_schema_itself():
     assert load() == Run()
     assert load().network.size == "B"  # the section's own default, not its class's
+
+
+def test_a_named_size_is_filled_in_wherever_it_is_given(write):
+    def shape(*words, path=None):
+        network = load_config(RunConfig, path, words).network
+        return network.size, network.depth, network.width, network.heads
+
+    assert shape() == ("", 6, 192, 6)
+    assert shape("network.size=L") == ("L", 24, 1024, 16)
+    assert shape(path=write("network:\n  size: B\n")) == ("B", 12, 768, 12)
+    assert shape("network.size=XL", path=write("network:\n  size: B\n")) == ("XL", 36, 1280, 20)
+    assert shape("network.size=B", "network.depth=12") == ("B", 12, 768, 12)
+    assert shape("network.width=384") == ("", 6, 384, 6)
+    written = write(to_yaml(load_config(RunConfig, None, ["network.size=B"])))
+    assert shape(path=written) == ("B", 12, 768, 12)
+    with pytest.raises(UserError, match="network.depth=3 network.width=0 network.heads=0 is asked"):
+        shape("network.size=B", "network.depth=3")
 
 
 def test_file_then_overrides_win(write):
@@ -229,7 +247,7 @@ def test_changed_keys_name_both_values():
 
 def test_leaves_and_sections_cover_the_schema():
     by_key = {leaf.key: leaf for leaf in leaves(Run)}
-    assert by_key["optim.lr"][1:] == (float, 1e-3, "step size", False)
+    assert by_key["optim.lr"][1:5] == (float, 1e-3, "step size", False)
     assert by_key["logging.every"].free  # its section is
     assert by_key["network.size"].default == "B"
     assert [section.key for section in sections(Run)] == ["optim", "network", "data", "logging"]

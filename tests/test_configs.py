@@ -149,7 +149,8 @@ def test_a_generator_fits_the_tokenizer_beside_it(file):
 def test_its_loop_is_sound(file):
     run = load(file)
     loop, optim = run.loop, run.optim
-    assert len(split_ranks(optim.batch, 1, loop.accumulation)[0]) == loop.accumulation
+    parts = loop.accumulation or 1  # 0: as many as the memory of the day asks for
+    assert len(split_ranks(optim.batch, 1, parts)[0]) == parts
     assert 0 < optim.warmup < loop.steps
     assert learning_rate(optim.warmup, loop.steps, optim) == optim.lr
     assert loop.save_every <= loop.steps
