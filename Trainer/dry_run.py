@@ -3,17 +3,13 @@
 Nothing is written, whatever is read comes from the data of the run.
 """
 
-import os
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from MaskGIL.data import open_images
@@ -24,6 +20,7 @@ from MaskGIL.weights import open_tokenizer
 from Network import build_network, build_tokenizer
 from Trainer.config import RunConfig
 from Trainer.logger import format_bytes, format_seconds
+from Trainer.memory import divisors, free_memory, saved_bytes
 from Trainer.tokens import SPLITS, cache_folder, describe_cache, has_cache
 from Trainer.trainer import Trainer
 from Trainer.vit import GeneratorTrainer, RowLogits
@@ -31,7 +28,6 @@ from Trainer.vqgan import Reconstruction, TokenizerTrainer, pixel_loss
 from Trainer.window import Window
 
 STATE_BYTES = 20  # per parameter, in float32: weight, gradient, two moments, average
-MEMINFO = Path("/proc/meminfo")  # of Linux
 
 
 def dry_run(config: RunConfig) -> None:
@@ -58,25 +54,33 @@ def _foretell_training(config: RunConfig) -> None:
     model = Tokenizer(config) if config.job == "tokenizer" else Generator(config)
     parameters = sum(p.numel() for p in model.module.parameters())
     flops = 3 * count_flops(model.module, model.inputs(1))  # backward is twice as much as forward
-    images = config.optim.batch // world_size() // (config.loop.accumulation or 1)
-    needed = STATE_BYTES * parameters + saved_bytes(model.module, model.inputs(images), model.loss)
-    available = free_memory(device)
+    share, available = config.optim.batch // world_size(), free_memory(device)
+
+    def needed(parts: int) -> int:
+        inputs = model.inputs(share // parts)
+        kept = saved_bytes(model.module, lambda: model.loss(model.module(*inputs), inputs))
+        return STATE_BYTES * parameters + kept
+
+    choices = [config.loop.accumulation] if config.loop.accumulation else divisors(share)
+    parts = next((number for number in choices if needed(number) <= available), choices[-1])
+    config = replace(config, loop=replace(config.loop, accumulation=parts))
+    fits = needed(parts) <= available
     precision = str(kind.precision(config, device)).removeprefix("torch.")
     _say("parameters", f"{parameters:,}")
     _say("FLOPs per image", f"{flops / 1e9:.2f} G in training (forward and backward)")
-    _say("memory", f"{format_bytes(needed)} predicted at {images} images in float32, "
-         f"{format_bytes(available)} free on {device}")  # fmt: skip
+    _say("memory", f"{format_bytes(needed(parts))} predicted at {share // parts} images at once "
+         f"in float32, {format_bytes(available)} free on {device}")  # fmt: skip
     _say("precision", precision)
     _say("steps", f"{config.loop.steps:,} of {config.optim.batch} images")
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(config, Path(folder))
-        if needed <= available:  # else building the module would already be too much
+        if fits:  # else building the module would already be too much
             trainer.prepare()
         started = time.monotonic()
         batch = trainer.dataset()[0]
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.items())
         _say("one batch", f"{shapes} in {time.monotonic() - started:.2f} s")
-        if needed > available:
+        if not fits:
             _say("one step", "not made: it does not fit; raise loop.accumulation")
             return
         seconds = _time_step(trainer, batch)
@@ -91,42 +95,6 @@ def count_flops(module: nn.Module, inputs: tuple) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(*inputs)
     return counter.get_total_flops()
-
-
-def saved_bytes(
-    module: nn.Module, inputs: tuple, loss: Callable[[Any, tuple], object] = lambda *_: None
-) -> int:
-    """Bytes of the tensors that the backward pass keeps, each storage once.
-
-    `loss` is computed of the outputs of `module` and its inputs.
-    """
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []
-    own = {p.untyped_storage()._cdata for p in module.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own and storage._cdata not in kept:
-            kept[storage._cdata] = storage.nbytes()
-            alive.append(tensor)  # or its address might be used again
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss(module(*inputs), inputs)
-    return sum(kept.values())
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device, or on the machine."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if MEMINFO.exists():
-        for line in MEMINFO.read_text().splitlines():
-            if line.startswith("MemAvailable:"):  # with what the page cache can give back
-                return int(line.split()[1]) * 1024
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 8 << 30  # unknown: assume a small machine
 
 
 class Generator:

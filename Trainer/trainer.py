@@ -25,7 +25,7 @@ from Trainer.checkpoint import Checkpoints, read_state, restore, take_snapshot
 from Trainer.config import RunConfig
 from Trainer.content import Content, check_content
 from Trainer.logger import Logger, format_bytes, format_seconds
-from Trainer.memory import fewest_parts, placeholders
+from Trainer.memory import fewest_parts, placeholders, saved_bytes
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from Trainer.parallel import accumulating, parallelise
 from Trainer.run_folder import open_run_folder
@@ -245,22 +245,27 @@ class Trainer(ABC):
         """Cut a step into as few parts as fit, by computing one part without taking the step."""
         batch, objective = self.data[self.step], self.objective()
         parameters = [p for p in self.module.parameters() if p.requires_grad]
+        share, image_bytes = self.share.stop - self.share.start, 0
+
+        def loss_of(parts: int) -> Tensor:
+            self._cut(parts)
+            with autocast(self.device, self.dtype):
+                return self.loss(objective, self._piece(batch, 0))[0]
 
         def trial(parts: int) -> None:
-            self._cut(parts)
             # Moments, the buckets of DDP, and the gradients that wait for the other parts
             copies = (0 if self.optimizer.state else 2) + (world_size() > 1) + (parts > 1)
             held = placeholders(parameters, copies)
             try:
-                with autocast(self.device, self.dtype):
-                    loss, _ = self.loss(objective, self._piece(batch, 0))
-                loss.backward()
+                loss_of(parts).backward()
             finally:
                 self.module.zero_grad(set_to_none=True)
                 held.clear()
 
         self.module.train()
-        fewest_parts(self.share.stop - self.share.start, trial, self.device)
+        if self.device.type == "cpu":
+            image_bytes = saved_bytes(self.module, lambda: loss_of(share))
+        fewest_parts(share, trial, self.device, image_bytes)
         told = f"{self.part} images at once, {self.accumulation} parts a step: as many as fit"
         self.log.line(f"memory     {told}")
 

@@ -1,4 +1,5 @@
 import re
+from functools import partial
 
 import pytest
 import tiny
@@ -14,9 +15,8 @@ from Trainer.dry_run import (
     Tokenizer,
     count_flops,
     dry_run,
-    free_memory,
-    saved_bytes,
 )
+from Trainer.memory import free_memory, saved_bytes
 from Trainer.tokens import cache_folder, write_caches
 from Trainer.trainer import Trainer
 from Trainer.vit import RowLogits
@@ -51,7 +51,8 @@ def test_a_generator_is_told_and_nothing_is_written(folder, capsys):
         r"\d\.\d\d G in training \(forward and backward\)", facts["FLOPs per image"]
     )
     assert re.match(
-        r"[\d.]+ MB predicted at 16 images in float32, [\d.]+ GB free on cpu", facts["memory"]
+        r"[\d.]+ MB predicted at 16 images at once in float32, [\d.]+ GB free on cpu",
+        facts["memory"],
     )
     assert facts["precision"] == "float32"
     assert facts["steps"] == "1,000 of 16 images"
@@ -128,6 +129,16 @@ def test_a_step_that_does_not_fit_is_not_made(folder, capsys, monkeypatch, job):
     assert "1.0 kB free on cpu" in facts["memory"]
 
 
+def test_parts_are_foretold_where_they_are_left_to_the_memory(folder, capsys, monkeypatch):
+    run = config("generator", folder, "loop.accumulation=0")
+    model = Generator(run)
+    state = STATE_BYTES * sum(p.numel() for p in model.module.parameters())
+    monkeypatch.setattr("Trainer.dry_run.free_memory", lambda device: state + kept(model) // 3)
+    facts = told(run, capsys)
+    assert " predicted at 4 images at once in float32" in facts["memory"]  # a quarter fits
+    assert " so the run takes about " in facts["one step"]
+
+
 def test_other_ranks_are_silent(folder, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert told(config("generator", folder, "job=cache"), capsys) == {}
@@ -179,7 +190,7 @@ def test_saved_bytes_of_a_linear_layer_by_hand():
     with torch.device("meta"):
         layer = torch.nn.Linear(5, 7)
         square = torch.nn.Sequential(layer, torch.nn.Hardtanh())
-        assert saved_bytes(square, (torch.empty(3, 5),)) == 3 * (5 + 7) * 4
+        assert saved_bytes(square, lambda: square(torch.empty(3, 5))) == 3 * (5 + 7) * 4
 
 
 def test_saved_bytes_grow_linearly_with_the_batch():
@@ -188,7 +199,7 @@ def test_saved_bytes_grow_linearly_with_the_batch():
 
         def bytes_of(batch):
             tokens = torch.empty(batch, 4, 4, dtype=torch.int64)
-            return saved_bytes(objective, (tokens, tokens[:, 0, 0], None))
+            return saved_bytes(objective, lambda: objective(tokens, tokens[:, 0, 0], None))
 
         two, three, five, nine = map(bytes_of, (2, 3, 5, 9))
     assert three - two > 16 * 32 * 4  # at least the hidden states of an image
@@ -199,9 +210,17 @@ def test_saved_bytes_grow_linearly_with_the_batch():
 def test_saved_bytes_on_the_meta_device_are_those_of_a_real_step():
     objective = RowLogits(build_network(tiny.network_config()))
     tokens = torch.zeros(2, 4, 4, dtype=torch.int64)
-    real = saved_bytes(objective, (tokens, tokens[:, 0, 0], None))
-    meta = saved_bytes(objective.to("meta"), (tokens.to("meta"), tokens.to("meta")[:, 0, 0], None))
+    real, meta = (
+        saved_bytes(objective, partial(objective.to(place), on, on[:, 0, 0], None))
+        for place, on in (("cpu", tokens), ("meta", tokens.to("meta")))
+    )
     assert meta == pytest.approx(real, rel=0.2)  # attention keeps a little more or less
+
+
+def kept(model):
+    """Bytes that a step of 16 images keeps, its loss included."""
+    inputs = model.inputs(16)
+    return saved_bytes(model.module, lambda: model.loss(model.module(*inputs), inputs))
 
 
 def test_the_memory_told_is_state_and_saved_tensors(folder, capsys):
@@ -209,7 +228,7 @@ def test_the_memory_told_is_state_and_saved_tensors(folder, capsys):
     facts = told(run, capsys)
     model = Generator(run)
     state = STATE_BYTES * sum(p.numel() for p in model.module.parameters())
-    total = state + saved_bytes(model.module, model.inputs(16), model.loss)
+    total = state + kept(model)
     assert facts["memory"].startswith(f"{total / 1e6:.1f} MB predicted")
 
 
@@ -220,15 +239,14 @@ def test_the_loss_of_a_generator_keeps_a_row_of_logits_per_counted_token(folder,
     inputs = model.inputs(16)
     rows = 16 * 16 if inputs[2] is None else len(inputs[2])
     assert (rows == 16 * 16) == bool(words)
-    without = saved_bytes(model.module, inputs)
-    found = saved_bytes(model.module, inputs, model.loss) - without
+    found = kept(model) - saved_bytes(model.module, partial(model.module, *inputs))
     assert rows * 32 * 4 <= found <= rows * (32 * 4 + 32)
 
 
 def test_the_loss_of_a_tokenizer_keeps_its_error(folder):
     model = Tokenizer(config("tokenizer", folder))
     inputs = model.inputs(16)
-    found = saved_bytes(model.module, inputs, model.loss) - saved_bytes(model.module, inputs)
+    found = kept(model) - saved_bytes(model.module, partial(model.module, *inputs))
     assert 4 * 16 * 3 * 32 * 32 <= found <= 3 * 4 * 16 * 3 * 32 * 32
 
 
@@ -239,7 +257,7 @@ def test_there_is_some_memory():
 def test_free_memory_counts_what_the_page_cache_can_give_back(tmp_path, monkeypatch):
     table = tmp_path / "meminfo"
     table.write_text("MemTotal: 64 kB\nMemFree: 3 kB\nMemAvailable:      50 kB\n")
-    monkeypatch.setattr("Trainer.dry_run.MEMINFO", table)
+    monkeypatch.setattr("Trainer.memory.MEMINFO", table)
     assert free_memory(torch.device("cpu")) == 50 * 1024
-    monkeypatch.setattr("Trainer.dry_run.MEMINFO", tmp_path / "none")
+    monkeypatch.setattr("Trainer.memory.MEMINFO", tmp_path / "none")
     assert free_memory(torch.device("cpu")) > 1e6

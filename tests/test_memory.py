@@ -5,6 +5,7 @@ import torch
 from tiny_runs import hashes, tokenizer_weights, train
 
 from Network.config import UserError
+from Trainer import memory
 from Trainer.memory import fewest_parts, placeholders
 from Trainer.vit import RowLogits
 from Trainer.vqgan import Reconstruction
@@ -33,6 +34,37 @@ def test_the_least_divisor_that_fits(parts, found, tries):
     assert tried == tries
 
 
+def test_what_one_image_takes_tells_what_need_not_be_tried(monkeypatch):
+    monkeypatch.setattr("Trainer.memory.free_memory", lambda device: 4100)
+    trial, tried = needs(1)
+    assert fewest_parts(12, trial, CPU, image_bytes=1000) == 3  # four images at once
+    assert tried == [3]
+
+
+def test_a_cpu_is_asked_before_it_is_too_late(tmp_path, monkeypatch, capsys):
+    """The system would end the process; a forward pass of all images is never made."""
+    tokenizer_weights(tmp_path)
+    most = []
+    forward = RowLogits.forward
+
+    def watched(self, tokens, *rest):
+        most.append(len(tokens))
+        return forward(self, tokens, *rest)
+
+    def little(device):
+        return 2 * saved[0] + 1
+
+    saved, counted = [], memory.saved_bytes
+    monkeypatch.setattr(
+        "Trainer.trainer.saved_bytes", lambda *args: saved.append(counted(*args)) or saved[0]
+    )
+    monkeypatch.setattr("Trainer.memory.free_memory", little)
+    monkeypatch.setattr(RowLogits, "forward", watched)
+    train("generator", tmp_path, "loop.steps=1", "loop.accumulation=0")
+    assert "memory     2 images at once, 8 parts a step: as many as fit" in capsys.readouterr().out
+    assert max(most) == 2
+
+
 def test_nothing_fits():
     with pytest.raises(UserError) as error:
         fewest_parts(4, needs(5)[0], CPU)
@@ -56,7 +88,7 @@ def test_a_trial_holds_what_a_step_will(tmp_path, monkeypatch, parts, copies):
     tokenizer_weights(tmp_path)
     asked = []
 
-    def trial_once(share, trial, device):
+    def trial_once(share, trial, device, image_bytes):
         trial(parts)
         return parts
 
