@@ -30,12 +30,10 @@ class ScoringBenchmark:
     data: str = setting("", "folder of emoji64")
     num_images: tuple[int, ...] = setting((500, 2000), "sizes of the set, the smallest first")
 
-    def __post_init__(self):
-        if not self.data:
-            raise UserError("data is empty; make it by `python -m MaskGIL prepare emoji64 FOLDER`.")
-
 
 def main(config: ScoringBenchmark) -> None:
+    if not config.data:
+        raise UserError("data is empty; make it by `python -m MaskGIL prepare emoji64 FOLDER`.")
     cases = {f"{count} images": measure(config, count) for count in config.num_images}
     first = next(iter(cases.values()))["ours"]["peak_memory_bytes"]
     for case in cases.values():
