@@ -7,6 +7,7 @@ ids. Counts: Russakovsky et al., ImageNet Large Scale Visual Recognition Challen
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
 NUM_CLASSES = 1000
 TRAIN_IMAGES = 1_281_167
@@ -39,9 +40,24 @@ def is_imagenet(classes: Sequence[str]) -> bool:
     return hashlib.sha256(lines).hexdigest() == SYNSETS_SHA256
 
 
-def count_note(classes: Sequence[str], num_images: int, split: str) -> str:
-    """What a log says where ImageNet is not whole, for instance ` (ImageNet: 3 are missing)`."""
-    missing = {"train": TRAIN_IMAGES, "val": VAL_IMAGES}[split] - num_images
-    if not missing or not is_imagenet(classes):
-        return ""
-    return f" (ImageNet: {abs(missing):,} {'are missing' if missing > 0 else 'too many'})"
+class Classed(Protocol):
+    """Images, as far as their number and their classes are concerned."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+
+def describe_count(images: Classed, split: str) -> str:
+    """Number of images of a split, as `9 images`; of ImageNet also how many are missing."""
+    count = len(images)
+    missing = {"train": TRAIN_IMAGES, "val": VAL_IMAGES}[split] - count
+    told = f"{count:,} images"
+    if not missing or not is_imagenet(images.classes):
+        return told
+    return f"{told} (ImageNet: {abs(missing):,} {'are missing' if missing > 0 else 'too many'})"

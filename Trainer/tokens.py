@@ -11,6 +11,7 @@ from MaskGIL.data.crops import num_crops
 from MaskGIL.data.folders import BadFiles
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import barrier, is_main, rank, world_size
+from MaskGIL.imagenet import describe_count
 from MaskGIL.weights import open_tokenizer
 from Network.tokenizer.vq import VQTokenizer
 from Trainer.config import RunConfig
@@ -36,7 +37,7 @@ def describe_cache(config: RunConfig, images: Images, tokenizer: VQTokenizer, sp
     crops, side = num_crops(_crops(config, split)), config.data.image_size // tokenizer.stride
     size = cache_size(len(images), crops, (side, side), tokenizer.codebook_size)
     return (
-        f"{len(images):,} {split} images x {crops} crops -> {side}x{side} tokens, "
+        f"{describe_count(images, split)} x {crops} crops -> {side}x{side} tokens, "
         f"{format_bytes(size)} in {cache_folder(config, split)}"
     )
 

@@ -18,7 +18,7 @@ from MaskGIL.data.crops import num_crops, to_float, to_uint8
 from MaskGIL.data.folders import BadFiles
 from MaskGIL.data.sampler import Sampler
 from MaskGIL.decoding import mar_plan
-from MaskGIL.imagenet import count_note
+from MaskGIL.imagenet import describe_count
 from MaskGIL.masking import (
     counted_rows,
     draw_mask,
@@ -171,13 +171,13 @@ class GeneratorTrainer(Trainer):
         source = "encoded in every step"
         if cache := self.caches.get("train"):
             source = f"cached as {format_bytes(cache.num_bytes)}"
-        classes, count = self.images.classes, len(self.images)
+        classes = self.images.classes
         facts = {
             "network": f"{parameters / 1e6:.1f}M parameters: {size}",
             "tokens": f"{height}x{width} of {network.codebook_size} codes, "
             f"{batch * height * width:,} per step",
-            "data": f"{count:,} images of {len(classes)} classes"
-            f"{count_note(classes, count, 'train')}, {source}",
+            "data": f"{describe_count(self.images, 'train')} of {len(classes)} classes, {source}; "
+            f"{describe_count(self.validation_images, 'val')} validate",
         }
         if weight := self.config.masking.visible_weight:
             facts["loss"] = f"of all tokens, visible ones count {weight:g}: every row is computed"

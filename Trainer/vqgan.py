@@ -17,6 +17,7 @@ from MaskGIL.data.folders import BadFiles
 from MaskGIL.data.sampler import Sampler
 from MaskGIL.device import decoder_dtype
 from MaskGIL.distributed import all_gather, all_reduce, world_size
+from MaskGIL.imagenet import describe_count
 from MaskGIL.noise import random_bits
 from MaskGIL.pictures import save_grid
 from MaskGIL.weights import save_weights
@@ -163,8 +164,8 @@ class TokenizerTrainer(Trainer):
             "tokenizer": f"{self.module.name}, {parameters / 1e6:.1f}M parameters, "
             f"{tokenizer.codebook_size} codes, "
             f"{data.image_size}x{data.image_size} pixels -> {side}x{side} tokens",
-            "data": f"{len(self.images):,} training and {len(self.validation_images):,} validation "
-            "images",
+            "data": f"{describe_count(self.images, 'train')}; "
+            f"{describe_count(self.validation_images, 'val')} validate",
         }
 
     def _counts(self, tokens: Tensor) -> Tensor:

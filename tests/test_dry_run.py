@@ -106,11 +106,8 @@ def test_the_job_cache_is_told(folder, capsys):
     run = config("generator", folder, "job=cache", "data.crops=flip", "network.codebook_size=9")
     facts = told(run, capsys)
     path = folder / "generator" / "cache"
-    assert (
-        facts["cache of train"]
-        == f"64 train images x 2 crops -> 4x4 tokens, 4.4 kB in {path}/train"
-    )
-    assert facts["cache of val"] == f"256 val images x 1 crops -> 4x4 tokens, 9.2 kB in {path}/val"
+    assert facts["cache of train"] == f"64 images x 2 crops -> 4x4 tokens, 4.4 kB in {path}/train"
+    assert facts["cache of val"] == f"256 images x 1 crops -> 4x4 tokens, 9.2 kB in {path}/val"
     assert facts["state"] == "to be written"
     assert not path.exists()
     write_caches(run)

@@ -9,7 +9,7 @@ from MaskGIL.imagenet import (
     SYNSETS_SHA256,
     TRAIN_IMAGES,
     VAL_IMAGES,
-    count_note,
+    describe_count,
     imagenet_names,
     imagenet_synsets,
     is_imagenet,
@@ -75,7 +75,20 @@ def test_timm_is_loaded_for_ids_only():
 
 def test_a_note_where_images_are_missing():
     ids = imagenet_synsets()
-    assert count_note(ids, 1_281_167, "train") == count_note(ids, 50_000, "val") == ""
-    assert count_note(ids, 1_281_164, "train") == " (ImageNet: 3 are missing)"
-    assert count_note(ids, 51_000, "val") == " (ImageNet: 1,000 too many)"
-    assert count_note(["cat"] * 1000, 7, "train") == ""  # another data set of 1,000 classes
+
+    def told(classes, count, split):
+        return describe_count(Counted(classes, count), split)
+
+    assert told(ids, 1_281_167, "train") == "1,281,167 images"
+    assert told(ids, 50_000, "val") == "50,000 images"
+    assert told(ids, 1_281_164, "train") == "1,281,164 images (ImageNet: 3 are missing)"
+    assert told(ids, 51_000, "val") == "51,000 images (ImageNet: 1,000 too many)"
+    assert told(["cat"] * 1000, 7, "train") == "7 images"  # another data set of 1,000 classes
+
+
+class Counted:
+    def __init__(self, classes, count):
+        self.classes, self.count = classes, count
+
+    def __len__(self):
+        return self.count

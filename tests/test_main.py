@@ -118,7 +118,7 @@ def test_the_jobs_of_a_run_one_after_the_other(main_py, folder):
     trained = f"tokenizer.weights={folder / 'tokenizer' / 'weights'}"
     code, out, err = main_py("job=cache", trained)
     assert (code, err) == (0, "")
-    assert out.startswith("cache      64 train images x 1 crops -> 4x4 tokens")
+    assert out.startswith("cache      64 images x 1 crops -> 4x4 tokens")
     code, out, err = main_py("loop.steps=2", trained)
     assert (code, err) == (0, "")
     assert "cache   " not in out  # it is there already
