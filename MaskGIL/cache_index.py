@@ -35,6 +35,10 @@ def new_index(
         )
     side = image_size // tokenizer.stride
     part = {"file": f"tokens-{side}x{side}.bin", "grid": [side, side], "rows": len(images)}
+    # The batch too: the last bit of a latent, and so a token, may depend on it
+    transform = {"image_size": image_size, "crops": crops, "encode_batch": encode_batch}
+    if draft := getattr(images, "draft", 0):
+        transform["draft"] = draft
     classes = class_to_idx(images.classes)
     return {
         "version": VERSION,
@@ -45,8 +49,7 @@ def new_index(
             "fingerprint": tokenizer.fingerprint,
             "codebook_size": tokenizer.codebook_size,
         },
-        # The batch too: the last bit of a latent, and so a token, may depend on it
-        "transform": {"image_size": image_size, "crops": crops, "encode_batch": encode_batch},
+        "transform": transform,
         "images": {"number of images": len(images), "hash of their names": images_hash(images)},
         "classes": classes,
         "classes_sha256": sha256(to_json(classes)),

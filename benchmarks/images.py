@@ -1,9 +1,9 @@
 """JPEGs of two sizes -> crops of 256x256, beside PIL and torchvision's transforms; on one core.
 
 Ours reads as the trainer does: it refuses what is no whole picture, turns it upright, and shrinks
-it as ADM's and LlamaGen's scripts do, by halves and then by a bicubic step. "plain" has
-convert("RGB"), Resize (bicubic), CenterCrop and PILToTensor; "decoded alone" is what no way can do
-without. The pictures are drawn: smooth colours with some noise.
+it as ADM's and LlamaGen's scripts do, by halves and then by a bicubic step. "ours,
+draft" may decode a large picture smaller (data.draft). "plain" has convert("RGB"), Resize (bicubic),
+CenterCrop and PILToTensor; "decoded alone" is what no way can do without. The pictures are drawn: smooth colours with some noise.
 """
 
 import io
@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision import transforms
 
 from MaskGIL.config import require_at_least, to_dict
-from MaskGIL.data.crops import crop_image
+from MaskGIL.data.crops import crop_image, least_side
 from MaskGIL.data.folders import read_image
 from Network.config import setting
 
@@ -50,10 +50,7 @@ def main(config: ImageBenchmark) -> None:
     cases = {}
     for width, height in SIDES:
         files = [jpeg(width, height, seed) for seed in range(PICTURES)]
-        ways: dict[str, Way] = {
-            name: partial(all_of, way, files)
-            for name, way in (("ours", ours), ("plain", plain), ("decoded alone", decoded))
-        }
+        ways: dict[str, Way] = {name: partial(all_of, way, files) for name, way in WAYS.items()}
         assert ours(files[0]).shape == plain(files[0]).shape == (3, SIZE, SIZE)
         times = in_turns(ways, config.rounds, config.seconds, torch.device("cpu"))
         cases[f"{width}x{height}"] = against_ours(times)
@@ -67,6 +64,11 @@ def all_of(way: Callable[[bytes], object], files: list[bytes]) -> None:
 
 def ours(file: bytes) -> torch.Tensor:
     return crop_image(read_image(io.BytesIO(file)), "center", 0, SIZE)
+
+
+def drafted(file: bytes) -> torch.Tensor:
+    image = read_image(io.BytesIO(file), draft=least_side("center", SIZE))
+    return crop_image(image, "center", 0, SIZE)
 
 
 def plain(file: bytes) -> torch.Tensor:
@@ -86,6 +88,8 @@ def jpeg(width: int, height: int, seed: int) -> bytes:
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(data, "JPEG", quality=90)
     return data.getvalue()
 
+
+WAYS = {"ours": ours, "ours, draft": drafted, "plain": plain, "decoded alone": decoded}
 
 if __name__ == "__main__":
     sys.exit(command(main, ImageBenchmark, "images", __doc__ or ""))

@@ -65,7 +65,7 @@ def test_unfused_attention_changes_no_logits():
             ["batch=2", "num_steps=2", "device=cpu"],
             ["ours", "published", "published, unfused attention"],
         ),
-        ("images", [], ["ours", "plain", "decoded alone"]),
+        ("images", [], ["ours", "ours, draft", "plain", "decoded alone"]),
         (
             "cache",
             ["num_rows=600"],

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from MaskGIL.config import DataConfig
+from MaskGIL.data.crops import least_side
 from MaskGIL.data.folders import LAYOUT, Split
 from MaskGIL.data.layouts import open_layout
 from MaskGIL.data.shapes import Shapes
@@ -77,7 +78,10 @@ def _folder(config: DataConfig, split: Split) -> Images:
     if not config.path:
         raise UserError(f"data.source=folder needs data.path=FOLDER with {LAYOUT}.")
     with first_rank_first():  # it remembers the headers of tar files, minutes for ImageNet
-        return open_layout(config.path, split)
+        images = open_layout(config.path, split)
+    if config.draft:
+        images.draft = least_side(config.crops, config.image_size)
+    return images
 
 
 def _standard(config: DataConfig, split: Split) -> Images:

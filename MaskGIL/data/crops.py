@@ -54,6 +54,11 @@ def num_crops(name: str) -> int:
     return len(_recipe(name).crops)
 
 
+def least_side(name: str, size: int) -> int:
+    """Shorter side of a picture that is still halved once before a recipe's last, bicubic step."""
+    return 2 * int(size * _recipe(name).scale)
+
+
 def crop_image(image: Image.Image, name: str, index: int, size: int) -> Tensor:
     """Crop number `index` of a recipe: (3, S, S) uint8."""
     recipe = _recipe(name)

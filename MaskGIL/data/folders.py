@@ -45,6 +45,7 @@ class Folder:
 
     classes: list[str]
     labels: np.ndarray
+    draft = 0  # as `read_image` has it
 
     def __init__(self, root: str | Path, split: Split) -> None:
         self.root = Path(root)
@@ -65,7 +66,7 @@ class Folder:
     def image(self, index: int) -> Image.Image:
         """The picture as RGB, upright. Raises UnreadableImage."""
         name = self.name(index)
-        return read_image(self.root / name, name)
+        return read_image(self.root / name, name, self.draft)
 
 
 class BadFiles:
@@ -113,16 +114,17 @@ class BadFiles:
         return sum(other.partition("/")[0] == split for other in names | {name})
 
 
-def read_image(path: str | Path | IO[bytes], name: str = "") -> Image.Image:
+def read_image(path: str | Path | IO[bytes], name: str = "", draft: int = 0) -> Image.Image:
     """An image file or its bytes as 8-bit RGB, upright by its EXIF tag; of an animation the start.
 
-    Transparent pixels are laid on white. Raises UnreadableImage, of `name`, for anything else than
-    a whole picture of FORMATS with at most MAX_PIXELS pixels.
+    Transparent pixels are laid on white. A JPEG may come at a half, a quarter or an eighth of its
+    size as long as its shorter side keeps `draft` pixels; 0 keeps its size. Raises UnreadableImage,
+    of `name`, for anything else than a whole picture of FORMATS with at most MAX_PIXELS pixels.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow would remark on large pictures and odd tags
-            return _open(path)
+            return _open(path, draft)
     except Exception as error:  # broken files raise whatever the decoder stumbled over
         reason = str(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
@@ -144,13 +146,15 @@ _TRANSPOSITIONS = {
 }
 
 
-def _open(path: str | Path | IO[bytes]) -> Image.Image:
+def _open(path: str | Path | IO[bytes], draft: int) -> Image.Image:
     with Image.open(path, formats=FORMATS) as image:
         tags = getattr(image, "tag_v2", {})  # of TIFF, where a small picture may be a giant tile
         tile = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
         for width, height in (image.size, tile):  # asked before a pixel is decoded
             if width * height > MAX_PIXELS:
                 raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+        if draft:
+            image.draft(None, (draft, draft))  # formats without a smaller size ignore it
         image.load()
         return _upright(_to_rgb(image), _orientation(image))
 

@@ -48,6 +48,8 @@ class Files:
     SPLIT/CLASS/FILE, as in class folders.
     """
 
+    draft = 0  # as `read_image` has it
+
     def __init__(
         self, folder: Path, split: str, files: Sequence[str], labels: np.ndarray, classes: list[str]
     ) -> None:
@@ -66,7 +68,8 @@ class Files:
 
     def image(self, index: int) -> Image.Image:
         """The picture as RGB, upright. Raises UnreadableImage."""
-        return read_image(self.folder / os.fsdecode(self._files[index]), self.name(index))
+        file = self.folder / os.fsdecode(self._files[index])
+        return read_image(file, self.name(index), self.draft)
 
 
 # ------------------------------------------------------------------------- ImageNet of Kaggle

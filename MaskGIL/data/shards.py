@@ -52,6 +52,8 @@ class Packed:
     `labels` (N,) int64 index `classes`. A row is called SPLIT/CLASS/FILE, as in class folders.
     """
 
+    draft = 0  # as `read_image` has it
+
     def __init__(
         self,
         split: str,
@@ -80,7 +82,7 @@ class Packed:
         with open(self._tars[tar], "rb") as file:
             file.seek(offset)
             data = file.read(size)
-        return read_image(io.BytesIO(data), self.name(index))
+        return read_image(io.BytesIO(data), self.name(index), self.draft)
 
 
 def open_shards(tars: Sequence[Path], split: str, train: Sequence[Path]) -> Packed:
