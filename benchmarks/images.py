@@ -1,9 +1,10 @@
 """JPEGs of two sizes -> crops of 256x256, beside PIL and torchvision's transforms; on one core.
 
 Ours reads as the trainer does: it refuses what is no whole picture, turns it upright, and shrinks
-it as ADM's and LlamaGen's scripts do, by halves and then by a bicubic step. "ours,
-draft" may decode a large picture smaller (data.draft). "plain" has convert("RGB"), Resize (bicubic),
-CenterCrop and PILToTensor; "decoded alone" is what no way can do without. The pictures are drawn: smooth colours with some noise.
+it as ADM's and LlamaGen's scripts do, by halves and then by a bicubic step; "ours, draft" decodes a
+large picture smaller (data.draft). "plain" has convert("RGB"), Resize (bicubic), CenterCrop and
+PILToTensor; "decoded alone" is what no way can do without. The pictures are drawn: smooth colours
+with some noise.
 """
 
 import io
