@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from MaskGIL.durable import sha256
+from MaskGIL.values import did_you_mean
 from Network.config import UserError
 from Network.files import read_tensors
 
@@ -19,6 +20,7 @@ OFFICIAL = "6726825d"  # how the sha256 of the released file begins, as the file
 NAME = f"inception-2015-12-05-{OFFICIAL}"
 FILES = (f"weights-{NAME}.pth", f"pt_{NAME}.pth")  # torch-fidelity's and pytorch-fid's: one file
 WIDTH = 2048
+KNOWN = ("auto", "download", "none")
 
 
 class InceptionNetwork:
@@ -65,7 +67,10 @@ def open_inception(value: str, device: torch.device) -> InceptionNetwork | None:
     """
     if value == "none":
         return None
-    if value not in ("auto", "download"):
+    if value not in KNOWN:
+        if not Path(value).is_file():
+            hint = did_you_mean(value, KNOWN)
+            raise UserError(f"inception={value} is no file; give one, or {', '.join(KNOWN)}.{hint}")
         return InceptionNetwork(Path(value), device)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     kept = next((folder / name for name in FILES if (folder / name).is_file()), None)

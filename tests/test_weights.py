@@ -191,7 +191,7 @@ def test_a_missing_folder_names_its_neighbours(folder, tokenizer_folder):
     refused(rf"^No such weights folder: {missing}\. {folder.parent} holds: tokenizer, weights\.$",
             load_weights, missing)  # fmt: skip
     nowhere = folder / "a" / "b"
-    refused(f"^No such weights folder: {nowhere}.$", load_weights, nowhere)
+    refused(rf"^No such weights folder: {nowhere}\. Train it first\.$", load_weights, nowhere)
 
 
 def test_what_a_kill_has_left_is_named(folder):
