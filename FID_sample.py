@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,69 +18,17 @@ from MaskGIL.command import Flags, run_command
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import barrier, chunks, is_main, process_group, world_size
 from MaskGIL.pictures import save_grid
-from MaskGIL.sampling import open_pipeline, output_path
-from Metrics.classifier import MOST_IMAGES, STEPS, check_classes, class_accuracy, train_classifier
-from Metrics.features import load_feature_network
-from Metrics.inception import open_inception
-from Metrics.ladder import ladder, rungs
+from Metrics.classifier import MOST_IMAGES, STEPS, class_accuracy, train_classifier
+from Metrics.inception import InceptionNetwork
+from Metrics.job import Job
+from Metrics.ladder import rungs
 from Metrics.nearest import take_images
-from Metrics.record import (
-    Record,
-    describe_samples,
-    find_record,
-    kept_scores,
-    summary,
-    versions,
-    write_record,
-)
+from Metrics.record import Record, kept_scores, summary, versions, write_record
 from Metrics.redrawn import Redrawn, reconstructed
-from Metrics.reference import ImageSet, open_image_set
-from Metrics.sample_and_eval import SampleConfig, choose_labels, evaluate, sample_chunks
-from Metrics.samples import SampleFile, SampleWriter
+from Metrics.reference import ImageSet, LabelledImages
+from Metrics.sample_and_eval import SampleConfig, evaluate, sample_chunks
+from Metrics.samples import SampleFile
 from Network.config import UserError
-
-
-class Job:
-    """Everything opened and checked: after this only a machine can fail. Raises UserError."""
-
-    def __init__(self, config: SampleConfig):
-        self.config, self.out = config, output_path("out", config.out, ".npz")
-        self.nearest = output_path("nearest", config.nearest, ".png") if config.nearest else None
-        self.pipe = open_pipeline(config)
-        stride = self.pipe.tokenizer.stride
-        height, width = (side * stride for side in self.pipe.network.config.grid)
-        self.size = height, width
-        png = Path(config.png) if config.png else None
-        self.writer = SampleWriter(self.out, config.num_images, self.size, png)
-        if not self.out.exists():
-            self.writer.check()
-        self.reference = self.train = None
-        self.whole = config.train != config.reference  # else bare pictures are split as in a run
-        if config.reference:
-            count = config.num_reference
-            self.reference = open_image_set(
-                "reference", config.reference, "val", self.size, count, whole=self.whole
-            )
-        if config.train:
-            self.train = self.training_images()
-            if config.classifier:
-                check_classes(self.train.labels, len(self.pipe.classes))
-        self.inception = None
-        if config.reference and is_main():  # who scores, alone
-            self.inception = open_inception(config.inception, self.pipe.device)
-        self.labels = choose_labels(
-            self.pipe, config.classes, config.num_images, config.seed, self.reference
-        )
-        self.samples = describe_samples(
-            self.pipe, self.labels, seed=config.seed, chunk=config.chunk, ema=config.ema
-        )
-        self.record = find_record(self.out, self.samples)
-
-    def training_images(self, most: int | None = None) -> ImageSet:
-        """The images to look for copies of, or `most` of them, evenly spread."""
-        count = min(len(self.train), most) if self.train and most else 0
-        name = self.config.train
-        return open_image_set("train", name, "train", self.size, count, whole=self.whole)
 
 
 def main(config: SampleConfig, flags: Flags) -> None:
@@ -89,13 +37,14 @@ def main(config: SampleConfig, flags: Flags) -> None:
         job = Job(config)
         record = job.record
         if is_main():
-            print(_plan(job))
+            print(job.plan())
         if flags.dry_run:
             return
+        inception = job.open_inception()
         if record is None:
             record = sample(job)
     if is_main():  # the others need not wait for it
-        score(job, record)
+        score(job, record, inception)
 
 
 def sample(job: Job) -> Record:
@@ -128,36 +77,34 @@ def sample(job: Job) -> Record:
     return record
 
 
-def score(job: Job, record: Record) -> None:
+def score(job: Job, record: Record, inception: InceptionNetwork | None) -> None:
     """Score the set on disk, complete its record and print the table.
 
     Scores that an earlier run made, and that this one is not asked for, stay in the record.
     """
-    samples = SampleFile(job.out)
+    samples, reference, train = SampleFile(job.out), job.reference, job.train
     reconstruct = partial(reconstructed, job.pipe, chunk=job.config.chunk)
+    near = sets = None
+    if reference and train:
+        near = counted(train, "train")
+        if job.config.ladder:
+            sets = rungs(job.pipe, train.part(len(reference)), job.config.chunk)
     scores = evaluate(
         counted(samples, "samples"),
         samples.labels,
-        job.reference,
+        reference,
         classes=job.pipe.classes,
-        train=counted(job.train, "train") if job.train else None,
+        train=near,
         reconstruct=reconstruct,
-        inception=job.inception,
+        inception=inception,
+        rungs=sets,
     )
     if record.get("sha256", scores["sha256"]) != scores["sha256"]:
         raise UserError(f"out={job.out} has changed since its record was written; name another.")
-    if job.reference and job.config.ladder:
-        train = job.training_images(most=len(job.reference))
-        sets = rungs(job.pipe, samples, train, job.config.chunk)
-        for network in filter(None, (load_feature_network(), job.inception)):
-            scores["metrics"][f"{network.name} ladder"] = ladder(sets, job.reference, network)
-    if job.reference and job.config.classifier:
-        sets = {"samples": samples, "reference": job.reference}
-        sets |= {"reference reconstructed": Redrawn(job.reference, reconstruct)}
-        with tqdm(total=STEPS, desc="classifier", leave=False, disable=None) as bar:
-            images = job.training_images(most=MOST_IMAGES)
-            classifier = train_classifier(images, len(job.pipe.classes), bar.update)
-        scores["metrics"]["classifier"] = class_accuracy(classifier, sets, job.pipe.classes)
+    if reference and train and job.config.classifier:
+        sets = {"samples": samples, "reference": reference}
+        sets |= {"reference reconstructed": Redrawn(reference, reconstruct)}
+        scores["metrics"]["classifier"] = told_by_classifier(train, sets, job.pipe.classes)
     record |= kept_scores(record, {**scores, "train": job.config.train or None})
     record["scored_with"] = versions()
     write_record(job.out, record)
@@ -169,35 +116,21 @@ def score(job: Job, record: Record) -> None:
         print(f"nearest    {job.nearest}: samples above, their nearest training images below")
 
 
+def told_by_classifier(
+    train: ImageSet, sets: dict[str, LabelledImages], classes: list[str]
+) -> dict[str, Any]:
+    """Train a classifier, on a bar, and ask it."""
+    with tqdm(total=STEPS, desc="classifier", leave=False, disable=None) as bar:
+        classifier = train_classifier(train.part(MOST_IMAGES), len(classes), bar.update)
+    return class_accuracy(classifier, sets, classes)
+
+
 def counted(images: ImageSet, name: str) -> Iterator[Tensor]:
     """The batches (B, 3, H, W) of a set, each image counted on a bar."""
     with tqdm(total=len(images), desc=name, unit="img", leave=False, disable=None) as bar:
         for batch in images:
             yield batch
             bar.update(len(batch))
-
-
-def _plan(job: Job) -> str:
-    config, settings = job.config, job.pipe.sampling
-    height, width = job.size
-    lines = [
-        f"samples    {config.num_images:,} of {height}x{width}, {', '.join(config.classes)}, "
-        f"seed {config.seed}, in chunks of {config.chunk}",
-        f"sampler    {settings.num_steps} steps, guidance {settings.guidance_scale:g}, "
-        f"temperature {settings.temperature:g}",
-        f"device     {job.pipe.device}, {job.samples['precision']}, {world_size()} ranks",
-    ]
-    if job.reference and job.train:
-        count = len(job.reference) + len(job.train)
-        lines.append(f"near       {count:,} images of the data go through the tokenizer first")
-    if config.classifier:
-        lines.append(f"classifier {STEPS:,} steps on training images, a minute or two of a core")
-    if job.inception:
-        count, name = config.num_images + len(job.reference or ()), job.inception.name
-        lines.append(f"FID        {count:,} images go through {name} on {job.pipe.device}")
-    if job.record is not None:
-        lines.append(f"complete   {job.out} is this set already: scoring it again")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from Metrics.features import INPUT_SIZE, resized
-from Metrics.reference import LabelledImages
+from Metrics.reference import ImageSet, LabelledImages
 from Network.config import UserError
 
 MOST_IMAGES = 20_000  # for training: 250 MB
@@ -71,11 +71,10 @@ def train_classifier(
     """A classifier of images like those of `train`, on the CPU; the same for the same images.
 
     Rare classes are drawn more often, in proportion to the root of their number. `progress` is told
-    how many steps are done. Raises UserError as `check_classes`.
+    how many steps are done.
     """
-    check_classes(train.labels, num_classes)
     labels = torch.from_numpy(train.labels)
-    images = torch.cat([resized(batch.float()).to(torch.uint8) for batch in train])
+    images = torch.cat([resized(batch.float()).round().to(torch.uint8) for batch in train])
     rarity = labels.bincount(minlength=num_classes)[labels].double().rsqrt()
     with torch.random.fork_rng(devices=()):  # the weights' start and dropout draw from it
         torch.manual_seed(0)
@@ -94,12 +93,14 @@ def train_classifier(
     return classifier.eval().requires_grad_(False)
 
 
-def check_classes(labels: NDArray[np.int64], num_classes: int) -> None:
-    """Raise UserError unless labels (N,) are of 0 to num_classes - 1, and there are two of them."""
-    if num_classes < 2 or labels.min() < 0 or labels.max() >= num_classes:
+def check_classes(images: ImageSet, classes: Sequence[str]) -> None:
+    """Raise UserError unless the images are of these classes, and of two or more of them."""
+    labels = set(images.labels.tolist())
+    named = list(images.classes) in ([], list(classes))
+    if not named or len(labels) < 2 or not labels <= set(range(len(classes))):
         raise UserError(
-            "classifier=true needs training images with the classes of the weights; name their "
-            "folder, train=FOLDER with train/CLASS/*, or leave the classifier out."
+            f"classifier=true needs images with the classes of the weights, which {images.name} "
+            "has not; name folders with CLASS/*, or leave the classifier out."
         )
 
 

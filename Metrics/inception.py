@@ -19,7 +19,7 @@ from Network.files import read_tensors
 OFFICIAL = "6726825d"  # how the sha256 of the released file begins, as the file's name says
 NAME = f"inception-2015-12-05-{OFFICIAL}"
 FILES = (f"weights-{NAME}.pth", f"pt_{NAME}.pth")  # torch-fidelity's and pytorch-fid's: one file
-WIDTH = 2048
+WIDTH, BATCH = 2048, 32  # a batch takes 30 MB an image
 KNOWN = ("auto", "download", "none")
 
 
@@ -55,8 +55,8 @@ class InceptionNetwork:
         pixels, no antialiasing.
         """
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            (features,) = self._network(images.to(self._device))
-        return features.cpu()
+            parts = [self._network(part.to(self._device))[0] for part in images.split(BATCH)]
+        return torch.cat(parts).cpu()
 
 
 def open_inception(value: str, device: torch.device) -> InceptionNetwork | None:
@@ -65,25 +65,35 @@ def open_inception(value: str, device: torch.device) -> InceptionNetwork | None:
     "auto": if its weights lie where PyTorch keeps downloads, else None; "download": fetched there
     first; "none": None; else the path of a file. Raises UserError for what cannot be had.
     """
-    if value == "none":
-        return None
+    weights = find_weights(value)
+    if weights is None and value == "download":
+        weights = _download(_folder() / FILES[0])
+    return InceptionNetwork(weights, device) if weights else None
+
+
+def find_weights(value: str) -> Path | None:
+    """The file that `open_inception` reads, None if there is none or it is still to be fetched.
+
+    Raises UserError for a file that is not there, and for a kept one that is damaged.
+    """
     if value not in KNOWN:
         if not Path(value).is_file():
             hint = did_you_mean(value, KNOWN)
             raise UserError(f"inception={value} is no file; give one, or {', '.join(KNOWN)}.{hint}")
-        return InceptionNetwork(Path(value), device)
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    kept = next((folder / name for name in FILES if (folder / name).is_file()), None)
-    if kept is None and value == "download":
-        kept = _download(folder / FILES[0])
-    if kept is None:
+        return Path(value)
+    kept = next((_folder() / name for name in FILES if (_folder() / name).is_file()), None)
+    if value == "none" or kept is None:
         return None
     if not (found := sha256(kept.read_bytes())).startswith(OFFICIAL):
         raise UserError(
             f"{kept} is not the released file (its sha256 begins with {found[:8]}); delete it, or "
             "give inception=none."
         )
-    return InceptionNetwork(kept, device)
+    return kept
+
+
+def _folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def _download(path: Path) -> Path:

@@ -19,7 +19,8 @@ NEAR = 0.01  # share of the reference that counts as near to the training images
 SHOWN = 16  # the first samples, whose nearest training images the record names
 HOW_NEAR = (
     f"L2 distance of pixels in [0, 1], images reduced to {THUMBNAIL}x{THUMBNAIL} by area, to the "
-    f"nearest training image; near is up to the quantile {NEAR} of the reference images; "
+    f"nearest training image; near is up to the quantile {NEAR} of the reference images; of many "
+    "samples and reference images those evenly spread are compared; "
 )
 RECONSTRUCTED = "training and reference images encoded and decoded by the tokenizer first"
 AS_THEY_ARE = "all images compared as they are"
@@ -60,6 +61,7 @@ def near_training(
         "reference share": near[len(samples) :].double().mean().item(),
         "threshold": threshold.item(),
         "num_train": num_train,
+        "num_compared": len(samples),
         "nearest": rows[: min(SHOWN, len(samples))].tolist(),
         "how": HOW_NEAR + (RECONSTRUCTED if reconstruct else AS_THEY_ARE),
     }

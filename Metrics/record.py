@@ -72,21 +72,32 @@ def kept_scores(record: Record, scores: Record) -> Record:
     """New scores of the same set, with those of its record that were not asked for this time.
 
     Scores against another reference, or of an earlier version, are not mixed: then the new ones
-    stand alone.
+    stand alone. Nor are those that stand on other training images.
     """
     old, new = record.get("reference"), scores["reference"]
-    if not old or (new and old != new) or record.get("format") != FORMAT:
+    if not old or record.get("format") != FORMAT:
         return scores
-    both = {key: {**record[key], **scores[key]} for key in ("metrics", "features")}
-    kept = {**scores, **both, "reference": old, "train": scores["train"] or record.get("train")}
-    if scores["fid"] is None:
+    if new and (old["sha256"], old["count"]) != (new["sha256"], new["count"]):
+        return scores
+    train, metrics = record["train"], record["metrics"]
+    if scores["train"] not in (None, train):
+        train = scores["train"]
+        metrics = {name: value for name, value in metrics.items() if not _stands_on_train(name)}
+    kept = {**scores, "reference": new or old, "train": train}
+    kept |= {"metrics": {**metrics, **scores["metrics"]}}
+    kept |= {"features": {**record["features"], **scores["features"]}}
+    if scores["fid"] is None and (record["fid"] is not None or not new):
         kept |= {key: record[key] for key in ("fid", "fid_note")}
     return kept
 
 
+def _stands_on_train(metric: str) -> bool:
+    return metric in ("near training images", "classifier") or metric.endswith("ladder")
+
+
 def write_record(out: Path, record: Record) -> None:
     """Write the record of the set `out`; the old one stays until the new one is whole."""
-    replace_file(record_path(out), to_json({"format": FORMAT, **record}) + b"\n")
+    replace_file(record_path(out), to_json({**record, "format": FORMAT}) + b"\n")
 
 
 def summary(out: Path, record: Record) -> str:
@@ -94,11 +105,14 @@ def summary(out: Path, record: Record) -> str:
     made, reference = record["made"], record["reference"]
     rows = {"samples": f"{out}, {made['seconds']:.1f} s, {made['images_per_second']:.1f} img/s"}
     rows["reference"] = f"{reference['name']}, {reference['count']:,}" if reference else "none"
+    if reference and (unreadable := len(reference["unreadable"])):
+        rows["reference"] += f", of which {unreadable} cannot be read: neighbours stand in for them"
     for name, value in record["metrics"].items():
         if name.endswith("ladder"):
             for rung, distances in value["distances"].items():
                 least, middle, most = sorted(distances)
                 rows[f"  {rung}"] = f"{middle:.4g} ({least:.4g} to {most:.4g}), {value['count']:,}"
+            rows["  in order"] = "yes" if value["in order"] else "no: judge the distance with care"
         elif name == "classifier":
             rows |= _accuracies(value)
         elif isinstance(value, dict):

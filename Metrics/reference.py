@@ -21,6 +21,8 @@ from MaskGIL.data.shapes import Shapes
 from Metrics.samples import BATCH, SampleFile
 from Network.config import UserError
 
+MOST_UNREADABLE = 0.01  # share of a set
+
 
 class LabelledImages(Protocol):
     """Images that can be read in batches as often as asked. `labels` (N,) int64, -1 unknown."""
@@ -37,34 +39,54 @@ class LabelledImages(Protocol):
 
 
 class ImageSet(LabelledImages, Protocol):
-    """Images for comparison, whose labels index `classes`."""
+    """Images for comparison, whose labels index `classes`; `unreadable` files with the reason."""
 
     name: str
     classes: Sequence[str]
+    unreadable: dict[str, str]
+
+    def part(self, count: int) -> "ImageSet":
+        """Up to `count` of the images, evenly spread."""
+        ...
 
 
 class Pictures:
-    """Rows of a source of pictures, the middle square of each resized to `size` pixels."""
+    """Rows of a source of pictures, the middle square of each resized to `size` pixels.
+
+    For a file that cannot be read its neighbour stands in, as long as they are few.
+    """
 
     def __init__(self, name: str, images: Images, rows: NDArray[np.int64], size: int) -> None:
         self.name, self.classes, self.labels = name, images.classes, images.labels[rows]
-        self._images, self._rows, self._size = images, rows.tolist(), size
+        self.unreadable: dict[str, str] = {}
+        self._images, self._rows, self._size = images, rows, size
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Images (B, 3, S, S) uint8. Raises UserError for an unreadable file."""
+        """Images (B, 3, S, S) uint8. Raises UserError for too many unreadable files."""
         for start in range(0, len(self), BATCH):
-            yield torch.stack([self._crop(row) for row in self._rows[start : start + BATCH]])
+            rows = self._rows[start : start + BATCH].tolist()
+            yield torch.stack([self._crop(row) for row in rows])
+
+    def part(self, count: int) -> "Pictures":
+        """Up to `count` of the images, evenly spread."""
+        return Pictures(self.name, self._images, self._rows[_spread(len(self), count)], self._size)
 
     def _crop(self, row: int) -> Tensor:
-        try:
-            return crop_image(self._images.image(row), "center", 0, self._size)
-        except UnreadableImage as error:
-            raise UserError(
-                f"{self.name}: {error.name} cannot be read ({error.reason}); remove it."
-            ) from error
+        for other in range(row, row + len(self._images)):
+            try:
+                image = self._images.image(other % len(self._images))
+                return crop_image(image, "center", 0, self._size)
+            except UnreadableImage as error:
+                self.unreadable[error.name] = error.reason
+                if len(self.unreadable) > MOST_UNREADABLE * len(self):
+                    raise UserError(
+                        f"{len(self.unreadable)} of {len(self)} images of {self.name} cannot be "
+                        f"read, {error.name} among them ({error.reason}); mend or remove them."
+                    ) from error
+        raise AssertionError  # of one file, all would be unreadable
 
 
 def open_image_set(
@@ -137,4 +159,8 @@ def _rows(key: str, available: int, count: int) -> NDArray[np.int64]:
     """Rows (count,) spread evenly: files are sorted by class, and every class gets its share."""
     if count > available:
         raise UserError(f"{key} has {available} images, not {count}; lower num_{key}.")
-    return np.linspace(0, available - 1, count or available).astype(np.int64)
+    return _spread(available, count or available)
+
+
+def _spread(available: int, count: int) -> NDArray[np.int64]:
+    return np.linspace(0, available - 1, min(count, available)).astype(np.int64)

@@ -5,7 +5,7 @@ N images, B of a batch, H height, W width, D width of a feature.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,9 +24,10 @@ from MaskGIL.sampling import SamplingKeys
 from Metrics.features import load_feature_network
 from Metrics.inception import InceptionNetwork
 from Metrics.inception_metrics import FeatureStatistics, distance, frechet_distance
+from Metrics.ladder import draw_size, ladder
 from Metrics.nearest import Reconstruct, near_training
 from Metrics.oracle import class_of, objects_spread_ratio
-from Metrics.reference import ImageSet
+from Metrics.reference import ImageSet, LabelledImages
 from Metrics.samples import SampleFile
 from Metrics.seen import Extractor, Seen
 from Network.config import UserError, setting
@@ -147,18 +148,21 @@ def evaluate(
     train: Iterable[Tensor] | None = None,
     reconstruct: Reconstruct | None = None,
     inception: InceptionNetwork | None = None,
+    rungs: Mapping[str, LabelledImages] | None = None,
 ) -> dict[str, Any]:
     """Score images (B, 3, H, W) uint8 with labels (N,); a dict that JSON holds.
 
     "metrics" has the distance of `Metrics.features` to the reference; for the `classes` of the
-    shapes what the oracle reads; and with `train` how many images are near to a training image,
-    those and the reference seen through `reconstruct` where it is given (`Metrics.nearest`).
-    "fid" has the FID if `inception` is the released network. All but that is computed on the CPU,
-    so that the numbers do not depend on the device.
+    shapes what the oracle reads; with `train` how many images are near to a training image,
+    those and the reference seen through `reconstruct` where it is given (`Metrics.nearest`); with
+    `rungs` their distances in draws (`Metrics.ladder`). "fid" has the FID if `inception` is the
+    released network. All but that is computed on the CPU, so that the numbers do not depend on the
+    device.
     """
     extractors: list[Extractor] = [load_feature_network(), *([inception] if inception else [])]
     shapes, near = tuple(classes) == CLASSES, train is not None
-    samples = Seen(images, len(labels), extractors, objects=shapes, thumbnails=near)
+    draw = draw_size([len(labels), *map(len, rungs.values())]) if rungs else 0
+    samples = Seen(images, len(labels), extractors, draw=draw, objects=shapes, thumbnails=near)
     metrics: dict[str, Any] = {}
     result = {
         "num_images": samples.count,
@@ -167,7 +171,7 @@ def evaluate(
         "reference": None,
         "metrics": metrics,
         "fid": None,
-        "fid_note": "no reference",
+        "fid_note": _why_no_fid(reference, inception),
     }
     if shapes:
         read = [class_of(objects) for objects in samples.objects]
@@ -176,11 +180,13 @@ def evaluate(
         return result
     count = len(reference)
     real = Seen(reference, count, extractors, reconstruct, objects=shapes, thumbnails=near)
-    result["reference"] = {"name": reference.name, "sha256": real.sha256, "count": count}
+    facts = {"name": reference.name, "sha256": real.sha256, "count": count}
+    result["reference"] = {**facts, "unreadable": dict(reference.unreadable)}
     for extractor, found, expected in zip(extractors, samples.statistics, real.statistics):
-        if not (isinstance(extractor, InceptionNetwork) and extractor.is_official):  # that is "fid"
+        if isinstance(extractor, InceptionNetwork) and extractor.is_official:
+            result |= _fid(found, expected, reference, extractor.width)
+        else:
             metrics[f"{extractor.name} distance"] = distance(found, expected)
-    result |= _fid(inception, samples.statistics[-1], real.statistics[-1], reference)
     if shapes and _has_shapes_labels(reference):
         ratios = objects_spread_ratio(samples.objects, labels, real.objects, reference.labels)
         for name, ratio in ratios.items():
@@ -189,27 +195,44 @@ def evaluate(
         found = near_training(samples.thumbnails, real.thumbnails, train, reconstruct)
         shown = samples.kept[: len(found["nearest"])].tolist()
         metrics["near training images"] = {**found, "shown": shown}
+    if rungs:
+        seen = {name: Seen(each, len(each), extractors, draw=draw) for name, each in rungs.items()}
+        metrics |= _ladders(extractors, {**seen, "samples": samples}, real)
     return result
 
 
-def _fid(
-    inception: InceptionNetwork | None,
-    samples: FeatureStatistics,
-    real: FeatureStatistics,
-    reference: ImageSet,
-) -> dict[str, Any]:
-    """The FID and what it is, or why it is empty."""
+def _ladders(
+    extractors: Sequence[Extractor], seen: Mapping[str, Seen], real: Seen
+) -> dict[str, dict[str, Any]]:
+    """The ladder of each network, by its name."""
+    ladders = {}
+    for number, (extractor, whole) in enumerate(zip(extractors, real.statistics)):
+        draws = {name: each.draws[number] for name, each in seen.items()}
+        ladders[f"{extractor.name} ladder"] = ladder(draws, whole)
+    return ladders
+
+
+def _why_no_fid(reference: ImageSet | None, inception: InceptionNetwork | None) -> str:
+    if reference is None:
+        return "no reference"
     if inception is None:
-        return {"fid_note": "no Inception weights at hand: inception=FILE or inception=download"}
-    if not inception.is_official:
-        return {"fid_note": f"{inception.name} is not the Inception network that defines it"}
-    moments = reference.moments if isinstance(reference, SampleFile) else None
+        return "no Inception weights at hand: inception=FILE or inception=download"
+    return f"{inception.name} is not the Inception network that defines it"
+
+
+def _fid(
+    samples: FeatureStatistics, real: FeatureStatistics, reference: ImageSet, width: int
+) -> dict[str, Any]:
+    """The FID, and of how many images it is."""
+    moments = reference.moments(width) if isinstance(reference, SampleFile) else None
     mean, covariance = moments or (real.mean, real.covariance)
-    value = frechet_distance(samples.mean, samples.covariance, mean, covariance)
     source = "mu and sigma in the file" if moments else f"{real.count:,} images"
     few = min(samples.count, FEW if moments else real.count) < FEW
     note = f"torch-fidelity's Inception; {samples.count:,} images, {source} of the reference"
-    return {"fid": value, "fid_note": note + "; too few to compare with published ones" * few}
+    return {
+        "fid": frechet_distance(samples.mean, samples.covariance, mean, covariance),
+        "fid_note": note + "; too few to compare with published ones" * few,
+    }
 
 
 def _has_shapes_labels(reference: ImageSet) -> bool:

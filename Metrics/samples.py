@@ -7,7 +7,6 @@ N images, B of a batch, H height, W width.
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -35,7 +34,7 @@ class SampleFile:
     classes: Sequence[str] = ()  # the file has no names
 
     def __init__(self, path: str | Path, rows: NDArray[np.int64] | None = None) -> None:
-        self.path, self.name = Path(path), str(path)
+        self.path, self.name, self.unreadable = Path(path), str(path), {}
         if not self.path.is_file():
             raise UserError(f"No such file: {path}.")
         try:
@@ -53,14 +52,28 @@ class SampleFile:
             self._chosen[rows] = True
         self.labels = self.labels[self._chosen]
 
-    @cached_property
-    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    def part(self, count: int) -> "SampleFile":
+        """Up to `count` of the images, evenly spread."""
+        rows = np.flatnonzero(self._chosen)
+        picks = np.linspace(0, len(rows) - 1, min(count, len(rows)))
+        return SampleFile(self.path, rows[picks.astype(np.int64)])
+
+    def moments(self, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Mean (D,) and covariance (D, D) of Inception features, if the file has `mu` and `sigma`.
 
-        ADM's references do, of more images than they hold, and its evaluator takes them.
+        ADM's references do, of more images than they hold, and its evaluator takes them. Raises
+        UserError unless D is `width`.
         """
         with np.load(self.path, allow_pickle=False) as arrays:
-            return (arrays["mu"], arrays["sigma"]) if {"mu", "sigma"} <= set(arrays) else None
+            if not {"mu", "sigma"} <= set(arrays):
+                return None
+            mean, covariance = arrays["mu"], arrays["sigma"]
+        if mean.shape != (width,) or covariance.shape != (width, width):
+            raise UserError(
+                f"{self.path} has mu of shape {mean.shape} and sigma of {covariance.shape}, the "
+                f"features are {width} numbers; name a reference with statistics of Inception."
+            )
+        return mean, covariance
 
     def __len__(self) -> int:
         return len(self.labels)

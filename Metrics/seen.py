@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from MaskGIL.data.shapes import Object
+from MaskGIL.noise import random_bits
 from Metrics.inception_metrics import FeatureStatistics
 from Metrics.nearest import Reconstruct, thumbnails
 from Metrics.oracle import read_objects
 
 MOST_THUMBNAILS = 10_000  # 60 MB; a share of 1 % is known to 0.1 %
+DRAWS = 3  # parts of a set that share no image, for a distance with its spread
 
 
 class Extractor(Protocol):
@@ -34,8 +36,9 @@ class Extractor(Protocol):
 class Seen:
     """Statistics, hash and thumbnails of `count` images (B, 3, H, W) uint8 that come in batches.
 
-    Thumbnails are of the images `kept` (n,), at most MOST_THUMBNAILS and evenly spread, seen
-    through `reconstruct`; `objects` is what the oracle reads.
+    `draws[e]` has the features by extractor e of DRAWS parts of the set, `draw` images each, and
+    `statistics[e]` those of all. Thumbnails are of the images `kept` (n,), at most MOST_THUMBNAILS
+    and evenly spread, seen through `reconstruct`; `objects` is what the oracle reads.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class Seen:
         extractors: Sequence[Extractor],
         reconstruct: Reconstruct | None = None,
         *,
+        draw: int = 0,
         objects: bool = False,
         thumbnails: bool = False,
     ) -> None:
         self.count = 0
-        self.statistics = [FeatureStatistics() for _ in extractors]
         self.objects: list[list[Object]] = []
+        self._parts = [[FeatureStatistics() for _ in range(DRAWS + 1)] for _ in extractors]
+        self._part_of = _parts(count, draw)
         self._extractors, self._reconstruct, self._reads = extractors, reconstruct, objects
         kept = min(count, MOST_THUMBNAILS) if thumbnails else 0
         self.kept = np.linspace(0, max(count - 1, 0), kept).astype(np.int64)
@@ -59,6 +64,16 @@ class Seen:
         for batch in images:
             self._add(batch.cpu())
         assert self.count == count, f"{self.count} images, announced were {count}"
+
+    @property
+    def draws(self) -> list[list[FeatureStatistics]]:
+        """Of each extractor, the statistics of each draw."""
+        return [parts[:DRAWS] for parts in self._parts]
+
+    @property
+    def statistics(self) -> list[FeatureStatistics]:
+        """Of each extractor, those of all images."""
+        return [_merged(parts) for parts in self._parts]
 
     @property
     def sha256(self) -> str:
@@ -74,11 +89,31 @@ class Seen:
     def _add(self, images: Tensor) -> None:
         pixels = images.permute(0, 2, 3, 1).contiguous()  # (B, H, W, 3)
         self._digest.update(pixels.numpy().tobytes())
-        for statistics, extractor in zip(self.statistics, self._extractors):
-            statistics.update(extractor(images))
+        part_of = self._part_of[self.count : self.count + len(images)]
+        for parts, extractor in zip(self._parts, self._extractors):
+            features = extractor(images)
+            for number in part_of.unique().tolist():
+                parts[number].update(features[part_of == number])
         if self._reads:
             self.objects += read_objects(pixels)
         first, last = np.searchsorted(self.kept, [self.count, self.count + len(images)])
         if rows := (self.kept[first:last] - self.count).tolist():
             self._thumbnails.append(thumbnails(images[rows], self._reconstruct))
         self.count += len(images)
+
+
+def _parts(count: int, draw: int) -> Tensor:
+    """Which draw each of `count` images belongs to, DRAWS for none of them: uint8 (count,)."""
+    assert DRAWS * draw <= count, (draw, count)
+    bits = random_bits(torch.tensor(0), "order", 0, torch.arange(count))
+    part_of = torch.full((count,), DRAWS, dtype=torch.uint8)
+    order = bits.argsort(stable=True)[: DRAWS * draw]
+    part_of[order] = torch.arange(DRAWS, dtype=torch.uint8).repeat_interleave(draw)
+    return part_of
+
+
+def _merged(parts: Sequence[FeatureStatistics]) -> FeatureStatistics:
+    whole = FeatureStatistics()
+    for part in parts:
+        whole.merge(part)
+    return whole

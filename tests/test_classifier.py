@@ -68,11 +68,36 @@ def test_every_parameter_learns():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
 
-@pytest.mark.parametrize(("labels", "num_classes"), [([0, 2], 2), ([-1, 0], 2), ([0, 0], 1)])
-def test_images_without_the_classes_of_the_weights_are_refused(labels, num_classes):
+class Named(Images):
+    name = "pictures"
+
+    def __init__(self, classes, labels):
+        self.classes, self.labels = classes, np.array(labels, int)
+
+
+WEIGHTS = ["across", "down", "both"]
+
+
+@pytest.mark.parametrize("classes", [WEIGHTS, []])
+def test_images_of_the_classes_of_the_weights_are_taken(classes):
+    check_classes(Named(classes, [0, 2, 2]), WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        (WEIGHTS[::-1], [0, 1]),  # in another order
+        (WEIGHTS[:2], [0, 1]),
+        (WEIGHTS, [-1, 0, 1]),  # one is unknown
+        ([], [0, 3]),
+        (WEIGHTS, [1, 1]),  # one class alone
+        (WEIGHTS, []),
+    ],
+)
+def test_other_images_are_refused(classes, labels):
     with pytest.raises(UserError) as error:
-        check_classes(np.array(labels), num_classes)
+        check_classes(Named(classes, labels), WEIGHTS)
     assert str(error.value) == (
-        "classifier=true needs training images with the classes of the weights; name their folder, "
-        "train=FOLDER with train/CLASS/*, or leave the classifier out."
+        "classifier=true needs images with the classes of the weights, which pictures has not; "
+        "name folders with CLASS/*, or leave the classifier out."
     )

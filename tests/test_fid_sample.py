@@ -15,7 +15,7 @@ from FID_sample import counted, main
 from MaskGIL.command import run_command
 from MaskGIL.data.shapes import CLASSES
 from MaskGIL.pipeline import Pipeline
-from Metrics import classifier
+from Metrics import classifier, inception
 from Metrics.redrawn import reconstructed
 from Metrics.reference import open_image_set
 from Metrics.sample_and_eval import SampleConfig, choose_labels
@@ -142,7 +142,7 @@ def test_a_perfect_memoriser_is_caught_and_shown(fid_sample, weights, tmp_path, 
     monkeypatch.setattr(FID_sample, "sample_chunks", lambda *_: [(0, copies)])
     code, out, err = fid_sample("train=shapes:64", "nearest=new/near.png")
     assert (code, err) == (0, "")
-    assert "near       128 images of the data go through the tokenizer first\n" in out
+    assert "tokenizer  128 images of the data go through it too\n" in out
     near = json.loads((tmp_path / "samples.json").read_text())["metrics"]["near training images"]
     assert (near["share"], near["nearest"]) == (1, list(range(16)))
     assert near["threshold"] > 0
@@ -157,10 +157,11 @@ def test_a_ladder_tells_what_a_distance_is_worth(fid_sample, tmp_path):
     code, out, err = fid_sample("train=shapes:64", "ladder=true")
     assert (code, err) == (0, "")
     found = json.loads((tmp_path / "samples.json").read_text())["metrics"]["shapesnet-1 ladder"]
-    assert found["count"] == 20  # half of the 40 samples
+    assert found["count"] == 13  # a third of the 40 samples
     assert list(found["distances"]) == ["train", "reconstructions", "samples", "shuffled tokens"]
     low, middle, high = sorted(found["distances"]["shuffled tokens"])
-    assert f"  shuffled tokens     {middle:.4g} ({low:.4g} to {high:.4g}), 20\n" in out
+    assert f"  shuffled tokens     {middle:.4g} ({low:.4g} to {high:.4g}), 13\n" in out
+    assert f"  in order            {'yes' if found['in order'] else 'no: '}" in out
     for key in ("ladder=true", "classifier=true"):
         assert fid_sample(key)[2] == (
             f"error: {key.partition('=')[0]} needs the training images: give train=... too.\n"
@@ -177,7 +178,7 @@ def test_a_classifier_tells_the_classes_of_the_samples(fid_sample, tmp_path, mon
     assert f"classifier            {found['accuracy']['samples']:.1%} (" in out
     np.savez(tmp_path / "unknown.npz", np.zeros((9, SIDE, SIDE, 3), np.uint8))
     assert fid_sample("train=unknown.npz", "classifier=true", "out=b.npz")[2].startswith(
-        "error: classifier=true needs training images with the classes of the weights;"
+        "error: classifier=true needs images with the classes of the weights, which unknown.npz"
     )
     assert not (tmp_path / "b.npz").exists()
 
@@ -188,6 +189,22 @@ def test_inception_weights_are_looked_for_before_anything_is_sampled(fid_sample,
         "error: inception needs a reference: an FID is the distance to one.\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_waits_for_the_samples_to_be_possible_and_is_not_made_dry(
+    fid_sample, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    fetched = []
+    monkeypatch.setattr(inception, "_download", lambda path: fetched.append(path) or path)
+    monkeypatch.setattr(inception, "InceptionNetwork", lambda path, device: None)
+    code, out, _ = fid_sample("inception=download", "--dry-run")
+    assert (code, fetched) == (0, [])
+    assert "FID        Inception's weights, 91 MB, are fetched for it\n" in out
+    assert fid_sample("inception=download", "classes=nothing")[0] == 2
+    assert fetched == []
+    assert fid_sample("inception=download")[0] == 0
+    assert len(fetched) == 1
 
 
 def test_png_files_beside(fid_sample, tmp_path):

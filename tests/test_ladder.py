@@ -1,27 +1,21 @@
+"""The ladder: sets of known order, in draws of one size that share no image."""
+
 import pytest
 import torch
 
-from MaskGIL.noise import random_bits
 from Metrics.features import load_feature_network
-from Metrics.inception_metrics import FeatureStatistics, frechet_distance
-from Metrics.ladder import DRAWS, Redrawn, ladder
+from Metrics.inception_metrics import distance
+from Metrics.ladder import ORDER, draw_size, ladder, rungs
+from Metrics.redrawn import Redrawn
 from Metrics.reference import open_image_set
+from Metrics.seen import DRAWS, Seen
+from Network.config import UserError
 
 SIDE = 32
 
 
 @pytest.fixture(scope="module")
-def network():
-    return load_feature_network()
-
-
-@pytest.fixture(scope="module")
-def train():
-    return open_image_set("train", "shapes:300", "train", (SIDE, SIDE))
-
-
-@pytest.fixture(scope="module")
-def val():
+def real():
     return open_image_set("reference", "shapes:256", "val", (SIDE, SIDE))
 
 
@@ -35,30 +29,52 @@ def noisy(amount):
     return redraw
 
 
-def test_the_rungs_are_in_order_at_one_number_of_images(network, train, val):
-    rungs = {"train": train} | {str(a): Redrawn(val, noisy(a)) for a in (15, 30, 60)}
-    found = ladder(rungs, val, network)
-    assert found["count"] == 128  # half of the 256 of the smallest
-    assert list(found["distances"]) == ["train", "15", "30", "60"]
-    draws = torch.tensor(list(found["distances"].values()))  # (rungs, draws)
-    assert draws.shape == (4, DRAWS)
-    assert (draws[1:].min(1).values > draws[:-1].max(1).values).all()
+def test_the_sets_come_in_order_and_each_distance_is_of_one_draw(real):
+    network = [load_feature_network()]
+    train = open_image_set("train", "shapes:300", "train", (SIDE, SIDE))
+    sets = [train, *(Redrawn(real, noisy(amount)) for amount in (15, 30, 60))]
+    seen = [Seen(images, len(images), network, draw=85) for images in sets]
+    whole = Seen(real, 256, network).statistics[0]
+    draws = {name: each.draws[0] for name, each in zip(ORDER, seen)}
+    found = ladder(draws, whole)
+    assert found["count"] == 85
+    assert found["in order"]
+    assert list(found["distances"]) == list(ORDER)
+    assert found["distances"]["samples"] == [distance(d, whole) for d in seen[2].draws[0]]
     assert all(len(set(each)) == DRAWS for each in found["distances"].values())
+    swapped = {**draws, "train": draws["samples"], "samples": draws["train"]}
+    assert not ladder(swapped, whole)["in order"]
 
 
-def test_a_draw_is_the_distance_of_the_images_that_it_takes(network, train, val):
-    found = ladder({"train": train}, val, network)["distances"]["train"][1]
-    images = torch.cat(list(train))
-    bits = random_bits(torch.tensor(1), "order", 0, torch.arange(300))
-    taken = images[bits.argsort(stable=True)[:150].sort().values]
-    drawn, real = FeatureStatistics(), FeatureStatistics()
-    drawn.update(network(taken))
-    real.update(network(torch.cat(list(val))))
-    expected = frechet_distance(drawn.mean, drawn.covariance, real.mean, real.covariance)
-    assert found == pytest.approx(expected, rel=1e-4)
+def test_a_draw_is_a_third_of_the_smallest_set():
+    assert draw_size([888, 6674, 888]) == 296
+    with pytest.raises(UserError) as error:
+        draw_size([888, 5, 888])
+    assert str(error.value) == (
+        "ladder takes 3 draws of each set, which needs 6 samples, reference and training images; "
+        "the smallest set has 5."
+    )
 
 
-def test_redrawn_has_the_length_of_what_it_redraws(val):
-    images = Redrawn(val, lambda images: 255 - images)
-    assert len(images) == 256
-    assert torch.equal(next(iter(images)), 255 - next(iter(val)))
+def test_every_set_but_the_samples_is_made_of_training_images(real):
+    class Doubling:
+        device = "cpu"
+
+        class tokenizer:
+            @staticmethod
+            def encode(images):
+                return (images[:, 0] * 127.5 + 127.5).round().long()  # (B, h, w): the red channel
+
+        def pixels(self, tokens):
+            return (tokens[:, None].float() / 127.5 - 1).expand(-1, 3, -1, -1)
+
+    sets = rungs(Doubling(), real, chunk=64)
+    assert sets["train"] is real
+    (images,) = real
+    (reconstructed,), (shuffled,) = (
+        list(sets[name]) for name in ("reconstructions", "shuffled tokens")
+    )
+    assert torch.equal(reconstructed, images[:, :1].expand_as(images))
+    assert not torch.equal(shuffled, reconstructed)
+    assert torch.equal(shuffled.flatten(1).sort(1).values, reconstructed.flatten(1).sort(1).values)
+    assert set(sets) | {"samples"} == set(ORDER)

@@ -55,6 +55,7 @@ def reader(tmp_path, monkeypatch, capsys):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     image_folder(tmp_path / "IMAGENET", IMAGENET, train=4, val=2)
+    image_folder(tmp_path / "OWN")
     images = np.random.default_rng(0).integers(256, size=(9, 256, 256, 3), dtype=np.uint8)
     np.savez(tmp_path / REFERENCE, images)
     monkeypatch.setattr("Metrics.classifier.STEPS", CLASSIFIER_STEPS)

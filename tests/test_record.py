@@ -90,13 +90,14 @@ def test_versions_are_those_of_the_packages():
 def test_the_summary_names_every_number(tmp_path):
     near = {"share": 0.25, "reference share": 0.01}
     record = {"made": MADE, "reference": {"name": "shapes (val)", "count": 2048}}
+    record["reference"]["unreadable"] = {"a.png": "empty", "b.png": "empty"}
     record |= {"fid": None, "fid_note": "why"}
     record["metrics"] = {"distance": 1.23456, "spread": None, "near training images": near}
     lines = dict(line.split("  ", 1) for line in summary(tmp_path / "a.npz", record).splitlines())
     texts = {name: text.strip() for name, text in lines.items()}
     assert texts == {
         "samples": f"{tmp_path / 'a.npz'}, 2.0 s, 2.0 img/s",
-        "reference": "shapes (val), 2,048",
+        "reference": "shapes (val), 2,048, of which 2 cannot be read: neighbours stand in for them",
         "distance": "1.235",
         "spread": "too few images of a class",
         "near training images": "25.00% (1.00% of the reference)",
@@ -121,11 +122,11 @@ def test_an_fid_and_a_classifier_are_told_with_what_to_read_them_by(tmp_path):
     assert "  20" not in summary(tmp_path / "a.npz", record)
 
 
-def scores(name="a", fid=None, **metrics):
-    reference = {"name": name, "sha256": "0", "count": 3}
+def scores(sha256="0", fid=None, train=None, **metrics):
+    reference = {"name": f"name {fid}", "sha256": sha256, "count": 3}
     features = dict.fromkeys(metrics, "1")
     kept = {"format": FORMAT, "reference": reference, "metrics": metrics, "features": features}
-    return {**kept, "fid": fid, "fid_note": f"note {fid}", "train": None}
+    return {**kept, "fid": fid, "fid_note": f"note {fid}", "train": train}
 
 
 def test_scores_of_the_same_set_against_the_same_reference_are_kept():
@@ -133,6 +134,25 @@ def test_scores_of_the_same_set_against_the_same_reference_are_kept():
     assert found["metrics"] == {"first": 1, "second": 3}
     assert found["features"].keys() == {"first", "second"}
     assert (found["fid"], found["fid_note"]) == (5.0, "note 5.0")
+    assert found["reference"]["name"] == "name None"  # what it is called now
     assert kept_scores(scores(fid=5.0), scores(fid=6.0))["fid"] == 6.0
-    for old in (scores(name="b", fid=5.0, first=1), {**scores(first=1), "format": 1}, {}):
+    assert kept_scores(scores(), {**scores(), "fid_note": "new"})["fid_note"] == "new"
+    assert kept_scores(scores(first=1), {**scores(), "reference": None})["metrics"] == {"first": 1}
+    for old in (scores("1", fid=5.0, first=1), {**scores(first=1), "format": 1}, {}):
         assert kept_scores(old, scores(second=3)) == scores(second=3)
+
+
+def test_what_stands_on_other_training_images_is_not_kept():
+    near = {"near training images": 1, "a ladder": 2, "classifier": 3}
+    old = scores(train="a", distance=4, **near)
+    for same in ("a", None):
+        found = kept_scores(old, scores(train=same))
+        assert (found["metrics"], found["train"]) == ({"distance": 4, **near}, "a")
+    found = kept_scores(old, scores(train="b", **{"near training images": 5}))
+    assert found["metrics"] == {"distance": 4, "near training images": 5}
+    assert found["train"] == "b"
+
+
+def test_an_old_record_is_of_the_new_format_once_it_is_written(tmp_path):
+    write_record(tmp_path / "a.npz", {"format": 1, "samples": SAMPLES})
+    assert json.loads((tmp_path / "a.json").read_text())["format"] == FORMAT

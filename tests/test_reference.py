@@ -5,6 +5,7 @@ from PIL import Image
 
 from MaskGIL.data.crops import crop_image
 from MaskGIL.data.shapes import CLASSES, Shapes
+from Metrics import reference
 from Metrics.reference import open_image_set
 from Network.config import UserError
 
@@ -93,8 +94,34 @@ def test_mistakes(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert sentence(tmp_path / "empty").endswith("empty holds neither val/CLASS/* nor images.")
     (folder / "val/bee/9.png").write_text("broken")
-    with pytest.raises(UserError, match=r"val/bee/9\.png cannot be read \(not an image.*remove it"):
-        list(opened(folder))
+    with pytest.raises(UserError) as error:
+        list(opened(folder))  # one of five is too many
+    start, end = str(error.value).split("val/bee/9.png among them (not an image")
+    assert start == f"1 of 5 images of {folder} cannot be read, "
+    assert end.endswith("); mend or remove them.")
+
+
+def test_the_neighbour_of_an_unreadable_file_stands_in_if_they_are_few(folder, monkeypatch):
+    monkeypatch.setattr(reference, "MOST_UNREADABLE", 0.5)
+    (folder / "val/ant/1.png").write_text("broken")
+    (folder / "val/bee/1.png").write_text("broken")  # the last: the first comes next
+    images = opened(folder)
+    (batch,) = images
+    assert batch[:, 0, 8, 8].tolist() == [0, 100, 100, 0]
+    assert images.labels.tolist() == [0, 0, 1, 1]
+    assert list(images.unreadable) == ["val/ant/1.png", "val/bee/1.png"]
+    list(images)  # another pass counts none twice
+    assert len(images.unreadable) == 2
+
+
+def test_a_part_is_spread_evenly(folder, tmp_path):
+    assert opened(folder, "train").part(2).labels.tolist() == [0, 1]
+    assert len(opened(folder).part(99)) == 4
+    pixels = np.arange(9 * 16 * 16 * 3).reshape(9, 16, 16, 3).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", pixels, np.arange(9))
+    part = opened(tmp_path / "a.npz", count=5).part(3)
+    assert part.labels.tolist() == [0, 4, 8]
+    assert torch.equal(next(iter(part)), torch.from_numpy(pixels[::4]).permute(0, 3, 1, 2))
 
 
 def test_bare_pictures_are_split_as_a_run_splits_them_if_asked(tmp_path):

@@ -62,3 +62,4 @@ def test_the_demo_keeps_its_promise(tmp_path):
     assert metrics["spread of position"] >= 0.8
     assert metrics["spread of colour"] >= 0.6
     assert metrics["near training images"]["nearer"] == 0
+    assert metrics["shapesnet-1 ladder"]["in order"]  # train, reconstructions, samples, shuffled
