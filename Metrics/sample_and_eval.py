@@ -70,7 +70,7 @@ class SampleConfig(SamplingKeys):
         "downloads holds; download: fetched into it first; none: no FID",
     )
     nearest: str = setting(
-        "", "PNG file of 16 samples, each above the nearest training image; needs train"
+        "", "PNG file, replaced: 16 samples, each above the nearest training image; needs train"
     )
 
     def __post_init__(self):

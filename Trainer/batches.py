@@ -4,11 +4,14 @@ A DataLoader without batching fetches them, in this process or in workers: the s
 Shapes: B images of this rank, S pixels, h x w tokens.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from MaskGIL.cache import TokenCache
 from MaskGIL.data import Images
@@ -17,6 +20,7 @@ from MaskGIL.data.folders import BadFiles, UnreadableImage
 from MaskGIL.data.sampler import Sampler
 from MaskGIL.masking import hidden_counts
 from Network.config import UserError
+from Trainer.config import RunConfig
 
 Batch = dict[str, Tensor]
 
@@ -91,6 +95,44 @@ class Shielded(Dataset):
             return self.source[step]
         except UserError as error:
             return error
+
+
+def fetched(data: Dataset[Batch], steps: range, workers: int, pinned: bool) -> Iterator[Batch]:
+    """Items `steps`, fetched by this process or by workers. Raises the UserError they meet."""
+    loader = DataLoader(
+        Shielded(data),
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=pinned,
+        generator=torch.Generator(),  # the global one must not move
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def bad_files(config: RunConfig, images: Images) -> BadFiles:
+    """Where a run lists the unreadable ones of `images`, and how many there may be."""
+    return BadFiles(Path(config.out_dir) / "bad_files.txt", len(images), config.data.max_bad)
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Up to `most` of the rows of `count` images, evenly spread over them: (n,) int64."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+
+
+def center_crops(
+    config: RunConfig, images: Images, rows: Sequence[int] | np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Crops (n, 3, S, S) uint8 and labels (n,) of rows, as validation sees them.
+
+    An unreadable image gives way to the next one. Raises UserError as `readable_crop` does.
+    """
+    bad, size = bad_files(config, images), config.data.image_size
+    found = [readable_crop(images, int(row), "center", 0, size, bad) for row in rows]
+    return torch.stack([crop for crop, _ in found]), torch.tensor([label for _, label in found])
 
 
 def readable_crop(

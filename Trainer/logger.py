@@ -49,6 +49,15 @@ class Logger:
             print(json.dumps({"step": step, "kind": kind, **values}), file=file)
         self._tracker.log(step, {f"{kind}/{name}": value for name, value in values.items()})
 
+    def tell(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Keep values of a step and print them."""
+        self.record(step, kind, values)
+        shown = (
+            f"{name} {value}" if isinstance(value, int) else f"{name} {value:.4g}"
+            for name, value in values.items()
+        )
+        self.line(" | ".join([f"{kind} at step {step}", *shown]))
+
     def progress(self, step: int, values: dict[str, float], rate: float, data_share: float) -> None:
         """The line of a training step; `values` are shown in their order."""
         if not self.active:

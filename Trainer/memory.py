@@ -1,35 +1,45 @@
 """How many parts a step is computed in: as few as the memory of the device holds.
 
-On a GPU by trying. A CPU's system ends a process that asks for too much, so there the tensors that
-one image keeps for the backward pass are counted first.
+By trying. A CPU's system ends a process that asks for too much, so there what a step will take is
+counted first.
 """
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from MaskGIL.distributed import all_reduce
+from MaskGIL.distributed import all_reduce, local_world_size
 from Network.config import UserError
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
-_SIGNS = ("out of memory", "ALLOC_FAILED")
+_SIGNS = ("out of memory", "ALLOC_FAILED", "can't allocate memory")  # CUDA, its libraries, CPU
 
 
 def fewest_parts(
-    share: int, trial: Callable[[int], None], device: torch.device, image_bytes: int = 0
+    share: int,
+    loss_of: Callable[[int], Tensor],
+    module: nn.Module,
+    copies: int,
+    device: torch.device,
 ) -> int:
-    """The least divisor of `share` with which `trial(parts)` stays within memory on every rank.
+    """The least number of equal parts of a rank's `share` of images that fits on every rank.
 
-    What would take more than is free at `image_bytes` an image is not tried. Raises UserError if a
-    single image at a time is too much.
+    `loss_of(images)` is computed with its gradient, beside `copies` of what `module` learns, and
+    leaves nothing behind. Raises UserError if a single image at a time is too much.
     """
-    available = free_memory(device)
+    available, constant, each = free_memory(device), 0, 0
+    if device.type == "cpu":
+        constant, each = step_bytes(module, loss_of, copies, share)
     for parts in divisors(share):
-        too_much = share // parts * image_bytes > available or _runs_out(trial, parts)
+        images = share // parts
+        waiting = copies + (parts > 1)  # gradients wait for those of the other parts
+        too_much = constant + each * images > available
+        too_much = too_much or _runs_out(loss_of, images, module, waiting)
         if all_reduce(torch.tensor(too_much, device=device, dtype=torch.int64)) == 0:
             return parts
     raise UserError(
@@ -41,6 +51,19 @@ def fewest_parts(
 def divisors(number: int) -> list[int]:
     """What divides a number, in ascending order."""
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def step_bytes(
+    module: nn.Module, loss_of: Callable[[int], Tensor], copies: int, share: int
+) -> tuple[int, int]:
+    """What a part of a step takes whatever its size, and what each of its images adds, in bytes.
+
+    The first is the gradient, `copies` as large as that, and what is kept once for the backward
+    pass, as weights cast to bf16 are. Computes up to two images.
+    """
+    one, two = (saved_bytes(module, partial(loss_of, images)) for images in (1, min(2, share)))
+    each = two - one
+    return (copies + 1) * sum(t.nbytes for t in _learnt(module)) + one - each, each
 
 
 def saved_bytes(module: nn.Module, compute: Callable[[], object]) -> int:
@@ -65,9 +88,18 @@ def saved_bytes(module: nn.Module, compute: Callable[[], object]) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device, or on the machine."""
+    """Bytes that are free on the device, or this rank's share of those of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    return _free_on_machine() // local_world_size()
+
+
+def placeholders(tensors: Sequence[Tensor], times: int) -> list[Tensor]:
+    """Memory for `times` copies of `tensors`: what the first step will ask for."""
+    return [torch.empty_like(tensor) for tensor in tensors for _ in range(times)]
+
+
+def _free_on_machine() -> int:
     if MEMINFO.exists():
         for line in MEMINFO.read_text().splitlines():
             if line.startswith("MemAvailable:"):  # with what the page cache can give back
@@ -77,19 +109,24 @@ def free_memory(device: torch.device) -> int:
     return 8 << 30  # unknown: assume a small machine
 
 
-def placeholders(tensors: Sequence[Tensor], times: int) -> list[Tensor]:
-    """Memory for `times` copies of `tensors`: what the first step will ask for."""
-    return [torch.empty_like(tensor) for tensor in tensors for _ in range(times)]
-
-
-def _runs_out(trial: Callable[[int], None], parts: int) -> bool:
+def _runs_out(
+    loss_of: Callable[[int], Tensor], images: int, module: nn.Module, copies: int
+) -> bool:
+    held: list[Tensor] = []
     try:
-        trial(parts)
-    except RuntimeError as error:  # CUDA has a class of its own for it; its libraries and MPS not
+        held += placeholders(_learnt(module), copies)
+        loss_of(images).backward()
+    except RuntimeError as error:  # CUDA has a class of its own for it; the others have not
         if not any(sign in str(error) for sign in _SIGNS):
             raise
         return True
     finally:
+        held.clear()
+        module.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # else the pieces of one trial stand in the way of the next
     return False
+
+
+def _learnt(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from MaskGIL.config import changed_keys, identity, load_config, to_yaml
 from MaskGIL.distributed import barrier, is_main, world_size
 from Network.config import UserError
 from Trainer.config import RunConfig
+from Trainer.logger import format_bytes
 
 
 def open_run_folder(config: RunConfig) -> Path:
@@ -79,6 +81,19 @@ def environment() -> dict[str, object]:
         if cuda
         else ["cpu"],
         "ranks": world_size(),
+    }
+
+
+def surroundings(
+    folder: Path, device: torch.device, dtype: torch.dtype, step: int, steps: int
+) -> dict[str, str]:
+    """What the first lines of the log say about machine and folder of a run at `step`."""
+    precision = str(dtype).removeprefix("torch.")
+    free = format_bytes(shutil.disk_usage(folder).free)
+    return {
+        "device": f"{device}, {precision}, {world_size()} rank(s), "
+        f"{torch.get_num_threads()} threads",
+        "run": f"{folder}, step {step:,} of {steps:,}, {free} free on its disk",
     }
 
 

@@ -6,57 +6,56 @@ distance is that of `Metrics.features`: it compares steps and runs, and is no FI
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from MaskGIL.data import Images
-from MaskGIL.data.folders import BadFiles
 from MaskGIL.distributed import all_reduce, chunks
 from Metrics.features import load_feature_network
 from Metrics.inception_metrics import FeatureStatistics, distance
-from Trainer.batches import readable_crop
+from Network.config import UserError
+from Trainer.batches import center_crops, spread
 from Trainer.config import RunConfig
 
 
 class Scorer:
     """The distance of pictures to as many validation images: loop.score_images, evenly spread.
 
-    `labels` (N,) are those of the images. Pictures come in pieces of up to `chunk`; B of them here.
+    `labels` (N,) are those of the images. Images and pictures come in pieces, B of them here.
+    Raises UserError for fewer images than make a distance.
     """
 
-    def __init__(self, config: RunConfig, images: Images, chunk: int, device: torch.device) -> None:
-        picks = np.linspace(0, len(images) - 1, min(config.loop.score_images, len(images)))
-        self.rows = picks.astype(np.int64)
+    def __init__(self, config: RunConfig, images: Images, device: torch.device) -> None:
+        if len(images) < 2:
+            raise UserError(
+                f"loop.score_every={config.loop.score_every} needs at least 2 validation images, "
+                f"the data has {len(images)}; add some or use loop.score_every=0."
+            )
+        self.rows = spread(len(images), config.loop.score_images)
         self.labels, self.classes = images.labels[self.rows], images.classes
-        self.chunk = chunk
-        self._images, self._size, self._device = images, config.data.image_size, device
-        self._bad = BadFiles(
-            Path(config.out_dir) / "bad_files.txt", len(images), config.data.max_bad
-        )
+        self._config, self._images, self._device = config, images, device
         self._network = load_feature_network()
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def crops(self) -> Iterator[Tensor]:
-        """This rank's share of the validation images (B, 3, S, S) uint8, on the CPU."""
-        for part in chunks(len(self), self.chunk):
-            rows = self.rows[part.start : part.stop].tolist()
-            found = [
-                readable_crop(self._images, row, "center", 0, self._size, self._bad) for row in rows
-            ]
-            yield torch.stack([crop for crop, _ in found])
+    def crops(self, chunk: int) -> Iterator[Tensor]:
+        """This rank's share of the validation images (B, 3, S, S) uint8, B <= chunk, on the CPU."""
+        for part in chunks(len(self), chunk):
+            yield center_crops(self._config, self._images, self.rows[part.start : part.stop])[0]
 
     def score(self, pictures: Iterable[Tensor]) -> dict[str, float]:
-        """Distance of all ranks' pictures, of which these (B, 3, S, S) uint8 are this rank's."""
-        return {"distance": distance(self._statistics(pictures), self._real)}
+        """Distance of all ranks' pictures, of which these (B, 3, S, S) uint8 are this rank's.
+
+        And of how many images it is: a distance of fewer is larger.
+        """
+        found = distance(self._statistics(pictures), self._real)
+        return {"distance": found, "images": len(self)}
 
     @cached_property
     def _real(self) -> FeatureStatistics:
-        return self._statistics(self.crops())
+        return self._statistics(self.crops(64))  # on the CPU, whatever fits on the device
 
     @torch.inference_mode()
     def _statistics(self, pictures: Iterable[Tensor]) -> FeatureStatistics:

@@ -8,12 +8,12 @@ from MaskGIL.cache import TokenCache, cache_size, finish_cache, write_cache
 from MaskGIL.cache_index import read_index
 from MaskGIL.data import Images, Split, open_images
 from MaskGIL.data.crops import num_crops
-from MaskGIL.data.folders import BadFiles
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import barrier, is_main, rank, world_size
 from MaskGIL.imagenet import describe_count
 from MaskGIL.weights import open_tokenizer
 from Network.tokenizer.vq import VQTokenizer
+from Trainer.batches import bad_files
 from Trainer.config import RunConfig
 from Trainer.logger import format_bytes
 
@@ -59,7 +59,7 @@ def cached_tokens(
     folder, data = cache_folder(config, split), config.data
     if is_main() and not (folder / "index.json").exists():
         print(f"cache      {describe_cache(config, images, tokenizer, split)}", flush=True)
-    bad = BadFiles(Path(config.out_dir) / "bad_files.txt", len(images), data.max_bad)
+    bad = bad_files(config, images)
     device = choose_device(config.device)
     with tqdm(
         total=len(images), unit="img", leave=False, disable=None if is_main() else True

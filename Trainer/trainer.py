@@ -4,7 +4,6 @@ A step is a pure function of the weights and of (seed, step): data, masks and dr
 those alone, so a run that was stopped goes on exactly as if it had not been.
 """
 
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,31 +12,35 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from MaskGIL.data import open_images
 from MaskGIL.data.sampler import split_ranks
 from MaskGIL.device import autocast, choose_device, choose_precision
 from MaskGIL.distributed import all_reduce, barrier, is_main, rank, world_size
 from MaskGIL.noise import STREAMS, seed_of
 from Network.config import UserError
-from Trainer.batches import Batch, Shielded
+from Trainer.batches import Batch, fetched
 from Trainer.checkpoint import Checkpoints, read_state, restore, take_snapshot
 from Trainer.config import RunConfig
-from Trainer.content import Content, check_content
-from Trainer.logger import Logger, format_bytes, format_seconds
-from Trainer.memory import fewest_parts, placeholders, saved_bytes
+from Trainer.content import Content, check_content, data_content
+from Trainer.logger import Logger, format_seconds
+from Trainer.memory import fewest_parts
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from Trainer.parallel import accumulating, parallelise
-from Trainer.run_folder import open_run_folder
+from Trainer.run_folder import open_run_folder, surroundings
+from Trainer.scoring import Scorer
 from Trainer.trackers import check_tracker
 from Trainer.window import Metrics, Window
 
 
 class Trainer(ABC):
-    """One run. Subclasses build the module and say what a batch is and what it costs.
+    """One run on images. Subclasses build the module and say what a batch is and what it costs.
 
     Making one opens the data and tells mistakes; `prepare` takes the memory, `fit` writes.
     """
+
+    scorer: Scorer  # where loop.score_every asks for it
 
     def __init__(self, config: RunConfig):
         self.config = config
@@ -49,6 +52,10 @@ class Trainer(ABC):
         self.extra: dict[str, Tensor] = {}  # what resuming needs beyond weights, summed over ranks
         self.checkpoints = Checkpoints(Path(config.out_dir) / "checkpoints", config.loop.keep)
         self.newest = self.checkpoints.latest()
+        data = config.data
+        self.images, self.validation_images = open_images(data, "train"), open_images(data, "val")
+        if config.loop.score_every:
+            self.scorer = Scorer(config, self.validation_images, self.device)
         torch.manual_seed(config.seed)
         self.open()  # draws too, and `build` goes on from there
         self.trained_on = self.content()
@@ -60,9 +67,9 @@ class Trainer(ABC):
         """What a step computes matrix products in."""
         return choose_precision(config.precision, device)
 
-    @abstractmethod
     def open(self) -> None:
-        """Open whatever the run reads and check that it fits; nothing is written yet."""
+        """Open what a run reads beside images and check that it fits; nothing is written yet."""
+        return
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -102,7 +109,7 @@ class Trainer(ABC):
 
     def content(self) -> Content:
         """What must be the same when a run is resumed, though its path may change."""
-        return {}
+        return data_content(self.images)
 
     def behind_part(self) -> None:
         """Whatever a subclass does behind the backward pass of a part; one that overflows too."""
@@ -133,13 +140,16 @@ class Trainer(ABC):
         loop, folder = self.config.loop, open_run_folder(self.config)
         self._resume()
         self.log = Logger(folder, self.step, loop.steps, loop.tracker)
-        for name, fact in {**self.facts(), **self._surroundings(folder)}.items():
+        around = surroundings(folder, self.device, self.dtype, self.step, loop.steps)
+        for name, fact in {**self.facts(), **around}.items():
             self.log.line(f"{name:10s} {fact}")
         if not loop.accumulation:
             self._fit_into_memory()
         objective = parallelise(self.objective(), self.device, loop.compile)
         started, window = time.monotonic(), Window()
-        for batch in window.timed(self._batches()):
+        pinned, steps = self.device.type == "cuda", range(self.step, loop.steps)
+        batches = fetched(self.data, steps, self.config.data.workers, pinned)
+        for batch in window.timed(batches):
             self.train_step(objective, batch, window)
             if self._due(loop.log_every) or self.step == min(10, loop.steps):
                 self._log(window)
@@ -201,6 +211,7 @@ class Trainer(ABC):
         self.accumulation = accumulation
         self.share = slice(parts[rank()][0].start, parts[rank()][-1].stop)  # of the global batch
         self.part = parts[0][0].stop  # images of one part of this rank's share
+        self.chunk = min(64, self.part)  # images at once where nothing is learned
 
     def _piece(self, batch: Batch, part: int) -> Batch:
         """A part of this rank's share, on the device."""
@@ -244,45 +255,18 @@ class Trainer(ABC):
     def _fit_into_memory(self) -> None:
         """Cut a step into as few parts as fit, by computing one part without taking the step."""
         batch, objective = self.data[self.step], self.objective()
-        parameters = [p for p in self.module.parameters() if p.requires_grad]
-        share, image_bytes = self.share.stop - self.share.start, 0
 
-        def loss_of(parts: int) -> Tensor:
-            self._cut(parts)
+        def loss_of(images: int) -> Tensor:
+            self.part = images
             with autocast(self.device, self.dtype):
                 return self.loss(objective, self._piece(batch, 0))[0]
 
-        def trial(parts: int) -> None:
-            # Moments, the buckets of DDP, and the gradients that wait for the other parts
-            copies = (0 if self.optimizer.state else 2) + (world_size() > 1) + (parts > 1)
-            held = placeholders(parameters, copies)
-            try:
-                loss_of(parts).backward()
-            finally:
-                self.module.zero_grad(set_to_none=True)
-                held.clear()
-
         self.module.train()
-        if self.device.type == "cpu":
-            image_bytes = saved_bytes(self.module, lambda: loss_of(share))
-        fewest_parts(share, trial, self.device, image_bytes)
+        share = self.share.stop - self.share.start
+        copies = (0 if self.optimizer.state else 2) + (world_size() > 1)  # moments, DDP's buckets
+        self._cut(fewest_parts(share, loss_of, self.module, copies, self.device))
         told = f"{self.part} images at once, {self.accumulation} parts a step: as many as fit"
         self.log.line(f"memory     {told}")
-
-    def _batches(self) -> Iterator[Batch]:
-        steps = range(self.step, self.config.loop.steps)
-        loader = DataLoader(
-            Shielded(self.data),
-            batch_size=None,
-            sampler=steps,
-            num_workers=self.config.data.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # the global one must not move
-        )
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
 
     def _due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.config.loop.steps)
@@ -302,20 +286,19 @@ class Trainer(ABC):
         """Validate, draw and score with the averaged weights, where it is time."""
         loop = self.config.loop
         self.log.advance(self.step)
-        if self._due(loop.validate_every):
-            with self.averaged(), autocast(self.device, self.dtype):
-                self._tell("validation", self.validate())
-        if self._due(loop.sample_every) and is_main():
-            with self.averaged():  # the decoder never runs in fp16: pictures choose on their own
+        validates, scores = self._due(loop.validate_every), self._due(loop.score_every)
+        draws = is_main() and self._due(loop.sample_every)
+        if not (validates or draws or scores):
+            return
+        with self.averaged():
+            if validates:
+                with autocast(self.device, self.dtype):
+                    values = self.validate()
+                self.log.tell(self.step, "validation", values)
+            if draws:  # the decoder never runs in fp16: pictures choose on their own
                 self.picture(folder / "samples" / f"step-{self.step:07d}.png")
-        if self._due(loop.score_every):
-            with self.averaged():
-                self._tell("score", self.score())
-
-    def _tell(self, kind: str, values: dict[str, float]) -> None:
-        self.log.record(self.step, kind, values)
-        shown = " | ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self.log.line(f"{kind} at step {self.step} | {shown}")
+            if scores:
+                self.log.tell(self.step, "score", self.score())
 
     def _save(self, folder: Path) -> None:
         """A checkpoint to go on from, and the weights for users."""
@@ -337,13 +320,3 @@ class Trainer(ABC):
                 for tensor in self.extra.values():
                     tensor.zero_()
         barrier()
-
-    def _surroundings(self, folder: Path) -> dict[str, str]:
-        precision = str(self.dtype).removeprefix("torch.")
-        done = f"step {self.step:,} of {self.config.loop.steps:,}"
-        free = format_bytes(shutil.disk_usage(folder).free)
-        return {
-            "device": f"{self.device}, {precision}, {world_size()} rank(s), "
-            f"{torch.get_num_threads()} threads",
-            "run": f"{folder}, {done}, {free} free on its disk",
-        }

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from MaskGIL.cache import TokenCache
-from MaskGIL.data import Images, Split, open_images
+from MaskGIL.data import Images, Split
 from MaskGIL.data.crops import num_crops, to_float, to_uint8
-from MaskGIL.data.folders import BadFiles
 from MaskGIL.data.sampler import Sampler
 from MaskGIL.decoding import mar_plan
 from MaskGIL.imagenet import describe_count
@@ -36,11 +35,18 @@ from Network import build_network
 from Network.config import UserError
 from Network.gpt import GPT
 from Network.tokenizer.vq import VQTokenizer
-from Trainer.batches import Batch, ImageBatches, MaskedBatches, TokenBatches, readable_crop
+from Trainer.batches import (
+    Batch,
+    ImageBatches,
+    MaskedBatches,
+    TokenBatches,
+    bad_files,
+    center_crops,
+    spread,
+)
 from Trainer.config import RunConfig
-from Trainer.content import Content, data_content
+from Trainer.content import Content
 from Trainer.logger import format_bytes
-from Trainer.scoring import Scorer
 from Trainer.tokens import cached_tokens
 from Trainer.trainer import Trainer
 from Trainer.window import Metrics
@@ -56,12 +62,11 @@ class GeneratorTrainer(Trainer):
     module: GPT
 
     def open(self) -> None:
-        """Open tokenizer and images, and check that they and the network fit."""
-        data, config = self.config.data, self.config.network
-        self.images, self.validation_images = open_images(data, "train"), open_images(data, "val")
+        """Open the tokenizer, and check that it, the images and the network fit."""
         self.tokenizer = open_tokenizer(self.config.tokenizer).to(self.device)
         check_network(self.config, self.tokenizer, len(self.images.classes))
-        self.num_tokens = config.grid[0] * config.grid[1]
+        height, width = self.config.network.grid
+        self.num_tokens = height * width
 
     def build(self) -> nn.Module:
         """Build the network."""
@@ -77,7 +82,7 @@ class GeneratorTrainer(Trainer):
         if cache:
             source = TokenBatches(cache, sampler, self.share)
         else:
-            bad, size = self._bad_files(self.images), data.image_size
+            bad, size = bad_files(config, self.images), data.image_size
             source = ImageBatches(self.images, sampler, self.share, data.crops, size, bad)
         schedule = config.masking.schedule
         return MaskedBatches(source, schedule, batch, self.num_tokens, config.seed, self.share)
@@ -111,7 +116,7 @@ class GeneratorTrainer(Trainer):
         sums = torch.zeros(3, device=self.device)
         schedule, count = self.config.masking.schedule, len(all_tokens)
         counts = torch.from_numpy(hidden_counts(schedule, count, self.num_tokens, 0, 0))
-        network, batch = RowLogits(self.module), min(64, self.part)
+        network, batch = RowLogits(self.module), self.chunk
         for start in range(0, count, batch):
             tokens = all_tokens[start : start + batch].to(self.device)
             labels = all_labels[start : start + batch].to(self.device)
@@ -145,7 +150,7 @@ class GeneratorTrainer(Trainer):
         pipe, scorer = self._pipeline(), self.scorer
         proportions = "data" if self.config.network.num_classes else "balanced"
         labels = choose_labels(pipe, [proportions], len(scorer), 0, scorer)
-        return scorer.score(images for _, images in sample_chunks(pipe, labels, 0, scorer.chunk))
+        return scorer.score(images for _, images in sample_chunks(pipe, labels, 0, self.chunk))
 
     def export(self, folder: Path) -> None:
         """Write last and averaged weights, the tokenizer, class names and sampler settings."""
@@ -160,7 +165,7 @@ class GeneratorTrainer(Trainer):
 
     def content(self) -> Content:
         """Tokenizer and images, whatever folder they lie in."""
-        return {"tokenizer": self.tokenizer.fingerprint, **data_content(self.images)}
+        return {"tokenizer": self.tokenizer.fingerprint, **super().content()}
 
     def facts(self) -> dict[str, str]:
         """Network and data in a few words."""
@@ -197,29 +202,20 @@ class GeneratorTrainer(Trainer):
     @cached_property
     def validation(self) -> tuple[Tensor, Tensor]:
         """Tokens (n, h, w) and labels (n,) of up to VALIDATION_IMAGES images, evenly spread."""
-        images, size = self.validation_images, self.config.data.image_size
         if cache := self.caches.get("val"):
-            rows = _spread(np.flatnonzero(cache.labels >= 0))
+            rows = np.flatnonzero(cache.labels >= 0)
+            rows = rows[spread(len(rows), VALIDATION_IMAGES)]
             return cache.tokens(rows, np.zeros_like(rows)), torch.from_numpy(cache.labels[rows])
-        bad, rows = self._bad_files(images), _spread(np.arange(len(images)))
-        found = [readable_crop(images, row, "center", 0, size, bad) for row in rows.tolist()]
-        crops = torch.stack([crop for crop, _ in found])
+        images = self.validation_images
+        rows = spread(len(images), VALIDATION_IMAGES)
+        crops, labels = center_crops(self.config, images, rows)
         tokens = torch.cat([self._encode(part.to(self.device)) for part in crops.split(64)])
-        return tokens.cpu(), torch.tensor([label for _, label in found])
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        """What knows the validation images."""
-        return Scorer(self.config, self.validation_images, min(64, self.part), self.device)
+        return tokens.cpu(), labels
 
     def _pipeline(self) -> Pipeline:
         return Pipeline(
             self.module, self.tokenizer, self.images.classes, self.config.sampling, dtype=self.dtype
         )
-
-    def _bad_files(self, images: Images) -> BadFiles:
-        path = Path(self.config.out_dir) / "bad_files.txt"
-        return BadFiles(path, len(images), self.config.data.max_bad)
 
     @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:
@@ -279,12 +275,6 @@ def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -
             f"Use network.num_classes={num_classes} or other data."
         )
     mar_plan(side * side, sampling.num_steps, sampling.schedule, sampling.order)  # or it raises
-
-
-def _spread(rows: np.ndarray) -> np.ndarray:
-    """Up to VALIDATION_IMAGES of the rows, evenly spread over them."""
-    picks = np.linspace(0, len(rows) - 1, min(len(rows), VALIDATION_IMAGES))
-    return rows[picks.astype(np.int64)]
 
 
 def shown_classes(num_classes: int) -> list[int]:

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from MaskGIL.data import Images, open_images
 from MaskGIL.data.crops import num_crops, to_float, to_uint8
-from MaskGIL.data.folders import BadFiles
 from MaskGIL.data.sampler import Sampler
 from MaskGIL.device import decoder_dtype
 from MaskGIL.distributed import all_gather, all_reduce, world_size
@@ -24,10 +22,8 @@ from MaskGIL.weights import save_weights
 from Network import build_tokenizer
 from Network.config import UserError
 from Network.tokenizer.vq import VQTokenizer
-from Trainer.batches import Batch, ImageBatches, readable_crop
+from Trainer.batches import Batch, ImageBatches, bad_files, center_crops, spread
 from Trainer.config import ReconstructionConfig, RunConfig
-from Trainer.content import Content, data_content
-from Trainer.scoring import Scorer
 from Trainer.trainer import Trainer
 from Trainer.window import Metrics
 
@@ -43,11 +39,6 @@ class TokenizerTrainer(Trainer):
     def precision(cls, config: RunConfig, device: torch.device) -> torch.dtype:
         """Never fp16: a decoder is in every step."""
         return decoder_dtype(super().precision(config, device))
-
-    def open(self) -> None:
-        """Open the images."""
-        data = self.config.data
-        self.images, self.validation_images = open_images(data, "train"), open_images(data, "val")
 
     def build(self) -> nn.Module:
         """Build the tokenizer. Raises UserError for images that its grid does not divide."""
@@ -66,7 +57,7 @@ class TokenizerTrainer(Trainer):
 
     def dataset(self) -> Dataset[Batch]:
         """Images of the training split."""
-        data, bad = self.config.data, self._bad(self.images)
+        data, bad = self.config.data, bad_files(self.config, self.images)
         crops = num_crops(data.crops)
         batch, seed = self.config.optim.batch, self.config.seed
         sampler = Sampler(self.images.labels, batch, seed, data.balance, crops)
@@ -126,7 +117,7 @@ class TokenizerTrainer(Trainer):
     def validate(self) -> dict[str, float]:
         """PSNR in dB over validation images, and usage of the codes there."""
         histogram, ratios = torch.zeros_like(self.histograms[0]), []
-        for crops in self.validation.split(min(64, self.part)):
+        for crops in self.validation.split(self.chunk):
             images = to_float(crops.to(self.device))
             reconstruction, tokens, _ = self.module(images)
             error = (reconstruction.float().clamp(-1, 1) - images).square().mean((1, 2, 3))
@@ -136,24 +127,20 @@ class TokenizerTrainer(Trainer):
 
     def picture(self, path: Path) -> None:
         """Validation images above their reconstructions."""
-        rows = torch.linspace(0, len(self.validation) - 1, min(16, len(self.validation))).long()
+        rows = spread(len(self.validation), 16)
         images = to_float(self.validation[rows].to(self.device))
         reconstruction = self.module(images)[0].float()
         save_grid(to_uint8(torch.cat([images, reconstruction])), path, columns=len(images))
 
     def score(self) -> dict[str, float]:
         """Distance of reconstructed validation images to these themselves."""
-        images = (to_float(crops.to(self.device)) for crops in self.scorer.crops())
+        images = (to_float(crops.to(self.device)) for crops in self.scorer.crops(self.chunk))
         return self.scorer.score(to_uint8(self.module(part)[0].float()) for part in images)
 
     def export(self, folder: Path) -> None:
         """Write the averaged tokenizer."""
         with self.averaged():
             save_weights(folder, self.module)
-
-    def content(self) -> Content:
-        """Images, whatever folder they lie in."""
-        return data_content(self.images)
 
     def facts(self) -> dict[str, str]:
         """Tokenizer and data in a few words."""
@@ -176,20 +163,8 @@ class TokenizerTrainer(Trainer):
     @cached_property
     def validation(self) -> Tensor:
         """Crops (n, 3, H, W) uint8 of up to VALIDATION_IMAGES images, evenly spread."""
-        images, size = self.validation_images, self.config.data.image_size
-        rows = torch.linspace(0, len(images) - 1, min(VALIDATION_IMAGES, len(images))).long()
-        bad = self._bad(images)
-        found = [readable_crop(images, row, "center", 0, size, bad) for row in rows.tolist()]
-        return torch.stack([crop for crop, _ in found])
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        """What knows the validation images."""
-        return Scorer(self.config, self.validation_images, min(64, self.part), self.device)
-
-    def _bad(self, images: Images) -> BadFiles:
-        data = self.config.data
-        return BadFiles(Path(self.config.out_dir) / "bad_files.txt", len(images), data.max_bad)
+        images = self.validation_images
+        return center_crops(self.config, images, spread(len(images), VALIDATION_IMAGES))[0]
 
 
 class Reconstruction(nn.Module):

@@ -20,7 +20,7 @@ from MaskGIL.distributed import (
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -49,6 +49,13 @@ def test_ranks_are_those_of_torchrun(monkeypatch):
     pretend(monkeypatch, 5, 8)
     assert (distributed.rank(), distributed.local_rank(), distributed.world_size()) == (5, 1, 8)
     assert not is_main()
+
+
+def test_how_many_share_a_machine(monkeypatch):
+    pretend(monkeypatch, 5, 8)
+    assert distributed.local_world_size() == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert distributed.local_world_size() == 2
 
 
 @pytest.mark.parametrize(("kind", "backend"), [("cpu", "gloo"), ("cuda", "nccl"), ("mps", "gloo")])

@@ -256,5 +256,7 @@ def test_free_memory_counts_what_the_page_cache_can_give_back(tmp_path, monkeypa
     table.write_text("MemTotal: 64 kB\nMemFree: 3 kB\nMemAvailable:      50 kB\n")
     monkeypatch.setattr("Trainer.memory.MEMINFO", table)
     assert free_memory(torch.device("cpu")) == 50 * 1024
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # each of two ranks on this machine has half of it
+    assert free_memory(torch.device("cpu")) == 25 * 1024
     monkeypatch.setattr("Trainer.memory.MEMINFO", tmp_path / "none")
     assert free_memory(torch.device("cpu")) > 1e6

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -193,6 +194,24 @@ def test_a_mistake_of_one_rank_is_told_and_nothing_else(tmp_path, lone):
     told = [line for line in done.stderr.splitlines() if "error" in line and "moon" in line]
     assert told == ["error" + " on rank 1" * lone + ": The moon is missing."]
     assert "Connection closed" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["generator", "tokenizer"])
+def test_two_ranks_that_fit_themselves_into_memory_score_as_one(tmp_path, job):
+    tokenizer_weights(tmp_path)
+    words = ["precision=fp32", "loop.steps=4", "loop.score_every=2", "loop.score_images=40"]
+    words += ["loop.accumulation=0", "network.dropout=0"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(job, tmp_path, *words, f"out_dir={one}")
+    run_ranks(2, [functools.partial(train, job, tmp_path, *words, f"out_dir={two}")])
+    alone, together = (
+        [(score["step"], score["images"], score["distance"]) for score in records(run, "score")]
+        for run in (one, two)
+    )
+    assert [score[:2] for score in alone] == [(2, 40), (4, 40)]
+    assert np.array(together) == pytest.approx(np.array(alone), rel=1e-4)
+    assert "memory     8 images at once, 1 parts a step" in (two / "log.txt").read_text()
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def reports(trainer, kind="train"):
 def test_the_trainer_is_abstract():
     with pytest.raises(TypeError, match="abstract") as error:
         Trainer(None)
-    makes, looks = ("open", "build", "dataset", "objective"), ("validate", "picture", "score")
+    makes, looks = ("build", "dataset", "objective"), ("validate", "picture", "score")
     for name in (*makes, "loss", *looks, "export"):
         assert name in str(error.value)
 
@@ -253,6 +253,18 @@ def test_averaged_weights_stand_in_and_go_again(make):
     assert not torch.equal(trainer.module.bias, trainer.ema.tensors["bias"])
     (line,) = reports(trainer, "validation")
     assert line["bias"] == trainer.ema.tensors["bias"].item()
+
+
+def test_averaged_weights_are_put_in_place_once_a_step(make):
+    class Watched(Line):
+        def averaged(self):
+            self.asked.append(("averaged", self.step))
+            return super().averaged()
+
+    every = [f"loop.{name}_every=2" for name in ("validate", "sample", "score")]
+    trainer = fit(make("loop.steps=3", *every, kind=Watched))
+    looks = ("averaged", "validate", "picture", "score")
+    assert trainer.asked == [*((name, step) for step in (2, 3) for name in looks), ("export", 3)]
 
 
 def test_validation_is_narrow_where_asked_and_pictures_choose_on_their_own(make):
