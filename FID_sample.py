@@ -83,6 +83,8 @@ def score(job: Job, record: Record, inception: InceptionNetwork | None) -> None:
     Scores that an earlier run made, and that this one is not asked for, stay in the record.
     """
     samples, reference, train = SampleFile(job.out), job.reference, job.train
+    if "sha256" in record and record["sha256"] != samples.sha256():
+        raise UserError(f"out={job.out} has changed since its record was written; name another.")
     reconstruct = partial(reconstructed, job.pipe, chunk=job.config.chunk)
     near = sets = None
     if reference and train:
@@ -99,8 +101,6 @@ def score(job: Job, record: Record, inception: InceptionNetwork | None) -> None:
         inception=inception,
         rungs=sets,
     )
-    if record.get("sha256", scores["sha256"]) != scores["sha256"]:
-        raise UserError(f"out={job.out} has changed since its record was written; name another.")
     if reference and train and job.config.classifier:
         sets = {"samples": samples, "reference": reference}
         sets |= {"reference reconstructed": Redrawn(reference, reconstruct)}

@@ -4,6 +4,7 @@ arr_0 uint8 (N, H, W, 3) in the order of the images, arr_1 int64 (N,) their labe
 N images, B of a batch, H height, W width.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -57,6 +58,13 @@ class SampleFile:
         rows = np.flatnonzero(self._chosen)
         picks = np.linspace(0, len(rows) - 1, min(count, len(rows)))
         return SampleFile(self.path, rows[picks.astype(np.int64)])
+
+    def sha256(self) -> str:
+        """Of the bytes of all images as (N, H, W, 3): reads the whole set."""
+        digest = hashlib.sha256()
+        for images in self:
+            digest.update(images.permute(0, 2, 3, 1).contiguous().numpy().data)
+        return digest.hexdigest()
 
     def moments(self, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Mean (D,) and covariance (D, D) of Inception features, if the file has `mu` and `sigma`.
