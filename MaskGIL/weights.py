@@ -127,7 +127,9 @@ def load_tokenizer(folder: str | Path) -> VQTokenizer:
 
 
 def open_tokenizer(config: TokenizerConfig) -> VQTokenizer:
-    """The trained tokenizer that a run asks for by `tokenizer.weights`. Raises UserError."""
+    """The tokenizer that a run asks for by `tokenizer.weights`, or by name. Raises UserError."""
+    if config.name and config.weights:
+        return build_tokenizer(config.name, config.weights).eval()
     if not config.weights:
         raise UserError(
             "tokenizer.weights is empty; name the weights folder of a trained tokenizer, "

@@ -118,8 +118,15 @@ class NetworkConfig:
 class TokenizerConfig:
     """A tokenizer: where its weights are, or the architecture to train one."""
 
-    weights: str = setting("", "weights folder of a trained tokenizer", free=True)
-    family: Literal["taming"] = setting("taming", "family of the tokenizer")
+    name: str = setting(
+        "", "a public tokenizer, as llamagen-vq16: its architecture, whatever the keys below say"
+    )
+    weights: str = setting(
+        "", "weights folder of a trained tokenizer; with a name the file of its authors", free=True
+    )
+    family: Literal["taming", "llamagen", "chameleon", "maskgit", "magvit2"] = setting(
+        "taming", "family of the tokenizer"
+    )
     width: int = setting(128, "channels at full resolution")
     multipliers: tuple[int, ...] = setting((1, 1, 2, 2, 4), "channels per level, as multiples")
     res_blocks: int = setting(2, "residual blocks per level")

@@ -1,9 +1,14 @@
 """Weights in files: read safely, loaded strictly, told in one sentence when they do not fit."""
 
 import hashlib
-from collections.abc import Mapping
+import struct
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -12,14 +17,50 @@ from torch import Tensor, nn
 
 from Network.config import UserError
 
-PICKLED = (".pt", ".pth")
+PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".th")
 WRAPPERS = ("module", "_orig_mod")  # what DDP and torch.compile put into a name
+# What PyTorch raises for a file of which a part is missing or wrong, besides UnpicklingError
+DAMAGE = (
+    *(RuntimeError, EOFError, OSError, struct.error),
+    *(ValueError, TypeError, AttributeError, LookupError),
+)
+
+
+class StandIn:
+    """What an object of a class unknown to PyTorch is read as; whatever it was made of is lost."""
+
+    def __init__(self, *args: Any):
+        pass
+
+    def __setstate__(self, state: Any):
+        pass
+
+
+class StandInDict:
+    """The same for a kind of dictionary: a plain one, with its entries."""
+
+    def __new__(cls, *args: Any) -> Any:
+        """Return no `StandInDict`: PyTorch fills exact dictionaries only."""
+        return OrderedDict()
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a safetensors file, or a flat .pt or .pth, onto the CPU. Nothing in it is executed.
+    """Read a safetensors file, or a flat pickled one, onto the CPU. Nothing in it is executed.
 
-    Raises UserError if the file is missing, empty, a Git LFS pointer, a web page or damaged.
+    Raises UserError as `read_contents`, and if the file holds more than tensors.
+    """
+    state = read_contents(path)
+    if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise UserError(f"{path} holds something else than tensors under their names.")
+    return state
+
+
+def read_contents(path: str | Path) -> dict[str, Any]:
+    """Read what a safetensors or a pickled file (`PICKLED`) holds under names, onto the CPU.
+
+    Nothing in it is executed: objects of unknown classes become stand-ins that hold nothing. Raises
+    UserError if the file is missing, empty, a Git LFS pointer, a web page or damaged, and if it
+    cannot be read without its code.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,7 +88,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: object) 
     What DDP and torch.compile put into names is dropped. Raises UserError that names `source` and
     at most five tensors that do not fit.
     """
-    given = {_unwrapped(name): tensor for name, tensor in state.items()}
+    given = {unwrapped(name): tensor for name, tensor in state.items()}
     wanted = module.state_dict()
     wrong = [f"missing {name}" for name in wanted if name not in given]
     wrong += [f"unexpected {name}" for name in given if name not in wanted]
@@ -67,6 +108,11 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: object) 
     module.load_state_dict(given, strict=True)
 
 
+def unwrapped(name: str) -> str:
+    """Return the name of a tensor without what DDP and torch.compile put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
 def fingerprint(state: Mapping[str, Tensor]) -> str:
     """Sha256 over names, dtypes, shapes and values of tensors, in order of their names."""
     digest = hashlib.sha256()
@@ -77,26 +123,37 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read_pickled(path: Path) -> dict[str, Tensor]:
+def _read_pickled(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_stand_ins(path)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # it reads or it raises
+            contents = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
-        raise UserError(f"{path} is damaged, or holds code, which is never run.") from None
-    except (RuntimeError, EOFError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged, or holds code, which is never run; save its tensors alone."
+        ) from None
+    except DAMAGE as error:
         raise UserError(
             f"{path} is not a whole file of weights ({_first_line(error)}); download it again."
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+    if not isinstance(contents, dict):
         raise UserError(f"{path} holds something else than tensors under their names.")
-    return state
+    return contents
+
+
+def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """Every unknown class or function of the file with what takes its place.
+
+    PyTorch lists them for its zip format alone; the older one is read without stand-ins.
+    """
+    if not is_zipfile(path):
+        return []
+    unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    return [(StandInDict if name.lower().endswith("dict") else StandIn, name) for name in unknown]
 
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _unwrapped(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _some(names: list[str]) -> str:

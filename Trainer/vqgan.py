@@ -21,6 +21,7 @@ from MaskGIL.pictures import save_grid
 from MaskGIL.weights import save_weights
 from Network import build_tokenizer
 from Network.config import UserError
+from Network.Taming.quantiser import VectorQuantiser
 from Network.tokenizer.vq import VQTokenizer
 from Trainer.batches import Batch, ImageBatches, bad_files, center_crops, spread
 from Trainer.config import ReconstructionConfig, RunConfig
@@ -49,8 +50,13 @@ class TokenizerTrainer(Trainer):
                 f"data.image_size={config.data.image_size} is not divisible by the tokenizer's "
                 f"stride {tokenizer.stride}."
             )
+        is_looked_up = isinstance(tokenizer.quantize, VectorQuantiser)
+        if config.reconstruction.revive_every and not is_looked_up:
+            raise UserError(
+                f"The codes of {tokenizer.name} cannot die: use reconstruction.revive_every=0."
+            )
         # Tokens per code: in the last whole window between two revivals, and in this one
-        self.histograms = torch.zeros(2, config.tokenizer.codebook_size, device=self.device)
+        self.histograms = torch.zeros(2, tokenizer.codebook_size, device=self.device)
         self.extra = {"histograms": self.histograms}
         self.latents: list[Tensor] = []  # (B h w, C) of each part of the step
         return tokenizer
@@ -108,6 +114,7 @@ class TokenizerTrainer(Trainer):
     def _revive(self, codes: Tensor, latents: Tensor) -> None:
         seed = torch.full((), self.config.seed, device=codes.device)
         picks = random_bits(seed, "revival", self.step, codes) % len(latents)
+        assert isinstance(self.module.quantize, VectorQuantiser)
         weight = self.module.quantize.embedding.weight
         weight[codes] = latents[picks]
         self.ema.tensors["quantize.embedding.weight"][codes] = latents[picks]

@@ -1,14 +1,25 @@
+import argparse
+import collections
 import hashlib
+import os
 import pickle
 import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save, save_file
 from torch import nn
 
+import Network
 from Network.config import UserError
-from Network.files import fingerprint, load_strict, read_tensors
+from Network.files import PICKLED, fingerprint, load_strict, read_contents, read_tensors
 
 
 def layers():
@@ -137,3 +148,153 @@ def test_weights_of_a_diverged_run_are_refused(number):
         "The weights in a.safetensors are not all finite: 0.bias; the run that wrote them had "
         "diverged: train again, with a smaller optim.lr."
     )
+
+
+# Pickled files
+
+
+def same(found, expected=TENSORS):
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    return True
+
+
+class Calls:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """Make a class of a module that is gone after `monkeypatch.undo`."""
+
+    def make(name, base=object):
+        module, _, short = name.partition(".")
+        kind = type(short, (base,), {"__module__": module})
+        monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{short: kind}))
+        return kind
+
+    return make
+
+
+@pytest.mark.parametrize("suffix", PICKLED)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_flat_pickled_file_comes_back(tmp_path, suffix, zipped):
+    path = tmp_path / f"a{suffix}"
+    torch.save(TENSORS, path, _use_new_zipfile_serialization=zipped)
+    assert same(read_tensors(path))
+    torch.save(layers().state_dict(), path)  # an OrderedDict with attributes
+    assert len(read_tensors(path)) == len(layers().state_dict())
+
+
+def test_a_training_file_with_objects_of_missing_packages(tmp_path, foreign, monkeypatch):
+    """As Lightning writes them: a class as a key, settings, states, numbers of numpy."""
+    checkpoint = foreign("lightning_callbacks.ModelCheckpoint")
+    attributes = foreign("lightning_parsing.AttributeDict", dict)
+    callback = checkpoint()
+    callback.best = TENSORS["a"]
+    settings = attributes(rate=1e-4, nested=attributes(depth=2))
+    torch.save(
+        {
+            "state_dict": collections.OrderedDict(TENSORS),
+            "epoch": 3,
+            "callbacks": {checkpoint: {"best": np.float64(0.5), "a": np.ones(3)}, "b": callback},
+            "hyper_parameters": settings,
+            "args": argparse.Namespace(lr=1e-4, betas=(0.9, 0.95), path=Path("a")),
+            "config": OmegaConf.create({"model": {"sizes": [1, 2], "name": "???"}}),
+            "optimizer_states": [{"state": {0: TENSORS}, "param_groups": [{"params": [0]}]}],
+            "counts": collections.defaultdict(list, a=[1]),
+        },
+        tmp_path / "last.ckpt",
+    )  # fmt: skip
+    monkeypatch.undo()
+    contents = read_contents(tmp_path / "last.ckpt")
+    assert same(contents["state_dict"])
+    assert contents["epoch"] == 3
+    assert contents["hyper_parameters"] == {"rate": 1e-4, "nested": {"depth": 2}}
+    assert contents["counts"] == {"a": [1]}
+    assert not vars(contents["args"])
+    assert not vars(contents["callbacks"]["b"])
+    stand_ins = [kind for kind in torch.serialization.get_safe_globals() if type(kind) is tuple]
+    assert not stand_ins  # they were for this file only
+    with pytest.raises(UserError, match="holds something else than tensors under their names"):
+        read_tensors(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("function", ["rmtree", "call", "exec"])
+def test_code_in_a_file_is_not_run(tmp_path, function):
+    """Nor does it keep the tensors beside it from loading."""
+    (folder := tmp_path / "a").mkdir()
+    calls = {
+        "rmtree": Calls(shutil.rmtree, str(folder)),
+        "call": Calls(subprocess.call, ["rmdir", str(folder)]),
+        "exec": Calls(exec, f"import os; os.rmdir({str(folder)!r})"),
+    }
+    torch.save({"state_dict": TENSORS, "extra": calls[function]}, tmp_path / "a.ckpt")
+    assert same(read_contents(tmp_path / "a.ckpt")["state_dict"])
+    assert folder.is_dir()
+    pickle.loads(pickle.dumps(calls[function]))
+    assert not folder.exists()  # so it would have run
+
+
+@pytest.mark.parametrize("function", [os.mkdir, os.system])
+def test_a_file_that_calls_the_system_is_refused(tmp_path, function):
+    """PyTorch lets nothing stand in for these modules."""
+    target = tmp_path / "made"
+    argument = str(target) if function is os.mkdir else f"mkdir {target}"
+    torch.save({"a": TENSORS["a"], "extra": Calls(function, argument)}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="a.pt is damaged, or holds code, which is never run; save"):
+        read_contents(tmp_path / "a.pt")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("options", [
+    {"_use_new_zipfile_serialization": False},
+    {"pickle_protocol": 4},
+    {"pickle_protocol": 4, "_use_new_zipfile_serialization": False},
+])  # fmt: skip
+@pytest.mark.filterwarnings("error")
+def test_an_unknown_class_in_a_form_without_stand_ins(tmp_path, options):
+    contents = {"a": TENSORS["a"], "args": argparse.Namespace(lr=1)}
+    torch.save(contents, tmp_path / "a.pt", **options)
+    with pytest.raises(UserError, match=r"is damaged, or holds code, [^\n]*alone\.$"):
+        read_contents(tmp_path / "a.pt")
+
+
+def test_a_damaged_pickled_file_is_one_sentence(tmp_path):
+    path = tmp_path / "a.pt"
+    for zipped in (True, False):
+        torch.save({"a": torch.arange(1000.0)}, path, _use_new_zipfile_serialization=zipped)
+        whole = path.read_bytes()
+        for size in (5, 64, 600, len(whole) - 3):
+            path.write_bytes(whole[:size])
+            with pytest.raises(UserError, match=rf"^{path} is (not a whole|damaged)[^\n]*\.$"):
+                read_contents(path)
+    for data in (pickle.dumps([1]), b"\x00" * 50, b"\x80\x02}q\x00.", b"(u.", LFS_POINTER, b""):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=rf"^{path} (is|holds)[^\n]*\.$"):
+            read_contents(path)
+
+
+@pytest.mark.parametrize("contents", [[1], torch.zeros(2), argparse.Namespace(a=1), None])
+def test_a_file_without_names(tmp_path, contents):
+    torch.save(contents, tmp_path / "a.pt")
+    for read in (read_contents, read_tensors):
+        with pytest.raises(UserError, match="a.pt holds something else than tensors under their"):
+            read(tmp_path / "a.pt")
+
+
+def test_every_pickled_file_is_read_as_weights_only():
+    root, floors = (
+        Path(Network.__file__).parent.parent,
+        ("Network", "MaskGIL", "Metrics", "Trainer"),
+    )
+    texts = [path.read_text("utf-8") for floor in floors for path in root.glob(f"{floor}/**/*.py")]
+    calls = [call for text in texts for call in re.findall(r"torch\.load\(.*", text)]
+    assert calls
+    assert all("weights_only=True" in call for call in calls)

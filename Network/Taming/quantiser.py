@@ -34,7 +34,7 @@ class VectorQuantiser(nn.Module):
         codes carry the gradient of `z` (straight-through).
         """
         z = self._normalise(z.float())
-        tokens = self.nearest(z)
+        tokens = self._search(z)
         codes = self.lookup(tokens)
         losses = {
             "codebook": self.codebook_weight * F.mse_loss(codes, z.detach()),
@@ -42,8 +42,16 @@ class VectorQuantiser(nn.Module):
         }
         return z + (codes - z).detach(), tokens, losses
 
-    @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> tokens (B, h, w) int64 of their nearest codes."""
+        return self._search(self._normalise(z.float()))
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h, w) -> codes (B, C, h, w)."""
+        return F.embedding(tokens, self._codes()).movedim(-1, 1)
+
+    @torch.no_grad()
+    def _search(self, z: Tensor) -> Tensor:
         """Latents (B, C, h, w), normalised where the codes are -> tokens (B, h, w) int64.
 
         |z|^2 + |e|^2 - 2 z e in this expanded form, the first minimum on ties, as the references.
@@ -51,15 +59,11 @@ class VectorQuantiser(nn.Module):
         flat = z.movedim(1, -1).flatten(0, -2)  # (B h w, C)
         codes, tokens = self._codes(), []
         squares = codes.square().sum(1)
-        with _full_precision(z.device.type):  # bfloat16 confuses codes that are near
+        with full_precision(z.device.type):  # bfloat16 confuses codes that are near
             for rows in flat.split(max(1, DISTANCES_AT_ONCE // len(codes))):
                 distances = rows.square().sum(1, keepdim=True) + squares  # (rows, K)
                 tokens.append(distances.addmm_(rows, codes.T, alpha=-2).argmin(1))
         return torch.cat(tokens).view(z.shape[0], *z.shape[2:])
-
-    def lookup(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, h, w) -> codes (B, C, h, w)."""
-        return F.embedding(tokens, self._codes()).movedim(-1, 1)
 
     def _codes(self) -> Tensor:
         codes = self.embedding.weight.float()
@@ -69,7 +73,7 @@ class VectorQuantiser(nn.Module):
         return F.normalize(z, dim=1) if self.l2_norm else z
 
 
-def _full_precision(kind: str) -> AbstractContextManager:
-    """No autocast; the meta device knows none anyway."""
+def full_precision(kind: str) -> AbstractContextManager:
+    """No autocast on a kind of device; the meta device knows none anyway."""
     available = torch.amp.is_autocast_available(kind)
     return torch.autocast(kind, enabled=False) if available else nullcontext()

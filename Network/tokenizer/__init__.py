@@ -1,25 +1,46 @@
 """Tokenizers behind one protocol, built by name or configuration."""
 
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from Network.config import TokenizerConfig, UserError
-from Network.files import load_strict, read_tensors
+from Network.files import load_strict
+from Network.tokenizer.families import FAMILIES
+from Network.tokenizer.official import official_state
 from Network.tokenizer.vq import VQTokenizer
 
-# Architectures of the public tokenizers by name. Facts: taming-transformers' released configs.
+__all__ = ["FAMILIES", "NAMED", "Tokenizer", "build_tokenizer"]
+
+# Architectures of the public tokenizers by name. Facts: the configurations that their authors
+# released; Chameleon's from the port in Hugging Face's transformers.
+_LLAMAGEN = TokenizerConfig(family="llamagen")
 _TAMING = TokenizerConfig(
     code_width=256, l2_norm=False, codebook_weight=0.25, commitment_weight=1.0
 )
+_MAGVIT2 = TokenizerConfig(
+    family="magvit2",
+    res_blocks=4,
+    attention_levels=(),
+    latent_width=18,
+    code_width=18,
+    codebook_size=2**18,
+    l2_norm=False,
+)
+_F8 = (1, 2, 2, 4)
 NAMED = {
+    "llamagen-vq16": _LLAMAGEN,
+    "llamagen-vq8": replace(_LLAMAGEN, multipliers=_F8, attention_levels=(3,)),
     "taming-f16-1024": replace(_TAMING, codebook_size=1024),
     "taming-f16-16384": replace(_TAMING, codebook_size=16384),
+    "maskgit-vq": replace(_TAMING, family="maskgit", codebook_size=1024, attention_levels=()),
+    "chameleon-vq": replace(_TAMING, family="chameleon", codebook_size=8192, attention_levels=()),
+    "magvit2-f16": _MAGVIT2,
+    "magvit2-f8": replace(_MAGVIT2, multipliers=_F8),
 }
-
-FAMILIES = {"taming": VQTokenizer}
 
 
 class Tokenizer(Protocol):
@@ -44,17 +65,20 @@ class Tokenizer(Protocol):
 def build_tokenizer(
     name_or_config: str | TokenizerConfig, weights: str | Path | None = None
 ) -> VQTokenizer:
-    """Build a tokenizer; with `weights` (a safetensors file) its weights are loaded strictly.
+    """Build a tokenizer; with `weights`, its authors' file or ours, these are loaded strictly.
 
-    Raises UserError for an unknown name and for a file that does not fit.
+    A configuration with a `name` stands for the architecture of that name. Raises UserError for an
+    unknown name and for a file that does not fit.
     """
     config, name = name_or_config, ""
-    if isinstance(config, str):
-        name = config
+    if isinstance(config, str) or config.name:
+        name = config if isinstance(config, str) else config.name
         if name not in NAMED:
-            raise UserError(f"Unknown tokenizer {name!r}. Known: {', '.join(NAMED)}.")
+            close = get_close_matches(name, NAMED, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"Unknown tokenizer {name!r}.{hint} Known: {', '.join(NAMED)}.")
         config = NAMED[name]
-    tokenizer = FAMILIES[config.family](config, name)
+    tokenizer = VQTokenizer(config, name)
     if weights is not None:
-        load_strict(tokenizer, read_tensors(weights), weights)
+        load_strict(tokenizer, official_state(weights, config.family), weights)
     return tokenizer

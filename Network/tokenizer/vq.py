@@ -1,14 +1,14 @@
-"""The tokenizer of the VQGAN kind: encoder, quantiser, decoder behind the Tokenizer protocol.
+"""A tokenizer of any family: encoder, quantiser, decoder behind the Tokenizer protocol.
 
-Stands on `Network/Taming`; its state dict has the key names of taming-transformers' checkpoints.
+Stands on the table of families; its state dict has the key names of the family's public weights,
+for LlamaGen those of taming-transformers.
 """
 
 from torch import Tensor, nn
 
-from Network.config import TokenizerConfig
+from Network.config import TokenizerConfig, UserError
 from Network.files import fingerprint
-from Network.Taming.autoencoder import Decoder, Encoder
-from Network.Taming.quantiser import VectorQuantiser
+from Network.tokenizer.families import FAMILIES
 
 
 class VQTokenizer(nn.Module):
@@ -18,11 +18,21 @@ class VQTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.name = name or f"{config.family}-f{2 ** (len(config.multipliers) - 1)}"
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
-        self.quantize = VectorQuantiser(config)
-        self.quant_conv = nn.Conv2d(config.latent_width, config.code_width, 1)
-        self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_width, 1)
+        family = FAMILIES[config.family]
+        if not family.quant_convs and config.latent_width != config.code_width:
+            raise UserError(
+                f"tokenizer.latent_width={config.latent_width} must equal tokenizer.code_width="
+                f"{config.code_width}: nothing stands between them in the family {config.family}."
+            )
+        self.unit_range = family.unit_range
+        self.encoder = family.encoder(config)
+        self.decoder = family.decoder(config)
+        self.quantize = family.quantiser(config)
+        self.quant_conv: nn.Module = nn.Identity()
+        self.post_quant_conv: nn.Module = nn.Identity()
+        if family.quant_convs:
+            self.quant_conv = nn.Conv2d(config.latent_width, config.code_width, 1)
+            self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_width, 1)
 
     @property
     def codebook_size(self) -> int:
@@ -46,7 +56,7 @@ class VQTokenizer(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> tokens (B, h, w) int64, row-major."""
-        return self.quantise(self.latents(images))[1]
+        return self.quantize.nearest(self.latents(images))
 
     def decode(self, tokens: Tensor, clamp: bool = True) -> Tensor:
         """Tokens (B, h, w) -> images (B, 3, H, W); in [-1, 1] if clamped."""
@@ -61,6 +71,7 @@ class VQTokenizer(nn.Module):
         height, width = images.shape[-2:]
         if height % self.stride or width % self.stride:
             raise ValueError(f"images of {height}x{width} are not divisible by {self.stride}")
+        images = (images + 1) / 2 if self.unit_range else images
         return self.quant_conv(self.encoder(images))
 
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -72,5 +83,6 @@ class VQTokenizer(nn.Module):
         return self.quantize.lookup(tokens)
 
     def pixels(self, codes: Tensor) -> Tensor:
-        """Codes (B, C, h, w) -> images (B, 3, H, W), not clamped."""
-        return self.decoder(self.post_quant_conv(codes))
+        """Codes (B, C, h, w) -> images (B, 3, H, W) around [-1, 1], not clamped."""
+        images = self.decoder(self.post_quant_conv(codes))
+        return 2 * images - 1 if self.unit_range else images
