@@ -86,25 +86,25 @@ def score(job: Job, record: Record, inception: InceptionNetwork | None) -> None:
     if "sha256" in record and record["sha256"] != samples.sha256():
         raise UserError(f"out={job.out} has changed since its record was written; name another.")
     reconstruct = partial(reconstructed, job.pipe, chunk=job.config.chunk)
-    near = sets = None
+    known = ladder_sets = None
     if reference and train:
-        near = counted(train, "train")
+        known = counted(train, "train")
         if job.config.ladder:
-            sets = rungs(job.pipe, train.part(len(reference)), job.config.chunk)
+            ladder_sets = rungs(job.pipe, train.part(len(reference)), job.config.chunk)
     scores = evaluate(
         counted(samples, "samples"),
         samples.labels,
         reference,
         classes=job.pipe.classes,
-        train=near,
+        train=known,
         reconstruct=reconstruct,
         inception=inception,
-        rungs=sets,
+        rungs=ladder_sets,
     )
     if reference and train and job.config.classifier:
-        sets = {"samples": samples, "reference": reference}
-        sets |= {"reference reconstructed": Redrawn(reference, reconstruct)}
-        scores["metrics"]["classifier"] = told_by_classifier(train, sets, job.pipe.classes)
+        asked = {"samples": samples, "reference": reference}
+        asked |= {"reference reconstructed": Redrawn(reference, reconstruct)}
+        scores["metrics"]["classifier"] = told_by_classifier(train, asked, job.pipe.classes)
     record |= kept_scores(record, {**scores, "train": job.config.train or None})
     record["scored_with"] = versions()
     write_record(job.out, record)

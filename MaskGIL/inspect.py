@@ -17,6 +17,7 @@ from MaskGIL.classes import class_names
 from MaskGIL.command import Flags
 from MaskGIL.config import require_at_least, to_dict
 from MaskGIL.data.crops import to_uint8
+from MaskGIL.data.sampler import spread
 from MaskGIL.pictures import save_grid
 from MaskGIL.sampling import output_path
 from MaskGIL.weights import load_tokenizer, load_weights
@@ -110,7 +111,7 @@ def _draw_images(
     cache: TokenCache, tokenizer: VQTokenizer, out: Path, config: InspectConfig
 ) -> None:
     known = np.flatnonzero(cache.labels >= 0)
-    picks = np.linspace(0, len(known) - 1, min(len(known), config.num_images)).astype(int)
+    picks = spread(len(known), config.num_images)
     rows = known[picks]
     tokens = cache.tokens(rows, np.zeros_like(rows))
     images = torch.cat([to_uint8(tokenizer.decode(part)) for part in tokens.split(COLUMNS)])

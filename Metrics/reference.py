@@ -17,6 +17,7 @@ from MaskGIL.data import Images, Split, open_images
 from MaskGIL.data.crops import crop_image
 from MaskGIL.data.folders import SPLITS, UnreadableImage, is_image
 from MaskGIL.data.layouts import LAYOUTS, Files, open_layout
+from MaskGIL.data.sampler import spread
 from MaskGIL.data.shapes import Shapes
 from Metrics.samples import BATCH, SampleFile
 from Network.config import UserError
@@ -72,7 +73,7 @@ class Pictures:
 
     def part(self, count: int) -> "Pictures":
         """Up to `count` of the images, evenly spread."""
-        return Pictures(self.name, self._images, self._rows[_spread(len(self), count)], self._size)
+        return Pictures(self.name, self._images, self._rows[spread(len(self), count)], self._size)
 
     def _crop(self, row: int) -> Tensor:
         for other in range(row, row + len(self._images)):
@@ -159,8 +160,4 @@ def _rows(key: str, available: int, count: int) -> NDArray[np.int64]:
     """Rows (count,) spread evenly: files are sorted by class, and every class gets its share."""
     if count > available:
         raise UserError(f"{key} has {available} images, not {count}; lower num_{key}.")
-    return _spread(available, count or available)
-
-
-def _spread(available: int, count: int) -> NDArray[np.int64]:
-    return np.linspace(0, available - 1, min(count, available)).astype(np.int64)
+    return spread(available, count or available)

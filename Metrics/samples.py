@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from MaskGIL.data.sampler import spread
 from MaskGIL.sampling import check_writable
 from Network.config import UserError
 
@@ -56,8 +57,7 @@ class SampleFile:
     def part(self, count: int) -> "SampleFile":
         """Up to `count` of the images, evenly spread."""
         rows = np.flatnonzero(self._chosen)
-        picks = np.linspace(0, len(rows) - 1, min(count, len(rows)))
-        return SampleFile(self.path, rows[picks.astype(np.int64)])
+        return SampleFile(self.path, rows[spread(len(rows), count)])
 
     def sha256(self) -> str:
         """Of the bytes of all images as (N, H, W, 3): reads the whole set."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from MaskGIL.data.sampler import spread
 from MaskGIL.data.shapes import Object
 from MaskGIL.noise import random_bits
 from Metrics.inception_metrics import FeatureStatistics
@@ -57,8 +58,7 @@ class Seen:
         self._parts = [[FeatureStatistics() for _ in range(DRAWS + 1)] for _ in extractors]
         self._part_of = _parts(count, draw)
         self._extractors, self._reconstruct, self._reads = extractors, reconstruct, objects
-        kept = min(count, MOST_THUMBNAILS) if thumbnails else 0
-        self.kept = np.linspace(0, max(count - 1, 0), kept).astype(np.int64)
+        self.kept = spread(count, MOST_THUMBNAILS if thumbnails else 0)
         self._thumbnails: list[Tensor] = []
         self._digest = hashlib.sha256()
         for batch in images:

@@ -118,11 +118,6 @@ def bad_files(config: RunConfig, images: Images) -> BadFiles:
     return BadFiles(Path(config.out_dir) / "bad_files.txt", len(images), config.data.max_bad)
 
 
-def spread(count: int, most: int) -> np.ndarray:
-    """Up to `most` of the rows of `count` images, evenly spread over them: (n,) int64."""
-    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
-
-
 def center_crops(
     config: RunConfig, images: Images, rows: Sequence[int] | np.ndarray
 ) -> tuple[Tensor, Tensor]:

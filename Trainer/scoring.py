@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from MaskGIL.data import Images
+from MaskGIL.data.sampler import spread
 from MaskGIL.distributed import all_reduce, chunks
 from Metrics.features import load_feature_network
 from Metrics.inception_metrics import FeatureStatistics, distance
 from Network.config import UserError
-from Trainer.batches import center_crops, spread
+from Trainer.batches import center_crops
 from Trainer.config import RunConfig
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from MaskGIL.cache import TokenCache
 from MaskGIL.data import Images, Split
 from MaskGIL.data.crops import num_crops, to_float, to_uint8
-from MaskGIL.data.sampler import Sampler
+from MaskGIL.data.sampler import Sampler, spread
 from MaskGIL.decoding import mar_plan
 from MaskGIL.imagenet import describe_count
 from MaskGIL.masking import (
@@ -42,7 +42,6 @@ from Trainer.batches import (
     TokenBatches,
     bad_files,
     center_crops,
-    spread,
 )
 from Trainer.config import RunConfig
 from Trainer.content import Content

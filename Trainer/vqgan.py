@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from MaskGIL.data.crops import num_crops, to_float, to_uint8
-from MaskGIL.data.sampler import Sampler
+from MaskGIL.data.sampler import Sampler, spread
 from MaskGIL.device import decoder_dtype
 from MaskGIL.distributed import all_gather, all_reduce, world_size
 from MaskGIL.imagenet import describe_count
@@ -23,7 +23,7 @@ from Network import build_tokenizer
 from Network.config import UserError
 from Network.Taming.quantiser import VectorQuantiser
 from Network.tokenizer.vq import VQTokenizer
-from Trainer.batches import Batch, ImageBatches, bad_files, center_crops, spread
+from Trainer.batches import Batch, ImageBatches, bad_files, center_crops
 from Trainer.config import ReconstructionConfig, RunConfig
 from Trainer.trainer import Trainer
 from Trainer.window import Metrics

@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from MaskGIL.data.sampler import Sampler, split_ranks
+from MaskGIL.data.sampler import Sampler, split_ranks, spread
 from Network.config import UserError
 
 
@@ -147,3 +147,10 @@ def test_a_sampler_travels_to_workers_that_are_spawned():
     sampler.rows(3)
     for found, expected in zip(pickle.loads(pickle.dumps(sampler)).rows(7), sampler.rows(7)):
         assert np.array_equal(found, expected)
+
+
+def test_rows_are_spread_from_the_first_to_the_last():
+    assert spread(9, 3).tolist() == [0, 4, 8]
+    assert spread(3, 9).tolist() == [0, 1, 2]
+    assert (spread(0, 5).tolist(), spread(5, 0).tolist()) == ([], [])
+    assert len(set(spread(1_281_167, 2048).tolist())) == 2048

@@ -12,6 +12,11 @@ from MaskGIL.noise import random_bits
 from Network.config import UserError
 
 
+def spread(count: int, most: int) -> np.ndarray:
+    """Up to `most` of `count` rows, evenly spread over them: (n,) int64."""
+    return np.linspace(0, max(count - 1, 0), min(count, most)).astype(np.int64)
+
+
 class Sampler:
     """Rows, crops and sample numbers of every step.
 
