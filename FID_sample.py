@@ -2,6 +2,7 @@
 
 Writes an .npz as the ADM evaluator reads, and a record beside it. Under torchrun the ranks share
 the work, and the bytes stay the same. A set that is there already is only scored again.
+`reconstruct=a,b reference=FOLDER` compares tokenizers instead.
 """
 
 import sys
@@ -19,6 +20,7 @@ from MaskGIL.device import choose_device
 from MaskGIL.distributed import barrier, chunks, is_main, process_group, world_size
 from MaskGIL.pictures import save_grid
 from Metrics.classifier import MOST_IMAGES, STEPS, class_accuracy, train_classifier
+from Metrics.comparison import Comparison
 from Metrics.inception import InceptionNetwork
 from Metrics.job import Job
 from Metrics.ladder import rungs
@@ -32,7 +34,10 @@ from Network.config import UserError
 
 
 def main(config: SampleConfig, flags: Flags) -> None:
-    """Sample, unless that is done, then score what lies on disk."""
+    """Sample, unless that is done, then score what lies on disk; or compare tokenizers."""
+    if config.reconstruct:
+        compare(config, flags)
+        return
     with process_group(choose_device(config.device)):
         job = Job(config)
         record = job.record
@@ -45,6 +50,14 @@ def main(config: SampleConfig, flags: Flags) -> None:
             record = sample(job)
     if is_main():  # the others need not wait for it
         score(job, record, inception)
+
+
+def compare(config: SampleConfig, flags: Flags) -> None:
+    """Redraw the reference by each tokenizer, and print what they keep of it."""
+    comparison = Comparison(config)
+    print(comparison.plan())
+    if not flags.dry_run:
+        print(f"\n{comparison.run(counted)}", end="")
 
 
 def sample(job: Job) -> Record:
@@ -125,7 +138,7 @@ def told_by_classifier(
     return class_accuracy(classifier, sets, classes)
 
 
-def counted(images: ImageSet, name: str) -> Iterator[Tensor]:
+def counted(images: LabelledImages, name: str) -> Iterator[Tensor]:
     """The batches (B, 3, H, W) of a set, each image counted on a bar."""
     with tqdm(total=len(images), desc=name, unit="img", leave=False, disable=None) as bar:
         for batch in images:

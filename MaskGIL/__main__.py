@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from MaskGIL.command import run_command
+from MaskGIL.convert import ConvertConfig, convert
 from MaskGIL.generate import GenerateConfig, generate
 from MaskGIL.inspect import InspectConfig, inspect
 from MaskGIL.prepare import PrepareConfig, prepare
@@ -23,6 +24,12 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "convert": Command(
+        convert,
+        ConvertConfig,
+        "Turn weights or tokens of other projects into ours, or back.",
+        ("source", "out"),
+    ),
     "generate": Command(generate, GenerateConfig, "Sample pictures of classes from weights."),
     "inspect": Command(
         inspect, InspectConfig, "Tell what a token cache or a weights folder holds.", ("path",)

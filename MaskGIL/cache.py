@@ -9,6 +9,7 @@ import json
 import mmap
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ def write_cache(
     bad: BadFiles,
     device: torch.device | str = "cpu",
     encode_batch: int = 64,
+    precision: str = "fp32",
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
@@ -53,12 +55,13 @@ def write_cache(
     """Encode this rank's chunks, rank::world_size, unless an earlier run has finished them.
 
     Afterwards all ranks meet and rank 0 calls `finish_cache`. The tokenizer stands on `device`;
-    `progress` gets the number of images of each chunk. Raises UserError when the folder was begun
-    with another tokenizer, transform or classes, when the disk is too small, and for too many
-    unreadable files.
+    `precision` is that of `encode_crops`, `progress` gets the number of images of each chunk.
+    Raises UserError when the folder was begun with another tokenizer, transform or classes, when
+    the disk is too small, and for too many unreadable files.
     """
     folder = Path(folder)
-    index = _begin(folder, new_index(images, tokenizer, crops, image_size, encode_batch))
+    wanted = new_index(images, tokenizer, crops, image_size, encode_batch, precision)
+    index = _begin(folder, wanted)
     if index["complete"]:
         return
     part = Part.of(folder, index)
@@ -79,15 +82,15 @@ def write_cache(
             file.seek(part.rows_of(chunk).start * part.row_bytes)
             write_durably(file, data)
             record = {"chunk": chunk, "sha256": sha256(data), "skipped": list(skipped)}
-            write_durably(log, b"\n%b\n" % json.dumps(record).encode())
+            write_durably(log, _to_line(record))
             progress(len(part.rows_of(chunk)))
 
 
 def finish_cache(folder: str | Path, images: Images, bad: BadFiles) -> None:
     """Read every chunk again, then write the labels and the complete index.
 
-    For rank 0, once every rank is back from `write_cache`. Raises UserError when the ranks
-    together skipped too many files.
+    For rank 0, once every rank is back from `write_cache`. `bad` gets the files that other ranks
+    and earlier runs skipped. Raises UserError when these are too many together.
     """
     folder = Path(folder)
     index = read_index(folder)
@@ -97,6 +100,8 @@ def finish_cache(folder: str | Path, images: Images, bad: BadFiles) -> None:
         missing = [chunk for chunk in enumerate(hashes) if chunk not in finished]
         assert not missing, f"chunks {missing} are not written: has every rank returned?"
         skipped = [row for chunk in enumerate(hashes) for row in finished[chunk]]
+        for row in skipped:
+            bad.add(row, UnreadableImage(images.name(row), "unreadable when it was its turn"))
         bad.check(len(skipped))
         labels = images.labels.astype("<i4")
         labels[skipped] = -1
@@ -104,8 +109,21 @@ def finish_cache(folder: str | Path, images: Images, bad: BadFiles) -> None:
         index["parts"][0]["sha256"] = hashes
         index |= {"labels_sha256": sha256(labels.tobytes()), "skipped": len(skipped)}
         replace_file(folder / "index.json", to_json(index | {"complete": True}))
-    for log in folder.glob("chunks-*.jsonl"):
-        log.unlink()
+    for pattern in ("chunks-*.jsonl", ".index.json.*", ".labels.bin.*"):
+        for leftover in folder.glob(pattern):
+            leftover.unlink()
+
+
+@torch.no_grad()
+def encode_crops(tokenizer: Tokenizer, crops: Tensor, precision: str = "fp32") -> Tensor:
+    """Tokens (B, h, w) of crops (B, 3, S, S) uint8, on their device, whatever surrounds the call.
+
+    `fp32` is full float32, without the TF32 that cuDNN has on by default. `bf16` autocasts: faster,
+    but a latent between two codes may go to the other one. Never fp16: activations overflow it.
+    """
+    autocast = torch.autocast(crops.device.type, torch.bfloat16, enabled=precision == "bf16")
+    with autocast, _without_tf32():
+        return tokenizer.encode(to_float(crops))
 
 
 def cache_size(num_rows: int, crops: int, grid: tuple[int, int], codebook_size: int) -> int:
@@ -186,6 +204,8 @@ def _begin(folder: Path, index: Index) -> Index:
         check_same(folder, "transform", found["transform"], index["transform"])
         check_classes(folder, found, list(index["classes"]))
         check_same(folder, "data set", found["images"], index["images"])
+        layouts = ({**each["parts"][0], "sha256": []} for each in (found, index))
+        check_same(folder, "layout", *layouts)
         return found
     folder.mkdir(parents=True, exist_ok=True)
     size, free = Part.of(folder, index).size, shutil.disk_usage(folder).free
@@ -218,7 +238,6 @@ def _load(images: Images, rows: list[int], transform: dict, workers: int) -> Ite
     return iter(DataLoader(dataset, None, sampler=rows, num_workers=workers, generator=generator))
 
 
-@torch.inference_mode()
 def _encode_chunk(
     samples: Iterator, rows: range, index: Index, tokenizer: Tokenizer, device: torch.device | str
 ) -> tuple[bytes, dict[int, UnreadableImage]]:
@@ -235,14 +254,25 @@ def _encode_chunk(
                 skipped[row] = sample
             else:
                 picture.copy_(sample)
-        crops = to_float(pictures.flatten(0, 1).to(device))
-        with torch.autocast(crops.device.type, enabled=False):  # whatever surrounds: in float32
-            tokens = tokenizer.encode(crops).cpu().numpy()
-        assert 0 <= tokens.min() <= tokens.max() < tokenizer.codebook_size
-        codes.append(tokens.reshape(len(part), -1).astype(index["dtype"]))
-    data = np.concatenate(codes)
+        crops = pictures.flatten(0, 1).to(device)  # (B * C, 3, S, S)
+        tokens = encode_crops(tokenizer, crops, index["transform"]["precision"])
+        codes.append(tokens.reshape(len(part), -1))  # (B, C * h * w)
+    # Copied once a chunk: while a GPU encodes a batch, the next one is read
+    data = torch.cat(codes).cpu().numpy()
+    assert 0 <= data.min() <= data.max() < tokenizer.codebook_size
     data[[row - rows.start for row in skipped]] = 0
-    return data.tobytes(), skipped
+    return data.astype(index["dtype"]).tobytes(), skipped
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _finished(part: Part, logs: dict[tuple[int, str], list[int]], chunks: range) -> set[int]:
@@ -251,12 +281,19 @@ def _finished(part: Part, logs: dict[tuple[int, str], list[int]], chunks: range)
     return {chunk for chunk in chunks if chunk in logged and (chunk, part.hash_of(chunk)) in logs}
 
 
+def _to_line(record: dict[str, object]) -> bytes:
+    """A line of a log; its hash tells a whole one from one torn by a kill, or damaged."""
+    text = json.dumps(record).encode()
+    return b"\n%b %b\n" % (sha256(text).encode(), text)
+
+
 def _read_logs(folder: Path) -> dict[tuple[int, str], list[int]]:
     """(chunk, sha256) -> its skipped rows, of all chunks that any rank has finished."""
     records = {}
     for log in folder.glob("chunks-*.jsonl"):
         for line in log.read_bytes().splitlines():
-            if line.endswith(b"}"):  # else torn by a kill; records stand between empty lines
-                record = json.loads(line)
+            digest, _, text = line.partition(b" ")
+            if digest == sha256(text).encode() and text:
+                record = json.loads(text)
                 records[record["chunk"], record["sha256"]] = record["skipped"]
     return records

@@ -5,6 +5,7 @@ CHUNK images. Nothing in it depends on time, machine or ranks. R rows, C crops, 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,21 +23,36 @@ VERSION = 2
 CHUNK = 256  # images
 Index = dict[str, Any]  # what index.json holds
 _AGAIN = "delete the folder {} and run the command that wrote it again."
+_FORM = {  # the types of what stands in an index, of all that is read from there
+    "complete": bool,
+    "dtype": str,
+    "tokenizer": {"name": str, "fingerprint": str, "codebook_size": int},
+    "transform": {"image_size": int, "crops": str},
+    "images": {},
+    "classes": {},
+    "classes_sha256": str,
+    "parts": [
+        {"file": str, "grid": [int, int], "rows": int, "crops": int, "chunk": int, "sha256": list}
+    ],
+    "labels_sha256": str,
+    "skipped": int,
+}
 
 
 def new_index(
-    images: Images, tokenizer: Tokenizer, crops: str, image_size: int, encode_batch: int
+    images: Images,
+    tokenizer: Tokenizer,
+    crops: str,
+    image_size: int,
+    encode_batch: int,
+    precision: str = "fp32",
 ) -> Index:
     """The index of a cache still to be written. Raises UserError for a size without grid."""
-    if image_size % tokenizer.stride:
-        raise UserError(
-            f"data.image_size={image_size} is no multiple of {tokenizer.stride}, the stride of the "
-            "tokenizer."
-        )
-    side = image_size // tokenizer.stride
-    part = {"file": f"tokens-{side}x{side}.bin", "grid": [side, side], "rows": len(images)}
+    grid = token_grid(image_size, tokenizer.stride)
+    part = {"file": _file_name(grid), "grid": list(grid), "rows": len(images)}
     # The batch too: the last bit of a latent, and so a token, may depend on it
     transform = {"image_size": image_size, "crops": crops, "encode_batch": encode_batch}
+    transform["precision"] = precision
     if draft := getattr(images, "draft", 0):
         transform["draft"] = draft
     classes = class_to_idx(images.classes)
@@ -59,8 +75,20 @@ def new_index(
     }
 
 
+def token_grid(image_size: int, stride: int) -> tuple[int, int]:
+    """(h, w) of a square image. Raises UserError unless the tokenizer's stride divides it."""
+    if image_size % stride:
+        raise UserError(
+            f"data.image_size={image_size} is no multiple of {stride}, the stride of the tokenizer."
+        )
+    return image_size // stride, image_size // stride
+
+
 def read_index(folder: Path) -> Index:
-    """The index of a folder. Raises UserError when it is missing or not of this VERSION."""
+    """The index of a folder, checked in itself.
+
+    Raises UserError when it is missing, not of this VERSION, or damaged.
+    """
     path = folder / "index.json"
     if not path.exists():
         raise UserError(
@@ -68,11 +96,14 @@ def read_index(folder: Path) -> Index:
         )
     try:
         index = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); {_AGAIN.format(folder)}") from error
     found = index.get("version") if isinstance(index, dict) else None
     if found != VERSION:
         raise UserError(f"{path} has version {found}, not {VERSION}; {_AGAIN.format(folder)}")
+    if key := _misfit(index, _FORM) or _contradiction(index):
+        raise UserError(f"{path} is damaged at {key}; {_AGAIN.format(folder)}")
+    index["transform"].setdefault("precision", "fp32")  # all there was before it was written down
     return index
 
 
@@ -98,18 +129,38 @@ def check_same(folder: Path, what: str, found: dict[str, Any], wanted: dict[str,
 
 
 def check_files(folder: Path, index: Index, verify: bool) -> None:
-    """Raise UserError for a wrong size, and with `verify` for a wrong hash of tokens."""
+    """Raise UserError for wrong sizes or labels, and with `verify` for wrong hashes or tokens."""
     part, labels = Part.of(folder, index), folder / "labels.bin"
     for path, size in ((part.path, part.size), (labels, 4 * part.rows)):
         found = path.stat().st_size if path.exists() else 0
         if found != size:
             raise UserError(f"{path} has {found} bytes, not {size}; {_AGAIN.format(folder)}")
-    if sha256(labels.read_bytes()) != index["labels_sha256"]:
+    data, num_classes = labels.read_bytes(), len(index["classes"])
+    if sha256(data) != index["labels_sha256"]:
         raise UserError(f"{labels} is damaged (sha256 differs); {_AGAIN.format(folder)}")
-    for chunk, expected in enumerate(index["parts"][0]["sha256"] if verify else ()):
-        if part.hash_of(chunk) != expected:
+    numbers = np.frombuffer(data, "<i4")
+    if not -1 <= numbers.min() <= numbers.max() < max(num_classes, 1):  # without classes all are 0
+        raise UserError(
+            f"{labels} has labels from {numbers.min()} to {numbers.max()}, but index.json "
+            f"{num_classes} classes; {_AGAIN.format(folder)}"
+        )
+    if verify:
+        _check_tokens(folder, index, part)
+
+
+def _check_tokens(folder: Path, index: Index, part: "Part") -> None:
+    codebook_size = index["tokenizer"]["codebook_size"]
+    for chunk, expected in enumerate(index["parts"][0]["sha256"]):
+        data = part.read(chunk)
+        if sha256(data) != expected:
             raise UserError(
                 f"{part.path} is damaged in chunk {chunk} (sha256 differs); {_AGAIN.format(folder)}"
+            )
+        largest = np.frombuffer(data, index["dtype"]).max()
+        if largest >= codebook_size:
+            raise UserError(
+                f"{part.path} has token {largest} in chunk {chunk}, outside of the codebook of "
+                f"{codebook_size}; {_AGAIN.format(folder)}"
             )
 
 
@@ -125,8 +176,8 @@ class Part:
     def of(cls, folder: Path, index: Index) -> "Part":
         """The one part of an index. (A cache of several grids would have several.)"""
         (part,) = index["parts"]
-        row = (part["crops"], *part["grid"])
-        return cls(folder / part["file"], part["rows"], np.empty(row, index["dtype"]).nbytes)
+        codes = part["crops"] * math.prod(part["grid"])
+        return cls(folder / part["file"], part["rows"], codes * np.dtype(index["dtype"]).itemsize)
 
     @property
     def size(self) -> int:
@@ -142,11 +193,15 @@ class Part:
         """Rows of a chunk."""
         return range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.rows))
 
-    def hash_of(self, chunk: int) -> str:
-        """Sha256 of the chunk as it lies on disk."""
+    def read(self, chunk: int) -> bytes:
+        """The chunk as it lies on disk."""
         with self.path.open("rb") as file:
             file.seek(self.rows_of(chunk).start * self.row_bytes)
-            return sha256(file.read(len(self.rows_of(chunk)) * self.row_bytes))
+            return file.read(len(self.rows_of(chunk)) * self.row_bytes)
+
+    def hash_of(self, chunk: int) -> str:
+        """Sha256 of the chunk as it lies on disk."""
+        return sha256(self.read(chunk))
 
 
 def class_to_idx(classes: Sequence[str]) -> dict[str, int]:
@@ -157,3 +212,42 @@ def class_to_idx(classes: Sequence[str]) -> dict[str, int]:
 def dtype_of(codebook_size: int) -> np.dtype:
     """Number format of a code on disk: uint16 as long as it holds every code."""
     return np.dtype("<u2" if codebook_size <= 65_536 else "<u4")
+
+
+def _file_name(grid: Sequence[int]) -> str:
+    height, width = grid
+    return f"tokens-{height}x{width}.bin"
+
+
+def _misfit(value: Any, form: Any, key: str = "") -> str:
+    """The first key whose value is missing or not of its form, if there is one."""
+    if isinstance(form, type):
+        return "" if type(value) is form else key
+    if type(value) is not type(form):
+        return key
+    if isinstance(form, list):
+        form, value = (dict(enumerate(items)) for items in (form, value))
+        if len(form) != len(value):
+            return key
+    inner = ((value.get(name), kind, f"{key}.{name}".lstrip(".")) for name, kind in form.items())
+    return next(filter(None, (_misfit(*arguments) for arguments in inner)), "")
+
+
+def _contradiction(index: Index) -> str:
+    """The first key that does not follow from the others as it must, if there is one."""
+    part, classes = index["parts"][0], index["classes"]
+    num_chunks = -(-part["rows"] // CHUNK) if index["complete"] else len(part["sha256"])
+    codebook_size = index["tokenizer"]["codebook_size"]
+    expected = {
+        "tokenizer.codebook_size": codebook_size > 0,
+        "dtype": index["dtype"] == dtype_of(codebook_size).str,
+        "classes": classes == class_to_idx(classes),
+        "classes_sha256": index["classes_sha256"] == sha256(to_json(classes)),
+        "parts.0.rows": part["rows"] > 0,
+        "parts.0.crops": part["crops"] > 0,
+        "parts.0.grid": min(part["grid"]) > 0,
+        "parts.0.file": part["file"] == _file_name(part["grid"]),  # and so inside the folder
+        "parts.0.chunk": part["chunk"] == CHUNK,
+        "parts.0.sha256": len(part["sha256"]) == num_chunks,
+    }
+    return next((key for key, holds in expected.items() if not holds), "")

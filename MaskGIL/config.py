@@ -136,6 +136,9 @@ class DataConfig:
         "cache", "cache encodes every crop once, before training; online encodes in every step"
     )
     cache: str = setting("", "folder of the token cache; empty: OUT_DIR/cache", free=True)
+    cache_precision: Literal["fp32", "bf16"] = setting(
+        "fp32", "how the cache is encoded: bf16 is faster and changes a small share of the tokens"
+    )
     workers: int = setting(0, "processes that read images; 0 reads in the main process", free=True)
     max_bad: float = setting(0.001, "stop if a larger share of images is unreadable", free=True)
 

@@ -81,6 +81,7 @@ def _describe_cache(folder: Path, config: InspectConfig, flags: Flags) -> None:
     )
     _say("tokens", f"{height}x{width} of {cache.codebook_size} codes, {cache.num_bytes:,} bytes")
     _say("tokenizer", f"{made_by['name']}, fingerprint {made_by['fingerprint'][:16]}")
+    _say("precision", transform["precision"])
     _say("hashes", "all chunks are as they were written")
     counts = np.bincount(cache.labels[cache.labels >= 0], minlength=len(cache.classes))
     print("\n".join(_histogram(class_names(cache.classes, len(counts)), counts)))

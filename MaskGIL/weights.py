@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from MaskGIL.config import SamplingConfig, from_dict, to_dict
+from MaskGIL.distributed import first_rank_first
+from MaskGIL.public import public_file
 from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig, UserError
 from Network.files import load_strict, read_tensors
@@ -123,13 +125,20 @@ def load_tokenizer(folder: str | Path) -> VQTokenizer:
     if tokenizer.fingerprint != described["fingerprint"]:
         raise UserError(f"{folder}/{TOKENIZER} is not the file that config.json describes.")
     tokenizer.name = described["name"]
-    return tokenizer.eval()
+    return _ready(tokenizer)
 
 
 def open_tokenizer(config: TokenizerConfig) -> VQTokenizer:
-    """The tokenizer that a run asks for by `tokenizer.weights`, or by name. Raises UserError."""
+    """The tokenizer that a run asks for by `tokenizer.weights`, or by name. Raises UserError.
+
+    For a name without weights the file of its authors is fetched once; all ranks must come here.
+    """
     if config.name and config.weights:
-        return build_tokenizer(config.name, config.weights).eval()
+        return _ready(build_tokenizer(config.name, config.weights))
+    if config.name:
+        with first_rank_first():
+            weights = public_file(config.name)
+        return _ready(build_tokenizer(config.name, weights))
     if not config.weights:
         raise UserError(
             "tokenizer.weights is empty; name the weights folder of a trained tokenizer, "
@@ -162,6 +171,11 @@ def read_config(folder: Path) -> dict:
     if missing := sorted(needed - config.keys()):
         raise UserError(f"{file} is damaged (no {missing[0]!r}); write the weights again.")
     return config
+
+
+def _ready(tokenizer: VQTokenizer) -> VQTokenizer:
+    """For inference, its kernels laid out as convolutions read them: else each call does it."""
+    return tokenizer.eval().to(memory_format=torch.channels_last)
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

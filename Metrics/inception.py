@@ -5,22 +5,24 @@ B batch, H height, W width.
 """
 
 import io
-import urllib.error
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from MaskGIL.durable import sha256
-from MaskGIL.values import did_you_mean
+from Metrics.pretrained import Pretrained, file_sha256
 from Network.config import UserError
 from Network.files import read_tensors
 
 OFFICIAL = "6726825d"  # how the sha256 of the released file begins, as the file's name says
 NAME = f"inception-2015-12-05-{OFFICIAL}"
-FILES = (f"weights-{NAME}.pth", f"pt_{NAME}.pth")  # torch-fidelity's and pytorch-fid's: one file
+INCEPTION = Pretrained(
+    key="inception",
+    files=(f"weights-{NAME}.pth", f"pt_{NAME}.pth"),  # torch-fidelity's and pytorch-fid's name
+    start=OFFICIAL,
+    url=f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-{NAME}.pth",
+)
 WIDTH, BATCH = 2048, 32  # a batch takes 30 MB an image
-KNOWN = ("auto", "download", "none")
 
 
 class InceptionNetwork:
@@ -35,7 +37,7 @@ class InceptionNetwork:
         # torch-fidelity would unpickle whatever the file holds: it gets the tensors alone
         torch.save(read_tensors(weights), tensors := io.BytesIO())
         tensors.seek(0)
-        self.width, self.sha256 = WIDTH, sha256(weights.read_bytes())
+        self.width, self.sha256 = WIDTH, file_sha256(weights)
         self.is_official = self.sha256.startswith(OFFICIAL)
         self.name = "inception-2015" + ("" if self.is_official else f"-{self.sha256[:8]}")
         try:
@@ -65,9 +67,7 @@ def open_inception(value: str, device: torch.device) -> InceptionNetwork | None:
     "auto": if its weights lie where PyTorch keeps downloads, else None; "download": fetched there
     first; "none": None; else the path of a file. Raises UserError for what cannot be had.
     """
-    weights = find_weights(value)
-    if weights is None and value == "download":
-        weights = _download(_folder() / FILES[0])
+    weights = INCEPTION.open(value)
     return InceptionNetwork(weights, device) if weights else None
 
 
@@ -76,35 +76,4 @@ def find_weights(value: str) -> Path | None:
 
     Raises UserError for a file that is not there, and for a kept one that is damaged.
     """
-    if value not in KNOWN:
-        if not Path(value).is_file():
-            hint = did_you_mean(value, KNOWN)
-            raise UserError(f"inception={value} is no file; give one, or {', '.join(KNOWN)}.{hint}")
-        return Path(value)
-    kept = next((_folder() / name for name in FILES if (_folder() / name).is_file()), None)
-    if value == "none" or kept is None:
-        return None
-    if not (found := sha256(kept.read_bytes())).startswith(OFFICIAL):
-        raise UserError(
-            f"{kept} is not the released file (its sha256 begins with {found[:8]}); delete it, or "
-            "give inception=none."
-        )
-    return kept
-
-
-def _folder() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def _download(path: Path) -> Path:
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), OFFICIAL)
-    except (urllib.error.URLError, RuntimeError, OSError) as error:
-        raise UserError(
-            f"inception=download failed ({error}); fetch {URL_INCEPTION_V3} on another machine and "
-            "name the file, inception=FILE."
-        ) from error
-    return path
+    return INCEPTION.find(value)

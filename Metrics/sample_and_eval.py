@@ -30,6 +30,7 @@ from Metrics.oracle import class_of, objects_spread_ratio
 from Metrics.reference import ImageSet, LabelledImages
 from Metrics.samples import SampleFile
 from Metrics.seen import Extractor, Seen
+from Metrics.similarity import WINDOW
 from Network.config import UserError, setting
 
 FEW = 10_000  # images; an FID of fewer is larger, the more so the fewer they are
@@ -72,12 +73,34 @@ class SampleConfig(SamplingKeys):
     nearest: str = setting(
         "", "PNG file, replaced: 16 samples, each above the nearest training image; needs train"
     )
+    reconstruct: tuple[str, ...] = setting(
+        (),
+        "instead of samples: how well tokenizers redraw the reference, each a weights folder, a "
+        "public name or NAME:FILE, a,b; out is a new .json, precision fp32 unless it is given",
+    )
+    image_size: int = setting(256, "reconstruct: side of the reference's centre crops in pixels")
+    vgg: str = setting(
+        "auto",
+        "reconstruct: weights of the VGG-16 for LPIPS, as inception has them: a file, auto, "
+        "download or none",
+    )
+    grid: str = setting(
+        "", "reconstruct: PNG file, replaced: 16 images above what each tokenizer makes of them"
+    )
 
     def __post_init__(self):
         super().__post_init__()
         require_at_least("num_images", self.num_images, 2)
         require_at_least("chunk", self.chunk, 1)
         require_at_least("num_reference", self.num_reference, 0)
+        require_at_least("image_size", self.image_size, WINDOW)
+        if self.reconstruct and (self.weights or not self.reference):
+            raise UserError(
+                "reconstruct redraws the images of reference=... and samples none: give a "
+                "reference, and no weights."
+            )
+        if self.grid and not self.reconstruct:
+            raise UserError("grid shows reconstructions: give reconstruct=... too.")
         if self.train and not self.reference:
             raise UserError("train needs a reference to tell what is near: give reference=... too.")
         for key in ("nearest", "ladder", "classifier"):

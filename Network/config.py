@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 Norm = Literal["pre", "post", "sandwich"]
 Rotary = Literal["grid2d", "llamagen"]
 Middle = Literal["attention", "blocks", "none"]
+WITHOUT_ATTENTION = ("maskgit", "magvit2")  # families of tokenizers
 
 
 class UserError(ValueError):
@@ -140,8 +141,16 @@ class TokenizerConfig:
     l2_norm: bool = setting(True, "codes and latents on the unit sphere (LlamaGen, ViT-VQGAN)")
     codebook_weight: float = setting(1.0, "weight of the loss that moves codes to latents")
     commitment_weight: float = setting(0.25, "weight of the loss that moves latents to codes")
+    entropy_weight: float | None = setting(
+        None,
+        "weight of the entropy terms: of a token low, of all tokens high; null: 0.1 for magvit2, "
+        "else 0",
+        follows="family",
+    )
 
     def __post_init__(self):
+        if self.entropy_weight is None:
+            object.__setattr__(self, "entropy_weight", 0.1 if self.family == "magvit2" else 0.0)
         counts = ("width", "res_blocks", "groups", "latent_width", "codebook_size", "code_width")
         for name in counts:
             _require_whole("tokenizer", name, getattr(self, name))
@@ -160,6 +169,21 @@ class TokenizerConfig:
                 f"tokenizer.groups={self.groups} does not divide the channels of every level, "
                 f"{', '.join(map(str, channels))}; use a divisor of {shared}."
             )
+        if self.family in WITHOUT_ATTENTION:
+            self._refuse_attention()
+
+    def _refuse_attention(self) -> None:
+        if self.attention_levels:
+            raise UserError(
+                f"The family {self.family} has no attention: write tokenizer.attention_levels= "
+                f"beside tokenizer.family={self.family}."
+            )
+        for key in ("encoder_middle", "decoder_middle"):
+            if getattr(self, key) == "none":
+                raise UserError(
+                    f"tokenizer.{key}=none is not for the family {self.family}, which always has "
+                    "blocks in the middle: leave the key out."
+                )
 
 
 def _require_whole(section: str, name: str, value: int) -> None:

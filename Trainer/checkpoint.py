@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from MaskGIL.distributed import is_main
 from Network.config import UserError
 
-FORMAT = 1
+FORMAT = 2
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _FLAT = replace(_WHOLE, flatten_optimizer_state_dict=True)  # names for tensors; reading knows them
 

@@ -14,6 +14,8 @@ from MaskGIL.config import (
 from MaskGIL.device import Precision
 from Network.config import NetworkConfig, TokenizerConfig, setting
 
+Contest = Literal["hinge", "non-saturating"]
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -80,12 +82,43 @@ class ReconstructionConfig:
 
     l1: float = setting(1.0, "weight of the absolute error of a pixel")
     l2: float = setting(1.0, "weight of the squared error of a pixel")
+    perceptual: float = setting(0.0, "weight of LPIPS, the distance of VGG-16's features")
+    vgg: str = setting(
+        "auto",
+        "weights of that network: a file; auto: what PyTorch's folder of downloads holds; "
+        "download: fetched into it first",
+        free=True,
+    )
     revive_every: int = setting(25, "steps between two revivals of dead codes; 0 never")
     revive_until: float = setting(0.8, "share of the run after which no code is replaced")
 
     def __post_init__(self):
+        for name in ("l1", "l2", "perceptual"):
+            require_at_least(f"reconstruction.{name}", getattr(self, name), 0)
         require_at_least("reconstruction.revive_every", self.revive_every, 0)
         require_within("reconstruction.revive_until", self.revive_until, 0, 1)
+
+
+@dataclass(frozen=True)
+class AdversaryConfig:
+    """A discriminator beside a tokenizer, trained with the same optimiser."""
+
+    weight: float = setting(0.0, "weight of the adversarial loss; 0 trains without a discriminator")
+    start: int = setting(0, "step from which on both learn from each other")
+    adaptive: bool = setting(
+        False, "scale the weight so that this loss moves the last layer as much as the others do"
+    )
+    tokenizer_loss: Contest = setting("hinge", "what the tokenizer is told")
+    discriminator_loss: Contest = setting("hinge", "what the discriminator is told")
+    lecam: float = setting(0.0, "weight of LeCam regularisation of the discriminator")
+    width: int = setting(64, "channels behind the discriminator's first layer")
+    depth: int = setting(3, "its layers that halve the resolution")
+
+    def __post_init__(self):
+        for name in ("weight", "start", "lecam"):
+            require_at_least(f"adversary.{name}", getattr(self, name), 0)
+        for name in ("width", "depth"):
+            require_at_least(f"adversary.{name}", getattr(self, name), 1)
 
 
 @dataclass(frozen=True)
@@ -96,6 +129,11 @@ class RunConfig:
         "generator", "train a generator, train a tokenizer, or only write the token cache"
     )
     out_dir: str = setting("", "folder of the run; running again resumes it", free=True)
+    init_from: str = setting(
+        "",
+        "weights to begin with instead of random ones, a folder or a file: fine-tuning",
+        free=True,
+    )
     report: str = setting("", "folder of a run: draw its curves and do nothing else", free=True)
     seed: int = setting(0, "seed of weights, order, crops and masks")
     device: str = setting("auto", "auto, cuda, mps or cpu", free=True)
@@ -107,6 +145,7 @@ class RunConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig, metadata={"free": True})
     sampling: SamplingConfig = field(default_factory=SamplingConfig, metadata={"free": True})

@@ -18,13 +18,15 @@ from MaskGIL.distributed import is_main, world_size
 from MaskGIL.masking import masked_loss, max_hidden
 from MaskGIL.weights import open_tokenizer
 from Network import build_network, build_tokenizer
+from Trainer.adversary import build_discriminator
+from Trainer.autoencoding import Reconstructed, Reconstruction, pixel_loss
 from Trainer.config import RunConfig
 from Trainer.logger import format_bytes, format_seconds
 from Trainer.memory import divisors, free_memory, saved_bytes
 from Trainer.tokens import SPLITS, cache_folder, describe_cache, has_cache
 from Trainer.trainer import Trainer
 from Trainer.vit import GeneratorTrainer, RowLogits
-from Trainer.vqgan import Reconstruction, TokenizerTrainer, pixel_loss
+from Trainer.vqgan import TokenizerTrainer
 from Trainer.window import Window
 
 STATE_BYTES = 20  # per parameter, in float32: weight, gradient, two moments, average
@@ -130,17 +132,21 @@ class Tokenizer:
     def __init__(self, config: RunConfig):
         self.config = config
         with torch.device("meta"):
-            self.module = Reconstruction(build_tokenizer(config.tokenizer))
+            self.module = Reconstruction(
+                build_tokenizer(config.tokenizer),
+                build_discriminator(config.adversary, config.data.image_size),
+            )
 
     def inputs(self, count: int) -> tuple:
-        """`count` images."""
-        size = self.config.data.image_size
-        return (torch.empty(count, 3, size, size, device="meta"),)
+        """`count` images, and whether there is a discriminator to judge them."""
+        size, contest = self.config.data.image_size, self.module.discriminator is not None
+        return torch.empty(count, 3, size, size, device="meta"), contest
 
-    def loss(self, outputs: tuple, inputs: tuple) -> Tensor:
-        """Pixel error and quantiser losses."""
-        pixels = pixel_loss(outputs[0] - inputs[0], self.config.reconstruction)
-        return pixels + sum(outputs[3].values())
+    def loss(self, outputs: Reconstructed, inputs: tuple) -> Tensor:
+        """Pixel error, quantiser losses and logits; LPIPS is not counted."""
+        pixels = pixel_loss(outputs.images - inputs[0], self.config.reconstruction)
+        judged = [logits.mean() for logits in outputs.verdicts or ()]
+        return pixels + sum(outputs.losses.values()) + sum(judged)
 
 
 def _say(name: str, fact: str) -> None:

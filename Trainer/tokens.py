@@ -5,7 +5,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from MaskGIL.cache import TokenCache, cache_size, finish_cache, write_cache
-from MaskGIL.cache_index import read_index
+from MaskGIL.cache_index import read_index, token_grid
 from MaskGIL.data import Images, Split, open_images
 from MaskGIL.data.crops import num_crops
 from MaskGIL.device import choose_device
@@ -33,11 +33,15 @@ def cache_folder(config: RunConfig, split: Split) -> Path:
 
 
 def describe_cache(config: RunConfig, images: Images, tokenizer: VQTokenizer, split: Split) -> str:
-    """What goes into the cache of a split, how many bytes that is, and where they lie."""
-    crops, side = num_crops(_crops(config, split)), config.data.image_size // tokenizer.stride
-    size = cache_size(len(images), crops, (side, side), tokenizer.codebook_size)
+    """What goes into the cache of a split, how many bytes that is, and where they lie.
+
+    Raises UserError for a size of images without grid.
+    """
+    crops = num_crops(_crops(config, split))
+    grid = token_grid(config.data.image_size, tokenizer.stride)
+    size = cache_size(len(images), crops, grid, tokenizer.codebook_size)
     return (
-        f"{describe_count(images, split)} x {crops} crops -> {side}x{side} tokens, "
+        f"{describe_count(images, split)} x {crops} crops -> {grid[0]}x{grid[1]} tokens, "
         f"{format_bytes(size)} in {cache_folder(config, split)}"
     )
 
@@ -53,8 +57,8 @@ def cached_tokens(
 ) -> TokenCache:
     """Open the cache of a split, verified; write it first if it is missing or unfinished.
 
-    Validation images have one centre crop. Raises UserError if the cache belongs to another
-    tokenizer, to other classes or is damaged.
+    Validation images have one centre crop. A line tells how many files could not be read. Raises
+    UserError if the cache belongs to another tokenizer, to other classes or is damaged.
     """
     folder, data = cache_folder(config, split), config.data
     if is_main() and not (folder / "index.json").exists():
@@ -72,6 +76,7 @@ def cached_tokens(
             image_size=data.image_size,
             bad=bad,
             device=device,
+            precision=data.cache_precision,
             workers=data.workers,
             rank=rank(),
             world_size=world_size(),
@@ -80,6 +85,8 @@ def cached_tokens(
     barrier()
     if is_main():
         finish_cache(folder, images, bad)
+        if bad.found:  # and so the cache was written just now
+            print(f"unreadable {len(bad.found)} of {len(images)} images, listed in {bad.path}")
     barrier()
     return TokenCache.open(folder, tokenizer=tokenizer, classes=images.classes, verify=is_main())
 

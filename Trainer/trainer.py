@@ -111,6 +111,10 @@ class Trainer(ABC):
         """What must be the same when a run is resumed, though its path may change."""
         return data_content(self.images)
 
+    def learners(self) -> list[nn.Module]:
+        """What is trained; the gradient of each is clipped apart, that of the first is logged."""
+        return [self.module]
+
     def behind_part(self) -> None:
         """Whatever a subclass does behind the backward pass of a part; one that overflows too."""
         return
@@ -236,7 +240,9 @@ class Trainer(ABC):
             self.behind_part()
             parts.append({"loss": loss.detach(), **metrics})
         self.scaler.unscale_(self.optimizer)
-        return parts, gradient_norm(self.module.parameters(), self.config.optim.clip)
+        clip = self.config.optim.clip
+        norms = [gradient_norm(module.parameters(), clip) for module in self.learners()]
+        return parts, norms[0]
 
     def _taken(self) -> bool:
         """Move the weights along the gradient, unless it overflows: then the scale is halved."""
@@ -255,6 +261,8 @@ class Trainer(ABC):
     def _fit_into_memory(self) -> None:
         """Cut a step into as few parts as fit, by computing one part without taking the step."""
         batch, objective = self.data[self.step], self.objective()
+        # As the last step will be computed: whatever joins the loss later has joined it by then
+        now, self.step = self.step, max(self.step, self.config.loop.steps - 1)
 
         def loss_of(images: int) -> Tensor:
             self.part = images
@@ -265,6 +273,7 @@ class Trainer(ABC):
         share = self.share.stop - self.share.start
         copies = (0 if self.optimizer.state else 2) + (world_size() > 1)  # moments, DDP's buckets
         self._cut(fewest_parts(share, loss_of, self.module, copies, self.device))
+        self.step = now
         told = f"{self.part} images at once, {self.accumulation} parts a step: as many as fit"
         self.log.line(f"memory     {told}")
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from MaskGIL.cache import TokenCache
+from MaskGIL.cache import TokenCache, encode_crops
 from MaskGIL.data import Images, Split
-from MaskGIL.data.crops import num_crops, to_float, to_uint8
+from MaskGIL.data.crops import num_crops, to_uint8
 from MaskGIL.data.sampler import Sampler, spread
 from MaskGIL.decoding import mar_plan
 from MaskGIL.imagenet import describe_count
@@ -216,10 +216,8 @@ class GeneratorTrainer(Trainer):
             self.module, self.tokenizer, self.images.classes, self.config.sampling, dtype=self.dtype
         )
 
-    @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, enabled=False):  # in float32, as the cache does
-            return self.tokenizer.encode(to_float(images))
+        return encode_crops(self.tokenizer, images, self.config.data.cache_precision)
 
     def _bound(self) -> int:
         """The most tokens that a part of any step hides."""

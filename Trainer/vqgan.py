@@ -1,7 +1,6 @@
-"""Trains a tokenizer: reconstruction, the quantiser's own losses, and revival of dead codes.
+"""Trains a tokenizer: pixels, LPIPS, its quantiser's losses, a discriminator; revives dead codes.
 
-Perceptual and adversarial terms belong to a later version. Shapes: B images, H x W pixels, C code
-width, h x w tokens, K codes.
+Shapes: B images, H x W pixels, C code width, h x w tokens, K codes.
 """
 
 from functools import cached_property
@@ -14,17 +13,24 @@ from torch.utils.data import Dataset
 from MaskGIL.data.crops import num_crops, to_float, to_uint8
 from MaskGIL.data.sampler import Sampler, spread
 from MaskGIL.device import decoder_dtype
-from MaskGIL.distributed import all_gather, all_reduce, world_size
+from MaskGIL.distributed import all_gather, all_reduce, first_rank_first, world_size
 from MaskGIL.imagenet import describe_count
 from MaskGIL.noise import random_bits
 from MaskGIL.pictures import save_grid
-from MaskGIL.weights import save_weights
+from MaskGIL.weights import TOKENIZER, save_weights
+from Metrics.codebook import usage
+from Metrics.perceptual import VGG, open_perceptual
 from Network import build_tokenizer
 from Network.config import UserError
-from Network.Taming.quantiser import VectorQuantiser
+from Network.files import load_strict
+from Network.Taming.quantiser import VectorQuantiser, flat_latents
+from Network.tokenizer.lookup_free import LookupFreeQuantiser
+from Network.tokenizer.official import official_state
 from Network.tokenizer.vq import VQTokenizer
+from Trainer import adversary
+from Trainer.autoencoding import Reconstructed, Reconstruction, pixel_loss
 from Trainer.batches import Batch, ImageBatches, bad_files, center_crops
-from Trainer.config import ReconstructionConfig, RunConfig
+from Trainer.config import RunConfig
 from Trainer.trainer import Trainer
 from Trainer.window import Metrics
 
@@ -34,32 +40,60 @@ VALIDATION_IMAGES = 512
 class TokenizerTrainer(Trainer):
     """A run that trains a tokenizer on images."""
 
-    module: VQTokenizer
+    module: Reconstruction
+    _vgg = VGG._replace(key="reconstruction.vgg")
 
     @classmethod
     def precision(cls, config: RunConfig, device: torch.device) -> torch.dtype:
         """Never fp16: a decoder is in every step."""
         return decoder_dtype(super().precision(config, device))
 
+    def open(self) -> None:
+        """Look for the weights of LPIPS. Raises UserError where there are none."""
+        config = self.config.reconstruction
+        if config.perceptual and config.vgg != "download" and not self._vgg.find(config.vgg):
+            raise UserError(
+                f"reconstruction.perceptual={config.perceptual:g} needs the weights of VGG-16 "
+                "(528 MB): reconstruction.vgg=download, or reconstruction.vgg=FILE."
+            )
+
     def build(self) -> nn.Module:
-        """Build the tokenizer. Raises UserError for images that its grid does not divide."""
+        """Build tokenizer and discriminator.
+
+        Raises UserError for images that the grid does not divide, or too small to be judged, for
+        keys that do not fit each other, and for weights to begin with that do not fit.
+        """
         config = self.config
-        tokenizer = build_tokenizer(config.tokenizer)
-        if config.data.image_size % tokenizer.stride:
-            raise UserError(
-                f"data.image_size={config.data.image_size} is not divisible by the tokenizer's "
-                f"stride {tokenizer.stride}."
-            )
-        is_looked_up = isinstance(tokenizer.quantize, VectorQuantiser)
-        if config.reconstruction.revive_every and not is_looked_up:
-            raise UserError(
-                f"The codes of {tokenizer.name} cannot die: use reconstruction.revive_every=0."
-            )
+        module = Reconstruction(
+            build_tokenizer(config.tokenizer),
+            adversary.build_discriminator(config.adversary, config.data.image_size),
+        )
+        tokenizer = module.tokenizer
+        check_tokenizer(config, tokenizer)
+        if config.init_from:
+            begin_from(tokenizer, config.init_from)
+        if config.reconstruction.perceptual:
+            with first_rank_first():
+                weights = self._vgg.open(config.reconstruction.vgg)
+            assert weights is not None
+            self.perceptual = open_perceptual(weights, self.device)
+        bits = isinstance(tokenizer.quantize, LookupFreeQuantiser)
+        self.num_bits = tokenizer.config.code_width if bits else 0
         # Tokens per code: in the last whole window between two revivals, and in this one
         self.histograms = torch.zeros(2, tokenizer.codebook_size, device=self.device)
         self.extra = {"histograms": self.histograms}
         self.latents: list[Tensor] = []  # (B h w, C) of each part of the step
-        return tokenizer
+        self.means: Tensor | None = None  # what LeCam remembers behind the latest part
+        return module
+
+    @property
+    def tokenizer(self) -> VQTokenizer:
+        """What is trained for users."""
+        return self.module.tokenizer
+
+    def learners(self) -> list[nn.Module]:
+        """The tokenizer and its discriminator, whose gradients are clipped apart."""
+        return list(self.module.children())
 
     def dataset(self) -> Dataset[Batch]:
         """Images of the training split."""
@@ -70,30 +104,70 @@ class TokenizerTrainer(Trainer):
         return ImageBatches(self.images, sampler, self.share, data.crops, data.image_size, bad)
 
     def objective(self) -> nn.Module:
-        """Images -> reconstruction, latents, tokens, quantiser losses."""
-        return Reconstruction(self.module)
+        """Images -> what the tokenizer makes of them, and the discriminator of both."""
+        return self.module
 
     def loss(self, objective: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Pixel error and quantiser losses of images (B, 3, H, W) uint8."""
-        images = to_float(batch["images"])
-        reconstruction, latents, tokens, losses = objective(images)
+        """All terms for images (B, 3, H, W) uint8. One backward pass teaches both networks.
+
+        What the discriminator learns from does not reach the tokenizer, and the other way round.
+        """
+        config, images = self.config, to_float(batch["images"])
+        contest = bool(config.adversary.weight) and self.step >= config.adversary.start
+        made: Reconstructed = objective(images, contest)
+        error = made.images.float() - images
+        terms = {"pixels": pixel_loss(error, config.reconstruction)}
+        metrics = {"l1": error.detach().abs().mean()}
+        if config.reconstruction.perceptual:
+            distance = self.perceptual(made.images, images).mean()
+            terms["perceptual"] = config.reconstruction.perceptual * distance
+            metrics["lpips"] = distance.detach()
+        seen = torch.stack([*terms.values()]).sum()
+        metrics |= {name: term.detach() for name, term in made.losses.items()}
+        terms |= made.losses
+        if made.verdicts:
+            terms |= self._contested(seen, made.verdicts, metrics)
+        elif self.module.discriminator:  # it waits, but DDP asks for a gradient of everything
+            weights = [p.sum() for p in self.module.discriminator.parameters()]
+            terms["waiting"] = 0 * torch.stack(weights).sum()
+        self.coded = made.tokens, flat_latents(made.latents.detach().float())
         parts = world_size() * self.accumulation
-        error = reconstruction.float() - images
-        pixels = pixel_loss(error, self.config.reconstruction)
-        loss = (pixels + sum(losses.values())) / parts
-        self.coded = tokens, latents.detach().float().movedim(1, -1).flatten(0, -2)
-        metrics = {"l1": error.detach().abs().mean() / parts}
-        return loss, metrics | {name: term.detach() / parts for name, term in losses.items()}
+        loss = torch.stack([*terms.values()]).sum() / parts
+        return loss, {name: value / parts for name, value in metrics.items()}
+
+    def _contested(
+        self, seen: Tensor, found: adversary.Verdicts, metrics: Metrics
+    ) -> dict[str, Tensor]:
+        """Terms of the contest; `seen` is the loss of what is seen without a discriminator."""
+        config, weight = self.config.adversary, self.config.adversary.weight
+        fooled = adversary.tokenizer_term(config.tokenizer_loss, found.heard)
+        metrics["adversarial"] = fooled.detach()
+        if config.adaptive:
+            last = self.tokenizer.decoder.get_parameter("conv_out.weight")
+            factor = adversary.adaptive_weight(seen, fooled, last)
+            metrics["adaptive"] = factor
+            weight = weight * factor
+        told = adversary.discriminator_term(config.discriminator_loss, found.real, found.drawn)
+        metrics["discriminator"] = told.detach()
+        terms = {"adversarial": weight * fooled, "discriminator": told}
+        if config.lecam:
+            self.means = adversary.moved_means(self.module.means, found.real, found.drawn)
+            lecam = adversary.lecam_term(self.means, found.real, found.drawn)
+            metrics["lecam"] = lecam.detach()
+            terms["lecam"] = config.lecam * lecam
+        return terms
 
     def behind_part(self) -> None:
-        """Count the codes of the part, and keep its latents."""
+        """Count the codes of the part, and keep its latents and what LeCam remembers."""
         tokens, latents = self.coded
         self.histograms[1] += self._counts(tokens)
         self.latents.append(latents)
+        if self.means is not None:
+            self.module.means.copy_(self.means)
 
     def gauges(self) -> dict[str, float]:
         """Share of codes in use, and their perplexity, in the latest window between revivals."""
-        return usage(all_reduce(self.histograms[0].clone()))
+        return usage(all_reduce(self.histograms[0].clone()), self.num_bits)
 
     @torch.no_grad()
     def behind_step(self) -> None:
@@ -106,7 +180,8 @@ class TokenizerTrainer(Trainer):
         if config.revive_every and self.step <= config.revive_until * self.config.loop.steps:
             counts = all_reduce(self.histograms[1].clone())
             # The first step replaces the whole codebook: its random start knows nothing of images
-            dead = torch.ones_like(counts) if self.step == 1 else counts == 0
+            random = self.step == 1 and not self.config.init_from
+            dead = torch.ones_like(counts) if random else counts == 0
             self._revive(dead.nonzero()[:, 0], all_gather(latents))
         self.histograms[0] = self.histograms[1]
         self.histograms[1] = 0
@@ -114,10 +189,10 @@ class TokenizerTrainer(Trainer):
     def _revive(self, codes: Tensor, latents: Tensor) -> None:
         seed = torch.full((), self.config.seed, device=codes.device)
         picks = random_bits(seed, "revival", self.step, codes) % len(latents)
-        assert isinstance(self.module.quantize, VectorQuantiser)
-        weight = self.module.quantize.embedding.weight
+        assert isinstance(self.tokenizer.quantize, VectorQuantiser)
+        weight = self.tokenizer.quantize.embedding.weight
         weight[codes] = latents[picks]
-        self.ema.tensors["quantize.embedding.weight"][codes] = latents[picks]
+        self.ema.tensors["tokenizer.quantize.embedding.weight"][codes] = latents[picks]
         for moment in ("exp_avg", "exp_avg_sq"):
             self.optimizer.state[weight][moment][codes] = 0
 
@@ -126,41 +201,46 @@ class TokenizerTrainer(Trainer):
         histogram, ratios = torch.zeros_like(self.histograms[0]), []
         for crops in self.validation.split(self.chunk):
             images = to_float(crops.to(self.device))
-            reconstruction, tokens, _ = self.module(images)
-            error = (reconstruction.float().clamp(-1, 1) - images).square().mean((1, 2, 3))
+            tokens = self.tokenizer.encode(images)
+            error = (self.tokenizer.decode(tokens).float() - images).square().mean((1, 2, 3))
             ratios.append(10 * torch.log10(4 / error))  # the range of a pixel is 2
             histogram += self._counts(tokens)
-        return {"psnr": torch.cat(ratios).mean().item(), **usage(histogram)}
+        return {"psnr": torch.cat(ratios).mean().item(), **usage(histogram, self.num_bits)}
 
     def picture(self, path: Path) -> None:
         """Validation images above their reconstructions."""
         rows = spread(len(self.validation), 16)
         images = to_float(self.validation[rows].to(self.device))
-        reconstruction = self.module(images)[0].float()
+        reconstruction = self.tokenizer(images)[0].float()
         save_grid(to_uint8(torch.cat([images, reconstruction])), path, columns=len(images))
 
     def score(self) -> dict[str, float]:
         """Distance of reconstructed validation images to these themselves."""
         images = (to_float(crops.to(self.device)) for crops in self.scorer.crops(self.chunk))
-        return self.scorer.score(to_uint8(self.module(part)[0].float()) for part in images)
+        return self.scorer.score(to_uint8(self.tokenizer(part)[0].float()) for part in images)
 
     def export(self, folder: Path) -> None:
         """Write the averaged tokenizer."""
         with self.averaged():
-            save_weights(folder, self.module)
+            save_weights(folder, self.tokenizer)
 
     def facts(self) -> dict[str, str]:
         """Tokenizer and data in a few words."""
-        tokenizer, data = self.config.tokenizer, self.config.data
-        side = data.image_size // self.module.stride
-        parameters = sum(p.numel() for p in self.module.parameters())
-        return {
-            "tokenizer": f"{self.module.name}, {parameters / 1e6:.1f}M parameters, "
-            f"{tokenizer.codebook_size} codes, "
+        data, side = self.config.data, self.config.data.image_size // self.tokenizer.stride
+        facts = {
+            "tokenizer": f"{self.tokenizer.name}, {_parameters(self.tokenizer)}, "
+            f"{self.tokenizer.codebook_size:,} codes, "
             f"{data.image_size}x{data.image_size} pixels -> {side}x{side} tokens",
             "data": f"{describe_count(self.images, 'train')}; "
             f"{describe_count(self.validation_images, 'val')} validate",
         }
+        if self.module.discriminator:
+            start = self.config.adversary.start
+            told = f"{_parameters(self.module.discriminator)}, from step {start:,}"
+            facts["adversary"] = told
+        if self.config.init_from:
+            facts["init_from"] = self.config.init_from
+        return facts
 
     def _counts(self, tokens: Tensor) -> Tensor:
         flat = tokens.flatten()  # bincount would wait for the device to learn the largest token
@@ -174,27 +254,30 @@ class TokenizerTrainer(Trainer):
         return center_crops(self.config, images, spread(len(images), VALIDATION_IMAGES))[0]
 
 
-class Reconstruction(nn.Module):
-    """What DDP wraps: the tokenizer with its latents."""
+def check_tokenizer(config: RunConfig, tokenizer: VQTokenizer) -> None:
+    """Raise UserError for keys of a run that do not fit its tokenizer."""
+    if config.data.image_size % tokenizer.stride:
+        raise UserError(
+            f"data.image_size={config.data.image_size} is not divisible by the tokenizer's "
+            f"stride {tokenizer.stride}."
+        )
+    is_looked_up = isinstance(tokenizer.quantize, VectorQuantiser)
+    if config.reconstruction.revive_every and not is_looked_up:
+        raise UserError(
+            f"The codes of {tokenizer.name} cannot die: use reconstruction.revive_every=0."
+        )
+    if config.adversary.adaptive and config.loop.compile:
+        raise UserError(
+            "adversary.adaptive=true looks at gradients twice, which a compiled network does not "
+            "allow: use loop.compile=false."
+        )
 
-    def __init__(self, tokenizer: VQTokenizer):
-        super().__init__()
-        self.tokenizer = tokenizer
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Images (B, 3, H, W) -> reconstruction, latents (B, C, h, w), tokens, loss terms."""
-        latents = self.tokenizer.latents(images)
-        codes, tokens, losses = self.tokenizer.quantise(latents)
-        return self.tokenizer.pixels(codes), latents, tokens, losses
+def begin_from(tokenizer: VQTokenizer, source: str) -> None:
+    """Load a weights folder of ours or a file, the authors' or ours. Raises UserError."""
+    path = Path(source) / TOKENIZER if Path(source).is_dir() else Path(source)
+    load_strict(tokenizer, official_state(path, tokenizer.config.family), path)
 
 
-def pixel_loss(error: Tensor, config: ReconstructionConfig) -> Tensor:
-    """Weighted mean of absolute and squared error (B, 3, H, W), of pixels in [-1, 1]."""
-    return config.l1 * error.abs().mean() + config.l2 * error.square().mean()
-
-
-def usage(histogram: Tensor) -> dict[str, float]:
-    """Of counts per code (K,): the share of codes in use, and exp(entropy), the perplexity."""
-    shares = histogram / histogram.sum().clamp(min=1)
-    entropy = -torch.special.xlogy(shares, shares).sum()
-    return {"usage": (histogram > 0).float().mean().item(), "ppl": entropy.exp().item()}
+def _parameters(module: nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f}M parameters"

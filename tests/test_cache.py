@@ -14,6 +14,7 @@ from MaskGIL.cache import TokenCache, cache_size, finish_cache, write_cache
 from MaskGIL.data import images_hash
 from MaskGIL.data.crops import all_crops, to_float
 from MaskGIL.data.folders import BadFiles, UnreadableImage
+from MaskGIL.durable import to_json
 from Network.config import UserError
 
 SIZE, STRIDE = 8, 4
@@ -148,7 +149,7 @@ def test_layout_on_disk(reference):
         "complete": True,
         "dtype": "<u2",
         "tokenizer": {"name": "mean", "fingerprint": "f00d", "codebook_size": 16384},
-        "transform": {"image_size": 8, "crops": "flip", "encode_batch": 64},
+        "transform": {"image_size": 8, "crops": "flip", "encode_batch": 64, "precision": "fp32"},
         "images": {"number of images": 600, "hash of their names": images_hash(Colours())},
         "classes": {"ant": 0, "bee": 1, "cow": 2},
         "skipped": 0,
@@ -182,6 +183,18 @@ def test_bytes_depend_on_neither_ranks_nor_workers(tmp_path, reference, options)
     assert torch.equal(torch.get_rng_state(), state)  # and it draws no global random number
 
 
+def test_a_changed_record_counts_for_nothing(tmp_path, reference):
+    target = tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt):
+        write(target, tokenizer=MeanTokenizer(batches_left=8))
+    log = target / "chunks-0.jsonl"
+    line = log.read_bytes()
+    position = line.index(b"[]")
+    log.write_bytes(line[:position] + b"[7]" + line[position + 2 :])  # as if row 7 were unreadable
+    assert write(target).encoded == 600 * 2
+    assert contents(target) == contents(reference)
+
+
 @pytest.mark.parametrize("batches_left", [0, 8, 11])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_interrupted_writing_goes_on(tmp_path, reference, batches_left, world_size):
@@ -204,7 +217,7 @@ def test_lost_bytes_and_torn_logs_are_redone(tmp_path, reference):
     with (target / "tokens-2x2.bin").open("r+b") as file:
         file.write(b"\0" * 100)
     log = target / "chunks-0.jsonl"
-    log.write_bytes(log.read_bytes() + b'\n{"chunk": 2, "sha2')
+    log.write_bytes(log.read_bytes() + log.read_bytes()[:90])
     assert write(target).encoded == (600 - 256) * 2
     assert contents(target) == contents(reference)
 
@@ -243,6 +256,16 @@ def test_unreadable_files_become_label_minus_one(tmp_path, reference):
     assert not found.tokens(np.array([5, 300]), np.array([0, 1])).any()
 
 
+def test_the_list_names_what_an_earlier_run_skipped(tmp_path):
+    images = Colours(broken=(5, 300))
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "cache", images, MeanTokenizer(batches_left=9), max_bad=0.01)
+    (tmp_path / "bad_files.txt").unlink()  # as if that run had another folder
+    write(tmp_path / "cache", images, max_bad=0.01)
+    listed = (tmp_path / "bad_files.txt").read_text()
+    assert listed == "300.png\tbroken\n5.png\tunreadable when it was its turn\n"
+
+
 def test_too_many_unreadable_files(tmp_path):
     images = Colours(broken=(5, 300))  # one in each of two ranks: only together too many
     message = r"^2 of 600 images cannot be read \(limit data.max_bad=0.002\); mend or remove"
@@ -260,6 +283,50 @@ def test_tokens_are_of_float32_whatever_surrounds(tmp_path):
 
     with torch.autocast("cpu", torch.bfloat16):
         assert write(tmp_path / "cache", Colours(3), Watched()).encoded == 6
+
+
+def test_tokens_of_bfloat16_when_asked(tmp_path):
+    class Watched(MeanTokenizer):
+        def encode(self, images):
+            assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+            assert torch.is_autocast_enabled("cpu")
+            return super().encode(images)
+
+    write(tmp_path / "cache", Colours(3), Watched(), precision="bf16")
+    index = json.loads((tmp_path / "cache" / "index.json").read_bytes())
+    assert index["transform"]["precision"] == "bf16"
+    with pytest.raises(UserError, match="transform: precision is bf16 there and fp32 here"):
+        write(tmp_path / "cache", Colours(3))
+
+
+def test_a_matrix_product_may_be_coarse_around_but_not_within():
+    seen = []
+    tokenizer = MeanTokenizer()
+    tokenizer.encode = lambda images: seen.append(
+        (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    )
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    try:
+        cache.encode_crops(tokenizer, torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+    assert seen == [("highest", False)]
+    assert torch.backends.cudnn.allow_tf32 == before[1]
+
+
+def test_a_cache_without_precision_counts_as_float32(tmp_path, reference):
+    target = tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt):
+        write(target, tokenizer=MeanTokenizer(batches_left=9))
+    index = json.loads((target / "index.json").read_bytes())
+    del index["transform"]["precision"]
+    (target / "index.json").write_bytes(to_json(index))
+    with pytest.raises(UserError, match="transform: precision is fp32 there and bf16 here"):
+        write(target, precision="bf16")
+    assert write(target).encoded == (600 - 256) * 2
+    assert contents(target) == contents(reference)
 
 
 # ------------------------------------------------------------------------------------- refused
@@ -281,6 +348,33 @@ def test_truncated_or_missing_file(folder, name):
     assert f"{name} has {len(data) - 7} bytes, not {len(data)}" in sentence(folder, verify=False)
     (folder / name).unlink()
     assert f"{name} has 0 bytes" in sentence(folder)
+
+
+def change_index(folder, change):
+    index = json.loads((folder / "index.json").read_bytes())
+    change(index)
+    (folder / "index.json").write_bytes(to_json(index))
+
+
+def test_labels_beyond_the_classes_are_refused_whatever_their_hash(folder):
+    for label in (3, -2):
+        labels = np.full(600, label, "<i4")
+        (folder / "labels.bin").write_bytes(labels.tobytes())
+        digest = hashlib.sha256(labels.tobytes()).hexdigest()
+        change_index(folder, lambda index, digest=digest: index.update(labels_sha256=digest))
+        found = sentence(folder, verify=False)
+        assert f"labels.bin has labels from {label} to {label}, but index.json 3 classes" in found
+
+
+def test_tokens_beyond_the_codebook_are_refused_whatever_their_hash(folder):
+    path = folder / "tokens-2x2.bin"
+    codes = np.frombuffer(path.read_bytes(), "<u2").copy()
+    codes[-1] = 16384  # of the third chunk; codes are 0 to 16383
+    path.write_bytes(codes.tobytes())
+    digest = hashlib.sha256(codes[512 * 8 :].tobytes()).hexdigest()
+    change_index(folder, lambda index: index["parts"][0]["sha256"].__setitem__(2, digest))
+    expected = "has token 16384 in chunk 2, outside of the codebook of 16384; delete the folder"
+    assert expected in sentence(folder)
 
 
 def test_another_tokenizer_or_other_classes(folder):
@@ -313,6 +407,17 @@ def test_resume_with_something_else_is_refused(tmp_path):
         with pytest.raises(UserError, match=difference):
             write(tmp_path / "cache", **options)
     assert contents(tmp_path / "cache") == before
+
+
+def test_an_index_of_another_layout_is_not_written_to(tmp_path):
+    target = tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt):
+        write(target, tokenizer=MeanTokenizer(batches_left=9))
+    change_index(target, lambda index: index["parts"][0].update(rows=10))
+    before = contents(target)
+    with pytest.raises(UserError, match="another layout: rows is 10 there and 600 here"):
+        write(target)
+    assert contents(target) == before  # else the tokens would be cut to ten rows
 
 
 def test_full_disk_is_noticed_before_the_work(tmp_path, monkeypatch):

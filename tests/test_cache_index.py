@@ -10,6 +10,7 @@ from MaskGIL.cache_index import (
     CHUNK,
     Part,
     check_classes,
+    check_files,
     check_same,
     dtype_of,
     new_index,
@@ -76,6 +77,7 @@ def test_size_without_grid():
         ),
         ('{"version": 9}', r"index.json has version 9, not 2; delete the folder .* again.$"),
         ("[]", r"index.json has version None, not 2; delete the folder .* again.$"),
+        (100_000 * "[", r"index.json is not JSON \(.*\); delete the folder .* again.$"),
     ],
 )
 def test_broken_index(tmp_path, text, message):
@@ -83,6 +85,98 @@ def test_broken_index(tmp_path, text, message):
         (tmp_path / "index.json").write_text(text)
     with pytest.raises(UserError, match=message):
         read_index(tmp_path)
+
+
+def test_half_an_index(tmp_path):
+    text = to_json(index_of(3))
+    (tmp_path / "index.json").write_bytes(text[: len(text) // 2])
+    with pytest.raises(UserError, match=r"index.json is not JSON \(.*\); delete the folder"):
+        read_index(tmp_path)
+
+
+def keys(value, path=()):
+    """Where every value of an index stands, but not what stands in a dict of names."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield (*path, key)
+        if isinstance(inner, dict | list) and key not in ("images", "classes"):
+            yield from keys(inner, (*path, key))
+
+
+UNREAD = {"encode_batch", "precision"}  # a cache from elsewhere need not have them
+
+
+@pytest.mark.parametrize("path", list(keys(index_of(3))), ids=str)
+def test_a_missing_or_odd_value_is_named(tmp_path, path):
+    def damage(change):
+        index = index_of(3)
+        inside = index
+        for key in path[:-1]:
+            inside = inside[key]
+        change(inside)
+        (tmp_path / "index.json").write_bytes(to_json(index))
+
+    key = path[-1]
+    for change in (lambda inside: inside.pop(key), lambda inside: inside.__setitem__(key, None)):
+        damage(change)
+        if key in UNREAD:
+            read_index(tmp_path)
+            continue
+        with pytest.raises(UserError) as error:
+            read_index(tmp_path)
+        named = ".".join(map(str, path[:-1] if isinstance(key, int) else path))
+        known = f"is damaged at {named}", "has version None"
+        assert any(text in str(error.value) for text in known)
+        assert str(error.value).endswith("run the command that wrote it again.")
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("tokenizer.codebook_size", lambda index: index["tokenizer"].update(codebook_size=0)),
+        ("dtype", lambda index: index.update(dtype="<u4")),
+        ("classes", lambda index: index["classes"].update(ant=1)),
+        ("classes_sha256", lambda index: index["classes"].update(cow=2)),
+        ("parts.0.rows", lambda index: index["parts"][0].update(rows=0)),
+        ("parts.0.crops", lambda index: index["parts"][0].update(crops=-1)),
+        ("parts.0.grid", lambda index: index["parts"][0].update(grid=[0, 3])),
+        ("parts.0.file", lambda index: index["parts"][0].update(file="../labels.bin")),
+        ("parts.0.chunk", lambda index: index["parts"][0].update(chunk=128)),
+        ("parts.0.sha256", lambda index: index.update(complete=True)),  # without hash: unverified
+    ],
+)
+def test_a_contradiction_is_named(tmp_path, key, change):
+    index = index_of(3)
+    change(index)
+    (tmp_path / "index.json").write_bytes(to_json(index))
+    with pytest.raises(UserError, match=rf"index.json is damaged at {key}; delete the folder"):
+        read_index(tmp_path)
+
+
+def test_no_flipped_bit_of_an_index_ends_in_anything_but_a_sentence(tmp_path):
+    data, refused = to_json(index_of(3)), 0
+    for position, byte in enumerate(data):
+        flipped = bytes([byte ^ 1 << position % 8])
+        (tmp_path / "index.json").write_bytes(data[:position] + flipped + data[position + 1 :])
+        try:
+            index = read_index(tmp_path)
+            check_files(tmp_path, index, verify=True)
+        except UserError:
+            refused += 1
+    assert refused == len(data)  # at the latest because no other file is there
+
+
+def test_an_absurd_grid_takes_no_memory(tmp_path):
+    index = index_of(3)
+    index["parts"][0].update(grid=[10**9, 10**9], file="tokens-1000000000x1000000000.bin")
+    (tmp_path / "index.json").write_bytes(to_json(index))
+    assert Part.of(tmp_path, read_index(tmp_path)).size == 3 * 10 * 10**18 * 2
+
+
+def test_without_precision_it_is_float32(tmp_path):
+    index = index_of(3)
+    del index["transform"]["precision"]
+    (tmp_path / "index.json").write_bytes(to_json(index))
+    assert read_index(tmp_path) == index_of(3)
 
 
 def test_code_width():

@@ -162,11 +162,11 @@ def test_a_missing_file_is_noticed(run, checkpoints, name):
 def test_another_format_is_told_and_not_passed_over(run, checkpoints):
     save(checkpoints, run, 5)
     manifest = checkpoints.folder / "step-0000005" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(UserError) as error:
         checkpoints.latest()
     assert str(error.value) == (
-        f"The checkpoint {manifest.parent} has format 2, this version reads 1; resume with the "
+        f"The checkpoint {manifest.parent} has format 1, this version reads 2; resume with the "
         "version that wrote it, or name another out_dir."
     )
 

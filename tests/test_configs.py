@@ -64,10 +64,12 @@ TABLES = {
     "sampling.schedule": SCHEDULES,
     "sampling.order": ORDERS,
     "sampling.guidance": GUIDANCE,
+    "data.cache_precision": ["fp32", "bf16"],
 }
 # What a branch in the code tells apart, not a table
 BRANCHES = {"data.tokens", "network.norm", "network.rotary", "tokenizer.encoder_middle",
-            "tokenizer.decoder_middle"}  # fmt: skip
+            "tokenizer.decoder_middle", "adversary.tokenizer_loss",
+            "adversary.discriminator_loss"}  # fmt: skip
 
 
 def test_every_choice_is_a_row_of_its_table():

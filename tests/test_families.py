@@ -30,6 +30,7 @@ TOTALS = {
 }
 OWN = {"magvit2": {"latent_width": 4, "code_width": 4, "codebook_size": 16}}
 OWN["maskgit"] = {"latent_width": 4}
+OWN = {family: {**changes, "attention_levels": ()} for family, changes in OWN.items()}
 
 
 def small(family, **changes):

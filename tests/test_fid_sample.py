@@ -15,7 +15,7 @@ from FID_sample import counted, main
 from MaskGIL.command import run_command
 from MaskGIL.data.shapes import CLASSES
 from MaskGIL.pipeline import Pipeline
-from Metrics import classifier, inception
+from Metrics import classifier, inception, pretrained
 from Metrics.redrawn import reconstructed
 from Metrics.reference import open_image_set
 from Metrics.sample_and_eval import SampleConfig, choose_labels
@@ -197,7 +197,7 @@ def test_a_download_waits_for_the_samples_to_be_possible_and_is_not_made_dry(
 ):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     fetched = []
-    monkeypatch.setattr(inception, "_download", lambda path: fetched.append(path) or path)
+    monkeypatch.setattr(pretrained, "fetch", lambda url, path, **_: fetched.append(url) or path)
     monkeypatch.setattr(inception, "InceptionNetwork", lambda path, device: None)
     code, out, _ = fid_sample("inception=download", "--dry-run")
     assert (code, fetched) == (0, [])
@@ -227,6 +227,8 @@ def test_png_files_beside(fid_sample, tmp_path):
         (["classes=read ring"], "Unknown class 'read ring'. Did you mean 'red ring'?"),
         (["num_steps=65"], "num_steps=65 must lie between 1 and the number of tokens, 64."),
         (["num_images=1000000000000"], "out=samples.npz needs 1536000.00 GB while it is written"),
+        (["grid=a.png"], "grid shows reconstructions: give reconstruct=... too."),
+        (["image_size=8"], "image_size must be at least 11, not 8."),
         (["refrence=a"], "Unknown key 'refrence' on the command line. Did you mean 'reference'?"),
     ],
 )
@@ -249,6 +251,32 @@ def test_a_bar_counts_images_and_ends_with_the_last(monkeypatch):
     images = open_image_set("train", "shapes:300", "train", (16, 16))
     assert [len(batch) for batch in counted(images, "train")] == [256, 44]
     assert [(bar.n, bar.total, bar.unit) for bar in bars] == [(300, 300, "img")]
+
+
+def test_tokenizers_are_compared_instead(fid_sample, weights, tmp_path):
+    words = ("weights=", f"reconstruct={weights}", f"image_size={SIDE}", "grid=new/shown.png")
+    code, out, err = fid_sample(*words, "--dry-run")
+    assert (code, err, list(tmp_path.iterdir())) == (0, "", [])
+    assert "images     shapes (val): 64 of 16x16, 3 times, in chunks of 16\n" in out
+    code, out, err = fid_sample(*words)
+    assert (code, err) == (0, "")
+    assert out.endswith((tmp_path / "reconstructions.md").read_text())
+    record = json.loads((tmp_path / "reconstructions.json").read_text())
+    assert [row["name"] for row in record["rows"]] == [str(weights), "thumbnail 8x8"]
+    assert (tmp_path / "new/shown.png").exists()
+    assert (
+        fid_sample(*words)[2] == "error: reconstructions.json is there already; name another out.\n"
+    )
+
+
+@pytest.mark.parametrize("words", [("reconstruct=a",), ("weights=", "reconstruct=a", "reference=")])
+def test_a_comparison_needs_images_and_no_weights(fid_sample, words):
+    code, _, err = fid_sample(*words)
+    assert (code, err.partition(":")[2]) == (
+        2,
+        " reconstruct redraws the images of reference=... and samples none: give a reference, and "
+        "no weights.\n",
+    )
 
 
 def test_dry_run_says_what_would_be_done(fid_sample, tmp_path):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.metrics import inputs
-from torch_fidelity import feature_extractor_inceptionv3
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-from Metrics import inception
-from Metrics.inception import FILES, InceptionNetwork, open_inception
+from Metrics import inception, pretrained
+from Metrics.inception import INCEPTION, OFFICIAL, InceptionNetwork, open_inception
 from Network.config import UserError
 
 GOLDEN = json.loads((Path(__file__).parent / "fixtures/metrics/inception_golden.json").read_text())
@@ -48,7 +48,7 @@ def test_without_weights_there_is_no_network(downloads):
     assert open_inception("none", CPU) is None
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", INCEPTION.files)
 def test_the_weights_of_either_package_are_found_and_must_be_the_released_ones(downloads, file):
     torch.save({"a": torch.zeros(2)}, downloads / file)
     start = hashlib.sha256((downloads / file).read_bytes()).hexdigest()[:8]
@@ -65,29 +65,17 @@ def test_the_weights_of_either_package_are_found_and_must_be_the_released_ones(d
         open_inception(str(downloads / file), CPU)  # whoever names a file may have another one
 
 
-def test_a_download_is_checked_and_left_out_when_it_is_another_file(downloads, monkeypatch):
-    wrong = downloads.parent / "wrong.pth"
-    torch.save({"a": torch.zeros(2)}, wrong)
-    monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", wrong.as_uri())
-    with pytest.raises(
-        UserError, match=r"^inception=download failed \(invalid hash value"
-    ) as error:
-        open_inception("download", CPU)
-    assert str(error.value).endswith("on another machine and name the file, inception=FILE.")
-    monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", "file:///no/such/file")
-    with pytest.raises(UserError, match=r"^inception=download failed \("):
-        open_inception("download", CPU)
-    assert os.listdir(downloads) == []
+def test_a_download_is_that_of_torch_fidelity(downloads, monkeypatch):
+    asked = []
 
+    def fetch(*words, **keys):
+        asked.append((*words, keys))
+        return words[1]
 
-def test_a_download_that_fits_is_kept_for_the_next_time(downloads, monkeypatch):
-    file = downloads.parent / "right.pth"
-    torch.save({"a": torch.zeros(2)}, file)
-    monkeypatch.setattr(inception, "OFFICIAL", hashlib.sha256(file.read_bytes()).hexdigest()[:8])
-    monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", file.as_uri())
+    monkeypatch.setattr(pretrained, "fetch", fetch)
     monkeypatch.setattr(inception, "InceptionNetwork", lambda path, device: path)
-    assert open_inception("download", CPU) == downloads / FILES[0]
-    assert (downloads / FILES[0]).read_bytes() == file.read_bytes()
+    assert open_inception("download", CPU) == downloads / INCEPTION.files[0]
+    assert asked == [(URL_INCEPTION_V3, downloads / INCEPTION.files[0], {"sha256": OFFICIAL})]
 
 
 class Evil:

@@ -1,10 +1,11 @@
-import json
+import shutil
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from PIL import Image
+from tiny_runs import tree
 from tiny_weights import SIDE, save_tiny_weights
 
 from MaskGIL.__main__ import main
@@ -65,6 +66,7 @@ def test_token_cache(inspect, run):
     assert "images       40 in 16 classes, 0 unreadable" in out
     assert "crops        2 each (flip), 16 pixels" in out
     assert f"8x8 of 11 codes, {40 * 2 * 64 * 2:,} bytes" in out
+    assert "precision    fp32\n" in out
     counts = np.bincount(Shapes("train", 40, (SIDE, SIDE)).labels, minlength=16)
     for name, count in zip(CLASSES, counts):
         line = next(line for line in out.splitlines() if line.startswith(f"  {name} "))
@@ -153,14 +155,54 @@ def test_mistakes(inspect, run, tmp_path):
     assert "was made for another tokenizer" in sentence(run / "cache/train", *words)
 
 
-def test_damage_is_told(inspect, run, tmp_path):
-    index = json.loads((run / "cache/train/index.json").read_text())
-    index["parts"][0]["sha256"][0] = "0" * 64
+def replaced(name, old, new):
+    def damage(folder):
+        data = (folder / name).read_bytes()
+        assert old in data
+        (folder / name).write_bytes(data.replace(old, new, 1))
+
+    return damage
+
+
+def cut(name, part):
+    def damage(folder):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: int(len(data) * part)])
+
+    return damage
+
+
+def flipped(name, position):
+    def damage(folder):
+        data = bytearray((folder / name).read_bytes())
+        data[position] ^= 255
+        (folder / name).write_bytes(data)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (flipped("tokens-8x8.bin", 1000), "tokens-8x8.bin is damaged in chunk 0 (sha256 differs)"),
+        (flipped("labels.bin", 8), "labels.bin is damaged (sha256 differs)"),
+        (cut("tokens-8x8.bin", 0.5), "tokens-8x8.bin has 5120 bytes, not 10240"),
+        (cut("tokens-8x8.bin", 0), "tokens-8x8.bin has 0 bytes, not 10240"),
+        (cut("index.json", 0.5), "index.json is not JSON"),
+        (cut("index.json", 0), "index.json is not JSON"),
+        (replaced("index.json", b"transform", b"tramsform"), "index.json is damaged at transform"),
+        (replaced("index.json", b'"version": 2', b'"version": 1'), "has version 1, not 2"),
+        (replaced("index.json", b"true", b"false"), "is unfinished; run its command again."),
+    ],
+)
+def test_damage_is_told(inspect, run, tmp_path, damage, text):
     folder = tmp_path / "cache"
-    folder.mkdir()
-    for file in (run / "cache/train").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "index.json").write_text(json.dumps(index))
-    code, _, err = inspect(folder)
-    assert code == 2
-    assert "is damaged in chunk 0" in err
+    shutil.copytree(run / "cache/train", folder)
+    damage(folder)
+    before = tree(folder)
+    code, out, err = inspect(folder)
+    assert (code, out) == (2, "")
+    assert text in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert tree(folder) == before

@@ -22,6 +22,7 @@ GOLDEN = load_file(Path(__file__).parent / "fixtures/network/magvit2_tiny.safete
 
 def quantiser(bits=6, **changes):
     sizes = {"latent_width": bits, "codebook_size": 2**bits, "code_width": bits}
+    sizes |= {"family": "magvit2", "attention_levels": ()}
     return LookupFreeQuantiser(TokenizerConfig(**{**sizes, **changes}))
 
 

@@ -8,9 +8,9 @@ from torch import nn
 from MaskGIL.device import autocast
 from Network.config import UserError
 from Trainer import memory
+from Trainer.autoencoding import Reconstruction
 from Trainer.memory import fewest_parts, placeholders, step_bytes
 from Trainer.vit import RowLogits
-from Trainer.vqgan import Reconstruction
 
 CPU = torch.device("cpu")
 # Of two layers, 7 -> 5 -> 3, with their biases

@@ -23,7 +23,10 @@ from MaskGIL.weights import load_network, load_tokenizer
 WORDS = ("precision=fp32", "loop.steps=20", "network.dropout=0")
 REVIVAL = ("reconstruction.revive_every=4", "optim.batch=8", "loop.steps=12")
 REVIVAL += ("loop.save_every=5", "loop.keep=9")
-STEPS = {"online": 6, "float32 in parts": 6, "tokenizer": 12}
+# The batch norm of a discriminator sees a part: two ranks equal one that computes two parts
+CONTEST = ("adversary.weight=0.5", "adversary.start=2", "adversary.adaptive=true", "loop.steps=5")
+CONTEST += ("adversary.depth=2", "adversary.width=4", "optim.batch=8")
+STEPS = {"online": 6, "float32 in parts": 6, "tokenizer": 12, "contest": 5}
 
 
 def variants(folder):
@@ -35,6 +38,7 @@ def variants(folder):
         "float64": ("double", cache),
         "online": ("generator", "data.tokens=online", "loop.steps=6"),
         "tokenizer": ("tokenizer", *REVIVAL),
+        "contest": ("tokenizer", *CONTEST),
         "handed over": ("tokenizer", *REVIVAL),
     }
 
@@ -53,7 +57,8 @@ def runs(tmp_path_factory):
         stop = 7 if name == "handed over" else None
         calls.append(functools.partial(train, job, folder, *words, out[1], stop=stop))
         if stop is None:
-            train(job, folder, *words, out[0])
+            parts = ("loop.accumulation=2",) if name == "contest" else ()
+            train(job, folder, *words, *parts, out[0])
     run_ranks(2, calls)
     train("tokenizer", folder, *WORDS, *REVIVAL, f"out_dir={folder / 'two' / 'handed over'}")
     return folder
@@ -67,6 +72,7 @@ def runs(tmp_path_factory):
         ("float32 in parts", 1e-4),
         ("online", 1e-4),
         ("tokenizer", 1e-4),
+        ("contest", 1e-3),
     ],
 )
 def test_two_ranks_lose_what_one_loses(runs, name, tolerance):

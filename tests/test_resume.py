@@ -1,6 +1,6 @@
 """A run that was stopped goes on exactly as if it had not been: 2n steps == n + stop + n.
 
-Bit for bit, with dropout, class drop, flips, average and revival on.
+Bit for bit, with dropout, class drop, flips, average, revival and a discriminator on.
 """
 
 import json
@@ -29,8 +29,12 @@ from Trainer.config import RunConfig
 STEPS, EPOCH = 12, 4  # 32 images in batches of 8
 SHAKEN = {
     "generator": ("network.dropout=0.1", "data.crops=flip"),
-    "tokenizer": ("reconstruction.revive_every=4", "data.crops=flip"),
-}
+    "tokenizer": (
+        "reconstruction.revive_every=4", "data.crops=flip", "adversary.weight=0.5",
+        "adversary.start=5", "adversary.adaptive=true", "adversary.lecam=0.1",
+        "adversary.depth=2", "adversary.width=4",
+    ),
+}  # fmt: skip
 COMMON = ("data.num_images=32", "optim.batch=8", f"loop.steps={STEPS}", "loop.save_every=2")
 COMMON += ("loop.validate_every=6",)
 JOBS = list(SHAKEN)
@@ -153,7 +157,7 @@ def test_weights_for_users_are_written_with_every_checkpoint(tmp_path):
     assert trainer.step == 3
     found = load_tokenizer(tmp_path / "tokenizer" / "weights").state_dict()
     saved = load_file(tmp_path / "tokenizer/checkpoints/step-0000002/ema.safetensors")
-    assert all(torch.equal(found[name], saved[name]) for name in found)
+    assert all(torch.equal(found[name], saved[f"tokenizer.{name}"]) for name in found)
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ from tiny_runs import config, image_folder, losses, train, tree
 
 from MaskGIL.data.crops import to_float
 from MaskGIL.weights import load_tokenizer
+from Metrics.codebook import usage
 from Network.config import UserError
 from Trainer.vit import GeneratorTrainer
-from Trainer.vqgan import TokenizerTrainer, usage
+from Trainer.vqgan import TokenizerTrainer
 from Trainer.window import Window
 
 NEVER = "reconstruction.revive_every=0"
@@ -34,7 +35,7 @@ def steps(trainer, count):
 
 
 def codebook(trainer):
-    return trainer.module.quantize.embedding.weight.detach().clone()
+    return trainer.tokenizer.quantize.embedding.weight.detach().clone()
 
 
 # The loss
@@ -46,7 +47,7 @@ def test_the_loss_is_pixel_error_and_the_terms_of_the_quantiser(tmp_path):
     batch = trainer.dataset()[0]
     loss, metrics = trainer.loss(trainer.objective(), batch)
     images = to_float(batch["images"])
-    reconstruction, _, terms = trainer.module(images)
+    reconstruction, _, terms = trainer.tokenizer(images)
     error = (reconstruction - images).flatten()
     expected = 0.5 * error.abs().mean() + 3 * error.square().mean() + sum(terms.values())
     torch.testing.assert_close(loss, expected)
@@ -105,8 +106,8 @@ def test_the_first_step_fills_the_codebook_with_latents(tmp_path, monkeypatch):
     latents = {tuple(row) for row in given[0].tolist()}
     assert trainer.latents == []
     assert {tuple(row) for row in after.tolist()} <= latents
-    assert torch.equal(trainer.ema.tensors["quantize.embedding.weight"], after)
-    moments = trainer.optimizer.state[trainer.module.quantize.embedding.weight]
+    assert torch.equal(trainer.ema.tensors["tokenizer.quantize.embedding.weight"], after)
+    moments = trainer.optimizer.state[trainer.tokenizer.quantize.embedding.weight]
     assert not moments["exp_avg"].any()
     assert not moments["exp_avg_sq"].any()
 
@@ -192,9 +193,10 @@ def test_the_start_tells_the_size(tmp_path):
 def test_the_weights_folder_holds_the_averaged_tokenizer(tmp_path):
     trainer = train("tokenizer", tmp_path, "loop.steps=3")
     found = load_tokenizer(tmp_path / "tokenizer" / "weights").state_dict()
-    assert found.keys() == trainer.ema.tensors.keys()
-    assert all(torch.equal(found[name], trainer.ema.tensors[name]) for name in found)
-    last = trainer.module.state_dict()
+    average = trainer.ema.tensors
+    assert {f"tokenizer.{name}" for name in found} == average.keys()
+    assert all(torch.equal(found[name], average[f"tokenizer.{name}"]) for name in found)
+    last = trainer.tokenizer.state_dict()
     assert any(not torch.equal(found[name], last[name]) for name in found)
 
 

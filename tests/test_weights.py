@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from fake_hub import hub
 from safetensors.torch import load_file, save_file
 
 from MaskGIL.config import SamplingConfig
+from MaskGIL.public import PUBLIC, PublicFile
 from MaskGIL.weights import load_network, load_tokenizer, load_weights, open_tokenizer, save_weights
 from Network.config import TokenizerConfig, UserError
+from Network.tokenizer import NAMED
 
 CLASSES = ["red circle", "Ωμέγα", "3"]
 SAMPLING = SamplingConfig(num_steps=5, order="random", guidance_scale=1.5)
@@ -138,6 +141,25 @@ def test_the_files_are_for_others_too(folder):
     config = json.loads((folder / "config.json").read_bytes().decode("utf-8"))
     assert config["classes"] == CLASSES
     assert config["tokenizer"]["fingerprint"] == tiny.tokenizer().fingerprint
+
+
+def test_a_name_alone_is_fetched_and_opened(tmp_path, monkeypatch, capsys):
+    torch.save(tiny.tokenizer().state_dict(), tmp_path / "theirs.pt")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("no_proxy", "*")
+    with hub() as server:
+        url = server.serve("/a.pt", (tmp_path / "theirs.pt").read_bytes())
+        monkeypatch.setitem(PUBLIC, "tiny", PublicFile("us/tiny", "a.pt", "MIT", url))
+        monkeypatch.setitem(NAMED, "tiny", tiny.tokenizer_config())
+        opened = [open_tokenizer(TokenizerConfig(name="tiny")) for _ in range(2)]
+        assert len(server.requests) == 1
+    assert capsys.readouterr().out.count("fetching   tiny: us/tiny a.pt, ") == 1
+    for tokenizer in opened:
+        assert same(tokenizer, tiny.tokenizer().state_dict())
+        assert tokenizer.name == "tiny"
+        assert not tokenizer.training
+    named = TokenizerConfig(name="tiny", weights=str(tmp_path / "theirs.pt"))
+    assert same(open_tokenizer(named), tiny.tokenizer().state_dict())
 
 
 # Sentences

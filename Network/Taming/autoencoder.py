@@ -3,11 +3,10 @@
 Level 0 is the full resolution in both; the decoder runs from the last level to level 0.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Network.config import TokenizerConfig
-from Network.Taming.blocks import AttentionBlock, Downsample, ResBlock, Upsample, group_norm
+from Network.Taming.blocks import AttentionBlock, Downsample, ResBlock, Upsample, group_norm, swish
 
 
 class Level(nn.Module):
@@ -68,7 +67,7 @@ class Encoder(nn.Module):
         x = self.conv_in(images)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(swish(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
@@ -93,7 +92,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(latents))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(swish(self.norm_out(x)))
 
 
 def _middle(config: TokenizerConfig, kind: str) -> nn.Module:

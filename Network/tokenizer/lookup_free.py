@@ -10,11 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from Network.config import TokenizerConfig, UserError
-from Network.Taming.quantiser import full_precision
+from Network.Taming.quantiser import NEVER_ZERO, TEMPERATURE, flat_latents, full_precision
 
-ENTROPY_WEIGHT = 0.1  # Open-MAGVIT2's `codebook_weight`
-TEMPERATURE = 0.01
-NEVER_ZERO = 1e-5  # within the logarithm of a code's frequency
 TOKENS_AT_ONCE = 2**12  # 32 MB of probabilities at 18 bits, however many tokens there are
 
 
@@ -28,6 +25,7 @@ class LookupFreeQuantiser(nn.Module):
         super().__init__()
         self.code_width = config.code_width
         self.commitment_weight = config.commitment_weight
+        self.entropy_weight = config.entropy_weight  # Open-MAGVIT2's `codebook_weight`
         if config.codebook_size != 2**config.code_width:
             raise UserError(
                 f"tokenizer.codebook_size={config.codebook_size} must be {2**config.code_width}, 2 "
@@ -42,16 +40,15 @@ class LookupFreeQuantiser(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents (B, C, h, w) -> codes (B, C, h, w), tokens (B, h, w) int64, loss terms.
 
-        The terms `commitment` and `entropy` are weighted; their sum is the quantiser's loss. The
-        codes carry the gradient of `z` (straight-through).
+        The terms `commitment` and, with a weight, `entropy` are weighted; their sum is the
+        quantiser's loss. The codes carry the gradient of `z` (straight-through).
         """
         z = z.float()
         tokens = self.nearest(z)
         codes = self.lookup(tokens)
-        losses = {
-            "commitment": self.commitment_weight * F.mse_loss(z, codes),
-            "entropy": ENTROPY_WEIGHT * entropy_loss(z.movedim(1, -1).flatten(0, -2)),
-        }
+        losses = {"commitment": self.commitment_weight * F.mse_loss(z, codes)}
+        if self.entropy_weight:
+            losses["entropy"] = self.entropy_weight * entropy_loss(flat_latents(z))
         return z + (codes - z).detach(), tokens, losses
 
     def nearest(self, z: Tensor) -> Tensor:

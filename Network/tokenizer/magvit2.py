@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Network.config import TokenizerConfig
-from Network.Taming.blocks import group_norm
+from Network.Taming.blocks import group_norm, swish
 
 
 class Encoder(nn.Module):
@@ -34,7 +34,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)."""
         x = self.mid_block(self.down(self.conv_in(images)))
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(swish(self.norm_out(x)))
 
 
 class Decoder(nn.Module):
@@ -63,7 +63,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(codes))
         for adaptive, level in zip(reversed(self.adaptive), reversed(self.up)):
             x = level(adaptive(x, codes))
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(swish(self.norm_out(x)))
 
 
 class ResBlock(nn.Module):
@@ -80,10 +80,10 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """X (B, D_in, H, W) -> (B, D, H, W)."""
-        branch = self.conv1(F.silu(self.norm1(x)))
-        branch = self.conv2(F.silu(self.norm2(branch)))
+        branch = self.conv1(swish(self.norm1(x)))
+        branch = self.conv2(swish(self.norm2(branch)))
         shortcut = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
-        return shortcut + branch
+        return branch.add_(shortcut)  # no layer looks at what it gave again
 
 
 class DepthToSpace(nn.Module):
@@ -99,8 +99,8 @@ class DepthToSpace(nn.Module):
         The place in the square is the outer index of the channels, (2 dy + dx) D + d; that of
         `F.pixel_shuffle` is the inner one.
         """
-        places = self.conv1(x).unflatten(1, (2, 2, -1))  # (B, dy, dx, D, H, W)
-        return places.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+        places = self.conv1(x).movedim(1, -1).unflatten(3, (2, 2, -1))  # (B, H, W, dy, dx, D)
+        return places.transpose(2, 3).flatten(3, 4).flatten(1, 2).movedim(-1, 1)
 
 
 class AdaptiveNorm(nn.Module):

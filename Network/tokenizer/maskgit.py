@@ -4,11 +4,10 @@ Names and arithmetic of its PyTorch port (bytedance/1d-tokenizer 942a96fb, the s
 huggingface/open-muse 64e1afe0). Level 0 is the full resolution; the decoder runs from the last.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Network.config import TokenizerConfig
-from Network.Taming.blocks import group_norm
+from Network.Taming.blocks import double_and_convolve, group_norm, swish
 
 
 class Encoder(nn.Module):
@@ -27,7 +26,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), in [0, 1] for the public weights -> latents (B, C, h, w)."""
         x = self.mid(self.down(self.conv_in(images)))
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(swish(self.norm_out(x)))
 
 
 class Decoder(nn.Module):
@@ -48,7 +47,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(latents))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(swish(self.norm_out(x)))
 
 
 class Down(nn.Module):
@@ -74,12 +73,13 @@ class Up(nn.Module):
         width = _channels(config, level)
         above = min(level + 1, len(config.multipliers) - 1)
         self.block = _blocks(config, _channels(config, above), width)
-        self.upsample = nn.Upsample(scale_factor=2) if level else nn.Identity()
-        self.upsample_conv = nn.Conv2d(width, width, 3, padding=1) if level else nn.Identity()
+        if level:
+            self.upsample_conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """X (B, C_in, H, W) -> (B, C, 2H, 2W), of level 0 (B, C, H, W)."""
-        return self.upsample_conv(self.upsample(self.block(x)))
+        x = self.block(x)
+        return double_and_convolve(x, self.upsample_conv) if hasattr(self, "upsample_conv") else x
 
 
 class ResBlock(nn.Module):
@@ -100,9 +100,10 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """X (B, C_in, H, W) -> (B, C_out, H, W)."""
-        branch = self.conv1(F.silu(self.norm1(x)))
-        branch = self.conv2(F.silu(self.norm2(branch)))
-        return branch + (self.nin_shortcut(branch) if hasattr(self, "nin_shortcut") else x)
+        branch = self.conv1(swish(self.norm1(x)))
+        branch = self.conv2(swish(self.norm2(branch)))
+        shortcut = self.nin_shortcut(branch) if hasattr(self, "nin_shortcut") else x
+        return branch + shortcut if shortcut is not x else branch.add_(x)
 
 
 def _blocks(config: TokenizerConfig, channels_in: int, channels_out: int) -> nn.Sequential:

@@ -4,6 +4,7 @@ Stands on the table of families; its state dict has the key names of the family'
 for LlamaGen those of taming-transformers.
 """
 
+import torch
 from torch import Tensor, nn
 
 from Network.config import TokenizerConfig, UserError
@@ -72,7 +73,7 @@ class VQTokenizer(nn.Module):
         if height % self.stride or width % self.stride:
             raise ValueError(f"images of {height}x{width} are not divisible by {self.stride}")
         images = (images + 1) / 2 if self.unit_range else images
-        return self.quant_conv(self.encoder(images))
+        return self.quant_conv(self.encoder(self._laid_out(images)))
 
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents (B, C, h, w) -> codes with straight-through gradient, tokens, loss terms."""
@@ -84,5 +85,10 @@ class VQTokenizer(nn.Module):
 
     def pixels(self, codes: Tensor) -> Tensor:
         """Codes (B, C, h, w) -> images (B, 3, H, W) around [-1, 1], not clamped."""
-        images = self.decoder(self.post_quant_conv(codes))
+        images = self.decoder(self.post_quant_conv(self._laid_out(codes)))
         return 2 * images - 1 if self.unit_range else images
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        """The tensor as the convolutions compute it fastest: in their dtype, channels last."""
+        dtype = self.decoder.get_parameter("conv_out.weight").dtype
+        return tensor.to(dtype).contiguous(memory_format=torch.channels_last)

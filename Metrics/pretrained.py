@@ -1,0 +1,74 @@
+"""Networks that others trained and metrics stand on: where their weights are looked for.
+
+A key of the value `auto`, `download`, `none` or FILE says which; PyTorch's folder of downloads
+(TORCH_HOME moves it) keeps what was fetched.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from MaskGIL.download import fetch
+from MaskGIL.values import did_you_mean
+from Network.config import UserError
+
+KNOWN = ("auto", "download", "none")
+
+
+class Pretrained(NamedTuple):
+    """The released weights of a network, and the key that asks for them."""
+
+    key: str
+    files: tuple[str, ...]  # names that the one file has in PyTorch's folder, the usual one first
+    start: str  # how its sha256 begins
+    url: str
+
+    def find(self, value: str) -> Path | None:
+        """The file that a key of this value means, None if there is none or it is to be fetched.
+
+        Raises UserError for a file that is not there, and for a kept one that is damaged.
+        """
+        if value not in KNOWN:
+            if not Path(value).is_file():
+                known, hint = ", ".join(KNOWN), did_you_mean(value, KNOWN)
+                raise UserError(f"{self.key}={value} is no file; give one, or {known}.{hint}")
+            return Path(value)
+        places = [downloads() / name for name in self.files]
+        kept = next((place for place in places if place.is_file()), None)
+        if value == "none" or kept is None:
+            return None
+        if not (found := file_sha256(kept)).startswith(self.start):
+            raise UserError(
+                f"{kept} is not the released file (its sha256 begins with {found[:8]}); delete it, "
+                f"or give {self.key}=none."
+            )
+        return kept
+
+    def open(self, value: str) -> Path | None:
+        """As `find`, but "download" fetches what is not there. Raises UserError if it fails."""
+        weights = self.find(value)
+        if weights is not None or value != "download":
+            return weights
+        try:
+            return fetch(self.url, downloads() / self.files[0], sha256=self.start)
+        except UserError as error:
+            reason = str(error).removesuffix(".")
+            raise UserError(
+                f"{self.key}=download failed ({reason}); {self.key}=FILE takes one that you have."
+            ) from error
+
+
+def downloads() -> Path:
+    """PyTorch's folder of downloaded weights, which need not be there."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def file_sha256(path: Path) -> str:
+    """Of the bytes of a file, in hexadecimal, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
