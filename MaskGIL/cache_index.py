@@ -20,6 +20,7 @@ from Network.config import UserError
 from Network.tokenizer import Tokenizer
 
 VERSION = 2
+UNKNOWN = "unknown"  # the precision of tokens that others have encoded
 CHUNK = 256  # images
 Index = dict[str, Any]  # what index.json holds
 _AGAIN = "delete the folder {} and run the command that wrote it again."
@@ -105,6 +106,15 @@ def read_index(folder: Path) -> Index:
         raise UserError(f"{path} is damaged at {key}; {_AGAIN.format(folder)}")
     index["transform"].setdefault("precision", "fp32")  # all there was before it was written down
     return index
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether a cache lies there whose tokens others have encoded, nobody knows how.
+
+    Raises UserError when its index is damaged.
+    """
+    is_there = (folder / "index.json").exists()
+    return is_there and read_index(folder)["transform"]["precision"] == UNKNOWN
 
 
 def check_tokenizer(folder: Path, index: Index, fingerprint: str) -> None:

@@ -115,8 +115,12 @@ def sections(schema: type) -> Iterator[Setting]:
 class DataConfig:
     """The images, and how they become training samples."""
 
-    source: Literal["shapes", "folder", "mnist", "fashion-mnist", "cifar10", "stl10"] = setting(
-        "shapes", "shapes draws images; folder reads those of data.path; others: torchvision's"
+    source: Literal["shapes", "folder", "tokens", "mnist", "fashion-mnist", "cifar10", "stl10"] = (
+        setting(
+            "shapes",
+            "shapes draws images; folder reads those of data.path; tokens needs no images, only "
+            "the token cache; others: torchvision's",
+        )
     )
     path: str = setting(
         "", "folder of the images: train/CLASS and val/CLASS, ImageNet, tar files", free=True
@@ -135,7 +139,9 @@ class DataConfig:
     tokens: Literal["cache", "online"] = setting(
         "cache", "cache encodes every crop once, before training; online encodes in every step"
     )
-    cache: str = setting("", "folder of the token cache; empty: OUT_DIR/cache", free=True)
+    cache: str = setting(
+        "", "folder of the token cache, ours or converted; empty: OUT_DIR/cache", free=True
+    )
     cache_precision: Literal["fp32", "bf16"] = setting(
         "fp32", "how the cache is encoded: bf16 is faster and changes a small share of the tokens"
     )

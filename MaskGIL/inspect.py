@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from MaskGIL.cache import TokenCache
-from MaskGIL.cache_index import read_index
+from MaskGIL.cache_index import UNKNOWN, read_index
 from MaskGIL.classes import class_names
 from MaskGIL.command import Flags
 from MaskGIL.config import require_at_least, to_dict
@@ -81,7 +81,9 @@ def _describe_cache(folder: Path, config: InspectConfig, flags: Flags) -> None:
     )
     _say("tokens", f"{height}x{width} of {cache.codebook_size} codes, {cache.num_bytes:,} bytes")
     _say("tokenizer", f"{made_by['name']}, fingerprint {made_by['fingerprint'][:16]}")
-    _say("precision", transform["precision"])
+    precision = transform["precision"]
+    told = "unknown: the tokens were converted, and their source does not say"
+    _say("precision", told if precision == UNKNOWN else precision)
     _say("hashes", "all chunks are as they were written")
     counts = np.bincount(cache.labels[cache.labels >= 0], minlength=len(cache.classes))
     print("\n".join(_histogram(class_names(cache.classes, len(counts)), counts)))

@@ -71,8 +71,7 @@ class ThroughTokens:
 
     def figures(self) -> Figures:
         """Bits, use of the codes, and speed."""
-        config, codes = self._tokenizer.config, self._tokenizer.codebook_size
-        num_bits = config.code_width if config.family == "magvit2" else 0
+        codes, num_bits = self._tokenizer.codebook_size, self._tokenizer.num_bits
         used = usage(self._histogram, num_bits)
         found = {
             "bits per pixel": math.log2(codes) / self._tokenizer.stride**2,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
+from MaskGIL.cached_rows import CachedRows
 from MaskGIL.data import Images, images_hash
 from Network.config import UserError
 
@@ -14,12 +15,18 @@ Content = dict[str, str | int | list[str]]
 
 
 def data_content(images: Images) -> Content:
-    """Names of the classes, number of images, and a hash of the images' names and labels."""
-    return {
+    """Names of the classes, number of images, and a hash of the images' names and labels.
+
+    Of rows of a cache, whose names are numbers, a hash of its tokens too.
+    """
+    content: Content = {
         "classes named": list(images.classes),
         "number of images": len(images),
         "sha256 of image names": images_hash(images),
     }
+    if isinstance(images, CachedRows):
+        content["sha256 of tokens"] = images.sha256
+    return content
 
 
 def check_content(out_dir: str, saved: Mapping[str, Any], content: Content) -> None:

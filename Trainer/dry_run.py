@@ -1,6 +1,7 @@
 """What a run would take: sizes on the meta device, then one real batch and one real step.
 
-Nothing is written, whatever is read comes from the data of the run.
+Nothing is written, whatever is read comes from the data of the run. Weights of others that it asks
+for by name are fetched, as a real step needs them.
 """
 
 import tempfile
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from MaskGIL.data import open_images
+from MaskGIL.cache_index import is_converted
+from MaskGIL.cached_rows import CachedRows
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import is_main, world_size
 from MaskGIL.masking import masked_loss, max_hidden
@@ -23,7 +25,7 @@ from Trainer.autoencoding import Reconstructed, Reconstruction, pixel_loss
 from Trainer.config import RunConfig
 from Trainer.logger import format_bytes, format_seconds
 from Trainer.memory import divisors, free_memory, saved_bytes
-from Trainer.tokens import SPLITS, cache_folder, describe_cache, has_cache
+from Trainer.tokens import SPLITS, cache_folder, describe_cache, has_cache, open_split
 from Trainer.trainer import Trainer
 from Trainer.vit import GeneratorTrainer, RowLogits
 from Trainer.vqgan import TokenizerTrainer
@@ -45,7 +47,7 @@ def _foretell_cache(config: RunConfig) -> None:
     tokenizer = open_tokenizer(config.tokenizer)
     _say("tokenizer", f"{tokenizer.name}, {tokenizer.codebook_size:,} codes")
     for split in SPLITS:
-        images = open_images(config.data, split)
+        images = open_split(config, split)
         _say(f"cache of {split}", describe_cache(config, images, tokenizer, split))
     _say("state", "complete: nothing to do" if has_cache(config) else "to be written")
 
@@ -159,9 +161,13 @@ def _trainer(config: RunConfig, folder: Path) -> Trainer:
     data = config.data
     if config.job != "tokenizer":
         cache = str(cache_folder(config, "train").parent)
-        data = replace(data, cache=cache) if has_cache(config) else replace(data, tokens="online")
+        found = has_cache(config) or is_converted(Path(cache) / "train")
+        data = replace(data, cache=cache) if found else replace(data, tokens="online")
     config = replace(config, out_dir=str(folder), data=data)
-    return _kind(config)(config)
+    trainer = _kind(config)(config)
+    if isinstance(trainer.images, CachedRows):  # the cache of the others would be written
+        trainer.validation_images = trainer.images
+    return trainer
 
 
 def _kind(config: RunConfig) -> type[Trainer]:

@@ -1,22 +1,29 @@
-"""Tokens for a generator: the cache of a run, written first if it is missing."""
+"""Tokens for a generator: the cache of a run, written first if it is missing.
+
+A cache that was converted from the tokens of others is read as it is.
+"""
 
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from MaskGIL.cache import TokenCache, cache_size, finish_cache, write_cache
-from MaskGIL.cache_index import read_index, token_grid
+from MaskGIL.cache_index import check_same, check_tokenizer, is_converted, read_index, token_grid
+from MaskGIL.cached_rows import CachedRows, hold_out, open_rows
 from MaskGIL.data import Images, Split, open_images
 from MaskGIL.data.crops import num_crops
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import barrier, is_main, rank, world_size
 from MaskGIL.imagenet import describe_count
 from MaskGIL.weights import open_tokenizer
+from Network.config import UserError
 from Network.tokenizer.vq import VQTokenizer
 from Trainer.batches import bad_files
 from Trainer.config import RunConfig
 from Trainer.logger import format_bytes
 
+VALIDATION_IMAGES = 2048
 SPLITS: tuple[Split, ...] = ("train", "val")
 
 
@@ -24,7 +31,23 @@ def write_caches(config: RunConfig) -> None:
     """The job `cache`: write both splits and nothing else."""
     tokenizer = open_tokenizer(config.tokenizer)
     for split in SPLITS:
-        cached_tokens(config, open_images(config.data, split), tokenizer, split)
+        cached_tokens(config, open_split(config, split), tokenizer, split)
+
+
+def open_split(config: RunConfig, split: Split) -> Images:
+    """The images of a split, or rows of a cache where pictures are not needed.
+
+    They are not for training on a converted cache, and for nothing with data.source=tokens. There,
+    without a cache of validation tokens, VALIDATION_IMAGES rows of the training cache, at most an
+    eighth of them, are held out. Raises UserError as `open_images` and `open_rows` do.
+    """
+    data, folder = config.data, cache_folder(config, split)
+    if config.job != "tokenizer" and data.tokens == "cache":
+        if data.source == "tokens":
+            return _open_tokens(config, split)
+        if split == "train" and is_converted(folder):
+            return open_rows(folder)
+    return open_images(data, split)
 
 
 def cache_folder(config: RunConfig, split: Split) -> Path:
@@ -37,6 +60,8 @@ def describe_cache(config: RunConfig, images: Images, tokenizer: VQTokenizer, sp
 
     Raises UserError for a size of images without grid.
     """
+    if given := _given(config, images, split):
+        return f"{describe_count(images, split)}, read from {given} as they are"
     crops = num_crops(_crops(config, split))
     grid = token_grid(config.data.image_size, tokenizer.stride)
     size = cache_size(len(images), crops, grid, tokenizer.codebook_size)
@@ -46,8 +71,18 @@ def describe_cache(config: RunConfig, images: Images, tokenizer: VQTokenizer, sp
     )
 
 
+def describe_validation(images: Images, trained_on: Images) -> str:
+    """How many images validate, and whether they are rows that training leaves out."""
+    folders = {each.folder for each in (images, trained_on) if isinstance(each, CachedRows)}
+    if isinstance(images, CachedRows) and len(folders) == 1:
+        return f"{len(images):,} more, held out,"
+    return describe_count(images, "val")
+
+
 def has_cache(config: RunConfig) -> bool:
-    """Whether the caches of both splits are complete."""
+    """Whether nothing is to be encoded: the caches of both splits are complete."""
+    if config.data.source == "tokens":
+        return True
     folders = [cache_folder(config, split) for split in SPLITS]
     return all((f / "index.json").exists() and read_index(f)["complete"] for f in folders)
 
@@ -57,8 +92,55 @@ def cached_tokens(
 ) -> TokenCache:
     """Open the cache of a split, verified; write it first if it is missing or unfinished.
 
-    Validation images have one centre crop. A line tells how many files could not be read. Raises
-    UserError if the cache belongs to another tokenizer, to other classes or is damaged.
+    Labels of rows that are not among `images` are -1. Raises UserError if the cache belongs to
+    another tokenizer, to other classes or to images of another size, or if it is damaged.
+    """
+    folder, given = cache_folder(config, split), _given(config, images, split)
+    verify = is_main()
+    if given is None:
+        _write(config, images, tokenizer, split)
+    else:
+        _check_given(config, given, tokenizer)
+        verify = verify and given == folder  # rows held out are verified with the others
+        folder = given
+    cache = TokenCache.open(folder, tokenizer=tokenizer, classes=images.classes, verify=verify)
+    if isinstance(images, CachedRows):
+        cache.labels[np.setdiff1d(np.arange(len(cache)), images.rows)] = -1
+    return cache
+
+
+def _open_tokens(config: RunConfig, split: Split) -> CachedRows:
+    if split == "val" and config.loop.score_every:
+        raise UserError(
+            f"loop.score_every={config.loop.score_every} compares with validation images, and "
+            "data.source=tokens has none; use loop.score_every=0."
+        )
+    if (cache_folder(config, "val") / "index.json").exists():
+        return open_rows(cache_folder(config, split))
+    train, val = hold_out(open_rows(cache_folder(config, "train")), VALIDATION_IMAGES)
+    return train if split == "train" else val
+
+
+def _given(config: RunConfig, images: Images, split: Split) -> Path | None:
+    """The cache that is read as it is, for nobody here could write it, if the split has one."""
+    if isinstance(images, CachedRows):
+        return images.folder
+    folder = cache_folder(config, split)
+    return folder if is_converted(folder) else None
+
+
+def _check_given(config: RunConfig, folder: Path, tokenizer: VQTokenizer) -> None:
+    index, size = read_index(folder), config.data.image_size
+    check_tokenizer(folder, index, tokenizer.fingerprint)
+    found = {"image_size": index["transform"]["image_size"], "grid": index["parts"][0]["grid"]}
+    wanted = {"image_size": size, "grid": list(token_grid(size, tokenizer.stride))}
+    check_same(folder, "size", found, wanted)
+
+
+def _write(config: RunConfig, images: Images, tokenizer: VQTokenizer, split: Split) -> None:
+    """Write a cache unless it is complete. Validation images have one centre crop.
+
+    A line tells how many files could not be read.
     """
     folder, data = cache_folder(config, split), config.data
     if is_main() and not (folder / "index.json").exists():
@@ -88,7 +170,6 @@ def cached_tokens(
         if bad.found:  # and so the cache was written just now
             print(f"unreadable {len(bad.found)} of {len(images)} images, listed in {bad.path}")
     barrier()
-    return TokenCache.open(folder, tokenizer=tokenizer, classes=images.classes, verify=is_main())
 
 
 def _crops(config: RunConfig, split: Split) -> str:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from MaskGIL.data import open_images
 from MaskGIL.data.sampler import split_ranks
 from MaskGIL.device import autocast, choose_device, choose_precision
 from MaskGIL.distributed import all_reduce, barrier, is_main, rank, world_size
@@ -30,6 +29,7 @@ from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, se
 from Trainer.parallel import accumulating, parallelise
 from Trainer.run_folder import open_run_folder, surroundings
 from Trainer.scoring import Scorer
+from Trainer.tokens import open_split
 from Trainer.trackers import check_tracker
 from Trainer.window import Metrics, Window
 
@@ -52,8 +52,8 @@ class Trainer(ABC):
         self.extra: dict[str, Tensor] = {}  # what resuming needs beyond weights, summed over ranks
         self.checkpoints = Checkpoints(Path(config.out_dir) / "checkpoints", config.loop.keep)
         self.newest = self.checkpoints.latest()
-        data = config.data
-        self.images, self.validation_images = open_images(data, "train"), open_images(data, "val")
+        self.begun_with = "" if self.newest else config.init_from  # weights, to fine-tune them
+        self.images, self.validation_images = open_split(config, "train"), open_split(config, "val")
         if config.loop.score_every:
             self.scorer = Scorer(config, self.validation_images, self.device)
         torch.manual_seed(config.seed)
@@ -145,7 +145,8 @@ class Trainer(ABC):
         self._resume()
         self.log = Logger(folder, self.step, loop.steps, loop.tracker)
         around = surroundings(folder, self.device, self.dtype, self.step, loop.steps)
-        for name, fact in {**self.facts(), **around}.items():
+        begun = {"begun with": self.begun_with} if self.begun_with else {}
+        for name, fact in {**self.facts(), **begun, **around}.items():
             self.log.line(f"{name:10s} {fact}")
         if not loop.accumulation:
             self._fit_into_memory()
@@ -263,6 +264,7 @@ class Trainer(ABC):
         batch, objective = self.data[self.step], self.objective()
         # As the last step will be computed: whatever joins the loss later has joined it by then
         now, self.step = self.step, max(self.step, self.config.loop.steps - 1)
+        before = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
 
         def loss_of(images: int) -> Tensor:
             self.part = images
@@ -274,6 +276,8 @@ class Trainer(ABC):
         copies = (0 if self.optimizer.state else 2) + (world_size() > 1)  # moments, DDP's buckets
         self._cut(fewest_parts(share, loss_of, self.module, copies, self.device))
         self.step = now
+        for name, tensor in self.module.named_buffers():  # as those of a batch norm, which count
+            tensor.copy_(before[name])
         told = f"{self.part} images at once, {self.accumulation} parts a step: as many as fit"
         self.log.line(f"memory     {told}")
 

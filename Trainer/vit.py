@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from MaskGIL.cache import TokenCache, encode_crops
+from MaskGIL.cached_rows import CachedRows
 from MaskGIL.data import Images, Split
 from MaskGIL.data.crops import num_crops, to_uint8
 from MaskGIL.data.sampler import Sampler, spread
@@ -29,7 +30,7 @@ from MaskGIL.masking import (
 from MaskGIL.noise import uniform
 from MaskGIL.pictures import save_grid
 from MaskGIL.pipeline import Pipeline, image_seeds
-from MaskGIL.weights import open_tokenizer, save_weights
+from MaskGIL.weights import load_network, open_tokenizer, save_weights
 from Metrics.sample_and_eval import choose_labels, sample_chunks
 from Network import build_network
 from Network.config import UserError
@@ -46,11 +47,10 @@ from Trainer.batches import (
 from Trainer.config import RunConfig
 from Trainer.content import Content
 from Trainer.logger import format_bytes
-from Trainer.tokens import cached_tokens
+from Trainer.tokens import VALIDATION_IMAGES, cached_tokens, describe_validation
 from Trainer.trainer import Trainer
 from Trainer.window import Metrics
 
-VALIDATION_IMAGES = 2048
 # Eight classes of ImageNet that DiT and LlamaGen show, so that pictures compare
 FAVOURITES = (207, 360, 387, 974, 88, 979, 417, 279)
 
@@ -64,19 +64,22 @@ class GeneratorTrainer(Trainer):
         """Open the tokenizer, and check that it, the images and the network fit."""
         self.tokenizer = open_tokenizer(self.config.tokenizer).to(self.device)
         check_network(self.config, self.tokenizer, len(self.images.classes))
+        if isinstance(self.images, CachedRows):  # validation images may be of another origin
+            self.images.check_classes(self.validation_images.classes)
         height, width = self.config.network.grid
         self.num_tokens = height * width
 
     def build(self) -> nn.Module:
-        """Build the network."""
-        return build_network(self.config.network)
+        """Build the network. Raises UserError for weights to begin with that do not fit."""
+        network, source = self.config.network, self.begun_with
+        return load_network(source, network) if source else build_network(network)
 
     def dataset(self) -> Dataset[Batch]:
         """Tokens or images of the training split, and how many tokens to hide."""
         config, data = self.config, self.config.data
         cache = self.caches.get("train")
         labels = cache.labels if cache else self.images.labels
-        batch, crops = config.optim.batch, num_crops(data.crops)
+        batch, crops = config.optim.batch, cache.num_crops if cache else num_crops(data.crops)
         sampler = Sampler(labels, batch, config.seed, data.balance, crops)
         if cache:
             source = TokenBatches(cache, sampler, self.share)
@@ -181,7 +184,7 @@ class GeneratorTrainer(Trainer):
             "tokens": f"{height}x{width} of {network.codebook_size} codes, "
             f"{batch * height * width:,} per step",
             "data": f"{describe_count(self.images, 'train')} of {len(classes)} classes, {source}; "
-            f"{describe_count(self.validation_images, 'val')} validate",
+            f"{describe_validation(self.validation_images, self.images)} validate",
         }
         if weight := self.config.masking.visible_weight:
             facts["loss"] = f"of all tokens, visible ones count {weight:g}: every row is computed"

@@ -24,7 +24,6 @@ from Network import build_tokenizer
 from Network.config import UserError
 from Network.files import load_strict
 from Network.Taming.quantiser import VectorQuantiser, flat_latents
-from Network.tokenizer.lookup_free import LookupFreeQuantiser
 from Network.tokenizer.official import official_state
 from Network.tokenizer.vq import VQTokenizer
 from Trainer import adversary
@@ -70,20 +69,17 @@ class TokenizerTrainer(Trainer):
         )
         tokenizer = module.tokenizer
         check_tokenizer(config, tokenizer)
-        if config.init_from:
-            begin_from(tokenizer, config.init_from)
+        if self.begun_with:
+            begin_from(tokenizer, self.begun_with)
         if config.reconstruction.perceptual:
             with first_rank_first():
                 weights = self._vgg.open(config.reconstruction.vgg)
             assert weights is not None
             self.perceptual = open_perceptual(weights, self.device)
-        bits = isinstance(tokenizer.quantize, LookupFreeQuantiser)
-        self.num_bits = tokenizer.config.code_width if bits else 0
         # Tokens per code: in the last whole window between two revivals, and in this one
         self.histograms = torch.zeros(2, tokenizer.codebook_size, device=self.device)
         self.extra = {"histograms": self.histograms}
         self.latents: list[Tensor] = []  # (B h w, C) of each part of the step
-        self.means: Tensor | None = None  # what LeCam remembers behind the latest part
         return module
 
     @property
@@ -113,6 +109,7 @@ class TokenizerTrainer(Trainer):
         What the discriminator learns from does not reach the tokenizer, and the other way round.
         """
         config, images = self.config, to_float(batch["images"])
+        self.means = None  # of this part, once the contest has begun
         contest = bool(config.adversary.weight) and self.step >= config.adversary.start
         made: Reconstructed = objective(images, contest)
         error = made.images.float() - images
@@ -167,7 +164,7 @@ class TokenizerTrainer(Trainer):
 
     def gauges(self) -> dict[str, float]:
         """Share of codes in use, and their perplexity, in the latest window between revivals."""
-        return usage(all_reduce(self.histograms[0].clone()), self.num_bits)
+        return self._usage(all_reduce(self.histograms[0].clone()))
 
     @torch.no_grad()
     def behind_step(self) -> None:
@@ -205,7 +202,10 @@ class TokenizerTrainer(Trainer):
             error = (self.tokenizer.decode(tokens).float() - images).square().mean((1, 2, 3))
             ratios.append(10 * torch.log10(4 / error))  # the range of a pixel is 2
             histogram += self._counts(tokens)
-        return {"psnr": torch.cat(ratios).mean().item(), **usage(histogram, self.num_bits)}
+        return {
+            "psnr": torch.cat(ratios).mean().item(),
+            **usage(histogram, self.tokenizer.num_bits),
+        }
 
     def picture(self, path: Path) -> None:
         """Validation images above their reconstructions."""
@@ -238,9 +238,10 @@ class TokenizerTrainer(Trainer):
             start = self.config.adversary.start
             told = f"{_parameters(self.module.discriminator)}, from step {start:,}"
             facts["adversary"] = told
-        if self.config.init_from:
-            facts["init_from"] = self.config.init_from
         return facts
+
+    def _usage(self, histogram: Tensor) -> dict[str, float]:
+        return usage(histogram, self.tokenizer.num_bits)
 
     def _counts(self, tokens: Tensor) -> Tensor:
         flat = tokens.flatten()  # bincount would wait for the device to learn the largest token

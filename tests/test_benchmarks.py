@@ -65,6 +65,7 @@ def test_unfused_attention_changes_no_logits():
             ["batch=2", "num_steps=2", "device=cpu"],
             ["ours", "published", "published, unfused attention"],
         ),
+        ("tokenizer", ["image_size=32", "batch=1", "device=cpu"], ["ours", "plain"]),
         ("images", [], ["ours", "ours, draft", "plain", "decoded alone"]),
         (
             "cache",

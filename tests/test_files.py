@@ -1,10 +1,12 @@
 import argparse
 import collections
 import hashlib
+import json
 import os
 import pickle
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import types
@@ -38,13 +40,27 @@ def test_a_file_comes_back(tmp_path):
 
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+
+
+def overlapping():
+    """Safetensors whose second tensor begins inside the first."""
+    offsets = {"a": [0, 8], "b": [4, 12]}
+    entries = {
+        name: {"dtype": "F32", "shape": [2], "data_offsets": place}
+        for name, place in offsets.items()
+    }
+    header = json.dumps(entries).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(12)
+
+
 DAMAGED = [
     (b"", "{} is empty; copy or download it again."),
     (LFS_POINTER, f"{{}} is a Git LFS pointer of {len(LFS_POINTER)} bytes; run `git lfs pull`."),
     (b"\n <!DOCTYPE html><html>", "{} is a web page, not weights; download the file itself."),
     (b"<html><body>404", "{} is a web page, not weights; download the file itself."),
     *((part, "{} is not a whole safetensors file (") for part in (
-        save(TENSORS)[:-3], save(TENSORS)[:40], b"\x00" * 5, b"\xff" * 64, pickle.dumps(TENSORS)
+        save(TENSORS)[:-3], save(TENSORS)[:40], b"\x00" * 5, b"\xff" * 64, pickle.dumps(TENSORS),
+        struct.pack("<Q", 2**40) + bytes(64), overlapping(),
     )),
 ]  # fmt: skip
 

@@ -5,6 +5,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from test_foreign_tokens import random_tokens, write_folders
 from tiny_runs import tree
 from tiny_weights import SIDE, save_tiny_weights
 
@@ -72,6 +73,16 @@ def test_token_cache(inspect, run):
         line = next(line for line in out.splitlines() if line.startswith(f"  {name} "))
         assert int(line.split()[2]) == count
         assert line.count("█") == round(40 * count / counts.max())
+
+
+def test_converted_tokens_say_that_their_precision_is_unknown(inspect, run, tmp_path):
+    source = write_folders(tmp_path / "llamagen", random_tokens(3, 10, 64), [0, 1, 1])
+    words = ("convert", source, tmp_path / "cache", f"tokenizer={run / 'weights'}")
+    assert main([*map(str, words)]) == 0
+    code, out, _ = inspect(tmp_path / "cache")
+    assert code == 0
+    assert "crops        10 each (llamagen), 16 pixels\n" in out
+    assert "precision    unknown: the tokens were converted, and their source does not say\n" in out
 
 
 def test_images_of_a_cache(inspect, run, tmp_path):

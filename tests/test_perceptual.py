@@ -7,6 +7,7 @@ import pickle
 import lpips
 import pytest
 import torch
+from tiny_weights import save_made_up_vgg
 from torchvision.models import vgg
 
 from Metrics.perceptual import VGG, Perceptual, open_perceptual
@@ -17,18 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """torchvision's file without its classifier, which LPIPS has no use for."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.device("meta"):
-        shapes = vgg.make_layers(vgg.cfgs["D"]).state_dict()
-    state = {}
-    for name, shape in shapes.items():
-        noise = torch.randn(shape.shape, generator=generator)
-        size = (2 / shape[0].numel()) ** 0.5 if shape.dim() > 1 else 0.1
-        state[f"features.{name}"] = noise * size
-    file = tmp_path_factory.mktemp("vgg") / "vgg.pth"
-    torch.save(state, file)
-    return file
+    return save_made_up_vgg(tmp_path_factory.mktemp("vgg") / "vgg.pth")
 
 
 @pytest.fixture(scope="module")

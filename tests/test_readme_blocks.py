@@ -22,6 +22,7 @@ from tiny_runs import image_folder
 from MaskGIL.__main__ import COMMANDS, main
 from MaskGIL.command import parse
 from MaskGIL.config import load_config
+from MaskGIL.convert import ConvertConfig
 from Trainer.tokens import cache_folder
 
 CLONED = ("main.py", "FID_sample.py", "MaskGIL/configs")
@@ -31,7 +32,8 @@ TINY = {  # appended: a few steps of small networks, a few images
     "main.py": "device=cpu loop.steps=2 loop.log_every=1 loop.accumulation=1 loop.compile=false "
     "optim.batch=4 data.num_images=64 data.workers=0 "
     "network.size= network.depth=1 network.width=32 network.heads=2 network.codebook_size=64 "
-    "tokenizer.width=4 tokenizer.groups=4 tokenizer.latent_width=8 tokenizer.codebook_size=64",
+    "tokenizer.width=4 tokenizer.groups=4 tokenizer.latent_width=8 tokenizer.codebook_size=64 "
+    "reconstruction.perceptual=0",
     "FID_sample.py": "device=cpu num_images=36 inception=none",
     "generate": "device=cpu",
 }
@@ -45,7 +47,10 @@ EMOJI64 = (
 )
 IMAGENET = ("n01440764", "n01443537", "n01484850")
 REFERENCE = "VIRTUAL_imagenet256_labeled.npz"  # of ADM
-FEWER_CLASSES = {"data.path=IMAGENET": f"network.num_classes={len(IMAGENET)}"}
+SMALLER = {  # what a word asks for besides
+    "data.path=IMAGENET": [f"network.num_classes={len(IMAGENET)}"],
+    "MaskGIL/configs/emoji64/lfq4096.yaml": ["tokenizer.code_width=6", "tokenizer.latent_width=6"],
+}
 
 
 @pytest.fixture
@@ -132,6 +137,9 @@ class Reader:
         if program == "prepare":
             image_folder(Path(words[1]), EMOJI64, side=64)
             return
+        if program == "convert":  # its files are somebody else's
+            parse(ConvertConfig, [f"source={words[0]}", f"out={words[1]}", *words[2:]])
+            return
         words, files = tiny(program, words) if program in TINY else (words, [])
         code = self.run(program, words)
         told = self.capsys.readouterr()
@@ -160,7 +168,7 @@ class Reader:
 def tiny(program, words):
     """The words of a quick run, and the files that it makes."""
     words = [*words, *TINY[program].split()]
-    words += [change for word, change in FEWER_CLASSES.items() if word in words]
+    words += [each for word, changes in SMALLER.items() if word in words for each in changes]
     path, overrides, flags = parse(SCHEMAS[program], words)
     config = load_config(SCHEMAS[program], path, overrides)
     drawn = [key for key, value in vars(config).items() if str(value).startswith("shapes:")]
@@ -187,7 +195,8 @@ def made_by_a_job(config):
 MADE = {
     "main.py": made_by_a_job,
     "FID_sample.py": lambda config: [
-        *(config.out, Path(config.out).with_suffix(".json"), config.nearest)
+        *(config.out, Path(config.out).with_suffix(".json"), config.nearest, config.grid),
+        *([Path(config.out).with_suffix(".md")] if config.reconstruct else []),
     ],
     "generate": lambda config: [config.out, config.strip, config.gif],
 }

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from fixtures.network import filler
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 import Network.Taming.quantiser
 from Network import build_tokenizer
@@ -254,3 +255,40 @@ def test_the_memory_of_the_search_is_bounded(monkeypatch):
     at_once = quantiser.nearest(z)
     monkeypatch.setattr(Network.Taming.quantiser, "DISTANCES_AT_ONCE", 200)  # 4 latents at a time
     assert quantiser.nearest(z).equal(at_once)
+
+
+@pytest.mark.parametrize("at_once", [2**22, 40])
+def test_the_entropy_is_that_of_all_tokens(monkeypatch, at_once):
+    """The plain formula in float64, whatever piece the tokens are computed in."""
+    monkeypatch.setattr("Network.Taming.quantiser.DISTANCES_AT_ONCE", at_once)
+    z, codes = random(23, 4).mul(0.1), random(8, 4, seed=1).mul(0.1)
+    found = [t.clone().requires_grad_() for t in (z, codes)]
+    expected = [t.double().requires_grad_() for t in (z, codes)]
+    loss = Network.Taming.quantiser.entropy_loss(*found)
+    logs = (-torch.cdist(*expected).square() / 0.01).log_softmax(1)
+    mean = logs.exp().mean(0)
+    plain = -(logs.exp() * logs).sum(1).mean() + (mean * (mean + 1e-5).log()).sum()
+    assert loss.item() == pytest.approx(plain.item(), abs=1e-5)
+    assert abs(plain.item()) > 0.1
+    loss.backward()
+    plain.backward()
+    for mine, theirs in zip(found, expected):
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_an_upsampled_convolution_is_computed_on_what_differs():
+    """As doubling and convolving, with 4/9 of the products."""
+    layer, x = Upsample(6), random(2, 6, 16, 20).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        found = layer(x)
+    expected = layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    plain = 2 * 9 * 6 * 6 * found[:, 0].numel()
+    assert counter.get_total_flops() < 0.5 * plain
+    weights = random(*found.shape, seed=1)
+    inputs = (x, layer.conv.weight, layer.conv.bias)
+    for mine, theirs in zip(
+        torch.autograd.grad((found * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)

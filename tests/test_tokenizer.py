@@ -135,3 +135,29 @@ def test_unknown_name():
         build_tokenizer("vqgan")
     with pytest.raises(UserError, match=r"^Unknown tokenizer 'taming-16'. Did you mean 'taming-f"):
         build_tokenizer(TokenizerConfig(name="taming-16"))
+
+
+@pytest.mark.parametrize("family", ["taming", "magvit2"])
+@pytest.mark.parametrize("token", [-1, 16])
+def test_tokens_outside_the_codebook_are_refused(family, token):
+    """Signs would wrap around, and a GPU would end the process."""
+    changes = {"attention_levels": (), "codebook_size": 16}
+    if family == "magvit2":
+        changes |= {"latent_width": 4, "code_width": 4}
+    tokenizer = tiny.tokenizer(family=family, **changes)
+    tokens = torch.full((1, 2, 2), 15)
+    tokenizer.decode(tokens)
+    tokens[0, 1, 1] = token
+    with pytest.raises(UserError) as error:
+        tokenizer.decode(tokens)
+    least, most = min(token, 15), max(token, 15)
+    assert str(error.value) == (
+        f"Tokens reach from {least} to {most}, but {tokenizer.name} knows 0 to 15; they belong to "
+        "another tokenizer, or are still masked."
+    )
+
+
+def test_bits_of_a_token():
+    bits = {"latent_width": 4, "code_width": 4, "codebook_size": 16, "attention_levels": ()}
+    assert tiny.tokenizer(family="magvit2", **bits).num_bits == 4
+    assert tiny.tokenizer().num_bits == 0

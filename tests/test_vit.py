@@ -21,7 +21,7 @@ from tiny_runs import (
 from MaskGIL.masking import draw_mask
 from MaskGIL.noise import uniform
 from MaskGIL.pipeline import Pipeline
-from MaskGIL.weights import load_weights
+from MaskGIL.weights import load_network, load_weights
 from Network import build_network
 from Network.config import UserError
 from Trainer.tokens import has_cache, write_caches
@@ -358,3 +358,14 @@ def test_a_gpu_learns_the_same(folder, tmp_path, tokens):
     cpu, cuda = losses(tmp_path / "cpufp32"), losses(tmp_path / "cudafp32")
     torch.testing.assert_close(cuda, cpu, rtol=1e-3, atol=0)
     torch.testing.assert_close(losses(tmp_path / "cudabf16"), cpu, rtol=3e-2, atol=0)
+
+
+def test_fine_tuning_begins_with_the_averaged_weights(folder, make, tmp_path):
+    train("generator", folder, "loop.steps=3", f"out_dir={tmp_path / 'first'}")
+    weights = tmp_path / "first" / "weights"
+    trainer = make(f"init_from={weights}")
+    given = load_network(weights).state_dict()
+    begun = trainer.module.state_dict()
+    assert all(torch.equal(begun[name], given[name]) for name in given)
+    with pytest.raises(UserError, match="do not fit this architecture"):
+        make(f"init_from={weights}", "network.width=16")

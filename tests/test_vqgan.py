@@ -1,6 +1,7 @@
 """The trainer of tokenizers; exact resume is in test_resume.py, two ranks in test_ranks.py."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from MaskGIL.data.crops import to_float
 from MaskGIL.weights import load_tokenizer
 from Metrics.codebook import usage
 from Network.config import UserError
+from Network.tokenizer.official import official_names
 from Trainer.vit import GeneratorTrainer
 from Trainer.vqgan import TokenizerTrainer
 from Trainer.window import Window
@@ -212,3 +214,103 @@ def test_a_size_that_the_stride_does_not_divide_is_refused(tmp_path):
         make(tmp_path, "data.image_size=36")
     assert str(error.value) == ("data.image_size=36 is not divisible by the tokenizer's stride 8.")
     assert tree(tmp_path) == {}
+
+
+# Fine-tuning
+
+
+def test_fine_tuning_begins_with_what_is_given(tmp_path):
+    """Weights as they are; the first step replaces no codebook, which would undo them."""
+    train("tokenizer", tmp_path / "first", "loop.steps=3")
+    folder = tmp_path / "first/tokenizer/weights"
+    given = load_tokenizer(folder).state_dict()
+    trainer = make(tmp_path, f"init_from={folder}", "reconstruction.revive_every=1")
+    begun = trainer.tokenizer.state_dict()
+    assert all(torch.equal(begun[name], given[name]) for name in given)
+    before = codebook(trainer)
+    next(steps(trainer, 1))
+    moved = (codebook(trainer) - before).abs().amax(1)
+    assert (moved < 0.1).any()  # those in use moved a little; the others were revived
+
+
+def test_a_run_that_was_fine_tuned_resumes_without_what_it_began_with(tmp_path):
+    train("tokenizer", tmp_path / "first", "loop.steps=2")
+    weights = tmp_path / "first/tokenizer/weights"
+    words = [f"init_from={weights}", "loop.save_every=2"]
+    train("tokenizer", tmp_path, *words, "loop.steps=2")
+    assert f"begun with {weights}\n" in (tmp_path / "tokenizer/log.txt").read_text()
+    shutil.rmtree(weights)
+    assert train("tokenizer", tmp_path, *words, "loop.steps=4").step == 4
+    assert (tmp_path / "tokenizer/log.txt").read_text().count("begun with") == 1
+
+
+def test_fine_tuning_from_a_file_of_the_authors(tmp_path):
+    source = make(tmp_path, "tokenizer.family=llamagen").tokenizer
+    tiny.fill(source)
+    names = official_names(source.state_dict(), "llamagen")
+    theirs = {names[name]: tensor.clone() for name, tensor in source.state_dict().items()}
+    torch.save({"model": theirs}, tmp_path / "theirs.pt")
+    trainer = make(tmp_path, "tokenizer.family=llamagen", f"init_from={tmp_path / 'theirs.pt'}")
+    found = trainer.tokenizer.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in source.state_dict().items())
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    train("tokenizer", tmp_path, "loop.steps=1")
+    words = [f"init_from={tmp_path / 'tokenizer/weights'}", "tokenizer.width=8"]
+    with pytest.raises(
+        UserError, match=r"do not fit this architecture: encoder\.conv_in\.weight is"
+    ):
+        make(tmp_path / "other", *words)
+    with pytest.raises(UserError, match=r"nowhere\.pt"):
+        make(tmp_path / "other", "init_from=nowhere.pt")
+
+
+# The contest
+
+JUDGE = ("adversary.weight=0.5", "adversary.depth=2", "adversary.width=4")
+
+
+def test_a_discriminator_waits_for_its_step(tmp_path):
+    trainer = make(tmp_path, *JUDGE, "adversary.start=2")
+    judge = trainer.module.discriminator
+    before = [p.detach().clone() for p in judge.parameters()]
+    batch = trainer.dataset()[0]
+    assert "discriminator" not in trainer.loss(trainer.objective(), batch)[1]
+    for step in steps(trainer, 3):
+        moved = any(not torch.equal(a, b) for a, b in zip(before, judge.parameters()))
+        assert moved == (step == 3), step
+    _, metrics = trainer.loss(trainer.objective(), batch)
+    assert metrics["discriminator"] > 0
+    assert "adversary" in trainer.facts()
+
+
+def test_gradients_are_clipped_apart(tmp_path):
+    trainer = make(tmp_path, *JUDGE, "optim.clip=0.01")
+    trainer._gradient(trainer.objective(), trainer.dataset()[0])
+    for module in (trainer.tokenizer, trainer.module.discriminator):
+        norm = torch.stack([p.grad.norm() for p in module.parameters()]).norm()
+        assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["adversary.weight=1", "adversary.depth=4"], "data.image_size=32 is too small for a dis"),
+        (["adversary.adaptive=true", "loop.compile=true"], "adversary.adaptive=true looks at gra"),
+        (["tokenizer.family=magvit2", "tokenizer.code_width=5", "tokenizer.latent_width=5",
+          "tokenizer.encoder_middle=blocks"],
+         "The codes of magvit2-f8 cannot die: use reconstruction.revive_every=0."),
+        (["reconstruction.perceptual=1", "reconstruction.vgg=none"],
+         "reconstruction.perceptual=1 needs the weights of VGG-16"),
+        (["reconstruction.perceptual=-1"], "reconstruction.perceptual must be at least 0"),
+        (["tokenizer.family=maskgit", "tokenizer.attention_levels=0"],
+         "The family maskgit has no attention"),
+        (["tokenizer.family=magvit2", "tokenizer.encoder_middle=none"],
+         "tokenizer.encoder_middle=none is not for the family magvit2"),
+    ],
+)  # fmt: skip
+def test_keys_that_do_not_fit_each_other(tmp_path, words, sentence):
+    with pytest.raises(UserError) as error:
+        make(tmp_path, *words)
+    assert str(error.value).startswith(sentence)

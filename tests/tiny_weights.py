@@ -1,6 +1,8 @@
-"""Weights folders of the tiny networks: 16x16 pixels, 8x8 tokens of 11 codes."""
+"""Weights folders of the tiny networks: 16x16 pixels, 8x8 tokens of 11 codes. And a VGG-16."""
 
 import tiny
+import torch
+from torchvision.models import vgg
 
 from MaskGIL.config import SamplingConfig
 from MaskGIL.data.shapes import CLASSES
@@ -22,3 +24,17 @@ def save_tiny_weights(folder, classes=CLASSES, seed=0):
         sampling=SamplingConfig(num_steps=4),
     )
     return folder
+
+
+def save_made_up_vgg(file):
+    """torchvision's file without its classifier, which LPIPS has no use for."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        shapes = vgg.make_layers(vgg.cfgs["D"]).state_dict()
+    state = {}
+    for name, shape in shapes.items():
+        noise = torch.randn(shape.shape, generator=generator)
+        size = (2 / shape[0].numel()) ** 0.5 if shape.dim() > 1 else 0.1
+        state[f"features.{name}"] = noise * size
+    torch.save(state, file)
+    return file

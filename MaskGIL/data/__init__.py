@@ -92,8 +92,16 @@ def _standard(config: DataConfig, split: Split) -> Images:
     return Standard(config.source, config.path, split)
 
 
+def _tokens(config: DataConfig, split: Split) -> Images:
+    raise UserError(
+        "data.source=tokens has no pictures, only the token cache of a generator, job=generator "
+        "data.tokens=cache; name another data.source."
+    )
+
+
 SOURCES: dict[str, Callable[[DataConfig, Split], Images]] = {
     "shapes": _shapes,
     "folder": _folder,
+    "tokens": _tokens,  # its rows are those of the cache, see MaskGIL.cached_rows
     **dict.fromkeys(KINDS, _standard),
 }

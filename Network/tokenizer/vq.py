@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from Network.config import TokenizerConfig, UserError
 from Network.files import fingerprint
 from Network.tokenizer.families import FAMILIES
+from Network.tokenizer.lookup_free import LookupFreeQuantiser
 
 
 class VQTokenizer(nn.Module):
@@ -46,6 +47,12 @@ class VQTokenizer(nn.Module):
         return 2 ** (len(self.config.multipliers) - 1)
 
     @property
+    def num_bits(self) -> int:
+        """Bits of a token where each is the sign of a latent; 0 for a codebook."""
+        is_signs = isinstance(self.quantize, LookupFreeQuantiser)
+        return self.config.code_width if is_signs else 0
+
+    @property
     def fingerprint(self) -> str:
         """Hash over names and values of all weights; a token cache remembers it."""
         return fingerprint(self.state_dict())
@@ -60,7 +67,11 @@ class VQTokenizer(nn.Module):
         return self.quantize.nearest(self.latents(images))
 
     def decode(self, tokens: Tensor, clamp: bool = True) -> Tensor:
-        """Tokens (B, h, w) -> images (B, 3, H, W); in [-1, 1] if clamped."""
+        """Tokens (B, h, w) -> images (B, 3, H, W); in [-1, 1] if clamped.
+
+        Raises UserError for tokens outside the codebook.
+        """
+        self._check(tokens)
         images = self.pixels(self.lookup(tokens))
         return images.clamp(-1, 1) if clamp else images
 
@@ -87,6 +98,16 @@ class VQTokenizer(nn.Module):
         """Codes (B, C, h, w) -> images (B, 3, H, W) around [-1, 1], not clamped."""
         images = self.decoder(self.post_quant_conv(self._laid_out(codes)))
         return 2 * images - 1 if self.unit_range else images
+
+    def _check(self, tokens: Tensor) -> None:
+        if tokens.is_meta or not tokens.numel():
+            return
+        least, most = (each.item() for each in tokens.aminmax())
+        if least < 0 or most >= self.codebook_size:
+            raise UserError(
+                f"Tokens reach from {least} to {most}, but {self.name} knows 0 to "
+                f"{self.codebook_size - 1}; they belong to another tokenizer, or are still masked."
+            )
 
     def _laid_out(self, tensor: Tensor) -> Tensor:
         """The tensor as the convolutions compute it fastest: in their dtype, channels last."""
