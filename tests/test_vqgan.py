@@ -12,7 +12,6 @@ from tiny_runs import config, image_folder, losses, train, tree
 
 from MaskGIL.data.crops import to_float
 from MaskGIL.weights import load_tokenizer
-from Metrics.codebook import usage
 from Network.config import UserError
 from Network.tokenizer.official import official_names
 from Trainer.vit import GeneratorTrainer
@@ -75,21 +74,6 @@ def test_it_learns(tmp_path):
 
 
 # Codes
-
-
-@pytest.mark.parametrize(
-    ("counts", "share", "perplexity"),
-    [
-        ([5, 5, 5, 5], 1.0, 4.0),
-        ([7, 0, 0, 0], 0.25, 1.0),
-        ([2, 2, 0, 0], 0.5, 2.0),
-        ([1, 3, 0, 0], 0.5, math.exp(0.25 * math.log(4) + 0.75 * math.log(4 / 3))),
-        ([0, 0, 0, 0], 0.0, 1.0),
-    ],
-)
-def test_usage(counts, share, perplexity):
-    found = usage(torch.tensor(counts, dtype=torch.float32))
-    assert found == pytest.approx({"usage": share, "ppl": perplexity})
 
 
 def test_the_first_step_fills_the_codebook_with_latents(tmp_path, monkeypatch):

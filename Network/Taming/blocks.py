@@ -35,16 +35,19 @@ def double_and_convolve(x: Tensor, convolution: nn.Conv2d) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """Pre-activation residual block; a 1x1 shortcut where the number of channels changes."""
+    """Pre-activation residual block; a 1x1 shortcut where the number of channels changes.
 
-    def __init__(self, channels_in: int, channels_out: int, groups: int):
+    `bias` is that of its convolutions; Open-MAGVIT2's have none.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, groups: int, bias: bool = True):
         super().__init__()
         self.norm1 = group_norm(channels_in, groups)
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias)
         self.norm2 = group_norm(channels_out, groups)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=bias)
         if channels_in != channels_out:
-            self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1)
+            self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """X (B, C_in, H, W) -> (B, C_out, H, W)."""

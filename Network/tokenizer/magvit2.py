@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Network.config import TokenizerConfig
-from Network.Taming.blocks import group_norm, swish
+from Network.Taming.blocks import ResBlock, group_norm, swish
 
 
 class Encoder(nn.Module):
@@ -66,26 +66,6 @@ class Decoder(nn.Module):
         return self.conv_out(swish(self.norm_out(x)))
 
 
-class ResBlock(nn.Module):
-    """Pre-activation residual block without biases; a 1x1 shortcut where the channels change."""
-
-    def __init__(self, channels_in: int, channels_out: int, groups: int):
-        super().__init__()
-        self.norm1 = group_norm(channels_in, groups)
-        self.norm2 = group_norm(channels_out, groups)
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        if channels_in != channels_out:
-            self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """X (B, D_in, H, W) -> (B, D, H, W)."""
-        branch = self.conv1(swish(self.norm1(x)))
-        branch = self.conv2(swish(self.norm2(branch)))
-        shortcut = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
-        return branch.add_(shortcut)  # no layer looks at what it gave again
-
-
 class DepthToSpace(nn.Module):
     """Double the resolution: a convolution to four times the channels, dealt out in 2x2 squares."""
 
@@ -126,4 +106,4 @@ def _level(config: TokenizerConfig, channels_in: int, channels: int) -> nn.Seque
 
 def _residual_blocks(config: TokenizerConfig, channels_in: int, channels: int) -> nn.Sequential:
     widths = [channels_in] + [channels] * (config.res_blocks - 1)
-    return nn.Sequential(*(ResBlock(width, channels, config.groups) for width in widths))
+    return nn.Sequential(*(ResBlock(w, channels, config.groups, bias=False) for w in widths))
