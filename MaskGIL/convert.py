@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from MaskGIL.cache import cache_size
-from MaskGIL.cache_index import CHUNK, Index, dtype_of, new_index
+from MaskGIL.cache_index import CHUNK, UNKNOWN, Index, dtype_of, new_index
 from MaskGIL.command import Flags
 from MaskGIL.data.folders import UnreadableImage
 from MaskGIL.durable import replace_file, sha256, to_json, write_durably
@@ -267,7 +267,7 @@ def _index(
     image_size = side * tokenizer.stride
     index = new_index(images, tokenizer, "center", image_size, encode_batch=0)
     index["parts"][0] |= {"crops": crops, "sha256": hashes}
-    index["transform"] = {"image_size": image_size, "crops": tokens.format, "precision": "unknown"}
+    index["transform"] = {"image_size": image_size, "crops": tokens.format, "precision": UNKNOWN}
     return index | {"labels_sha256": sha256(images.labels.tobytes()), "complete": True}
 
 
