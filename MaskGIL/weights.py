@@ -22,14 +22,11 @@ from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig, UserError
 from Network.files import load_strict, read_tensors
 from Network.gpt import GPT
+from Network.tokenizer.official import WEIGHTS
 from Network.tokenizer.vq import VQTokenizer
 
 FORMAT = 1
-NETWORK, NETWORK_EMA, TOKENIZER = (
-    "network.safetensors",
-    "network-ema.safetensors",
-    "tokenizer.safetensors",
-)
+NETWORK, NETWORK_EMA, TOKENIZER = "network.safetensors", "network-ema.safetensors", WEIGHTS
 
 
 @dataclass(frozen=True)

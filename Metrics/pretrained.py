@@ -24,15 +24,21 @@ class Pretrained(NamedTuple):
     files: tuple[str, ...]  # names that the one file has in PyTorch's folder, the usual one first
     start: str  # how its sha256 begins
     url: str
+    is_needed: bool = False  # what the key belongs to cannot do without
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Values of the key that are no file."""
+        return tuple(value for value in KNOWN if value != "none" or not self.is_needed)
 
     def find(self, value: str) -> Path | None:
         """The file that a key of this value means, None if there is none or it is to be fetched.
 
         Raises UserError for a file that is not there, and for a kept one that is damaged.
         """
-        if value not in KNOWN:
+        if value not in self.known:
             if not Path(value).is_file():
-                known, hint = ", ".join(KNOWN), did_you_mean(value, KNOWN)
+                known, hint = ", ".join(self.known), did_you_mean(value, self.known)
                 raise UserError(f"{self.key}={value} is no file; give one, or {known}.{hint}")
             return Path(value)
         places = [downloads() / name for name in self.files]
@@ -40,9 +46,10 @@ class Pretrained(NamedTuple):
         if value == "none" or kept is None:
             return None
         if not (found := file_sha256(kept)).startswith(self.start):
+            instead = "FILE" if self.is_needed else "none"
             raise UserError(
                 f"{kept} is not the released file (its sha256 begins with {found[:8]}); delete it, "
-                f"or give {self.key}=none."
+                f"or give {self.key}={instead}."
             )
         return kept
 

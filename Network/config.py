@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 Norm = Literal["pre", "post", "sandwich"]
 Rotary = Literal["grid2d", "llamagen"]
 Middle = Literal["attention", "blocks", "none"]
-WITHOUT_ATTENTION = ("maskgit", "magvit2")  # families of tokenizers
 
 
 class UserError(ValueError):
@@ -145,12 +144,9 @@ class TokenizerConfig:
         None,
         "weight of the entropy terms: of a token low, of all tokens high; null: 0.1 for magvit2, "
         "else 0",
-        follows="family",
     )
 
     def __post_init__(self):
-        if self.entropy_weight is None:
-            object.__setattr__(self, "entropy_weight", 0.1 if self.family == "magvit2" else 0.0)
         counts = ("width", "res_blocks", "groups", "latent_width", "codebook_size", "code_width")
         for name in counts:
             _require_whole("tokenizer", name, getattr(self, name))
@@ -169,21 +165,9 @@ class TokenizerConfig:
                 f"tokenizer.groups={self.groups} does not divide the channels of every level, "
                 f"{', '.join(map(str, channels))}; use a divisor of {shared}."
             )
-        if self.family in WITHOUT_ATTENTION:
-            self._refuse_attention()
-
-    def _refuse_attention(self) -> None:
-        if self.attention_levels:
-            raise UserError(
-                f"The family {self.family} has no attention: write tokenizer.attention_levels= "
-                f"beside tokenizer.family={self.family}."
-            )
-        for key in ("encoder_middle", "decoder_middle"):
-            if getattr(self, key) == "none":
-                raise UserError(
-                    f"tokenizer.{key}=none is not for the family {self.family}, which always has "
-                    "blocks in the middle: leave the key out."
-                )
+        for name in ("codebook_weight", "commitment_weight", "entropy_weight"):
+            if (getattr(self, name) or 0) < 0:
+                raise UserError(f"tokenizer.{name} must not be negative.")
 
 
 def _require_whole(section: str, name: str, value: int) -> None:

@@ -4,6 +4,7 @@ Facts from taming-transformers (3ba01b24), LlamaGen (ce98ec41) and SEED-Voken (b
 are (B, 1, h, w), one per patch, above 0 for what the discriminator takes for real.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,17 +70,22 @@ def discriminator_term(kind: str, real: Tensor, drawn: Tensor) -> Tensor:
     return 0.5 * (F.softplus(lifted).mean() + F.softplus(pressed).mean())
 
 
-def moved_means(means: Tensor, real: Tensor, drawn: Tensor) -> Tensor:
-    """Means (2,) of the logits of real and of drawn images, moved towards those of all ranks."""
-    with torch.no_grad():
-        latest = torch.stack([real.float().mean(), drawn.float().mean()])
-        return torch.lerp(all_reduce(latest) / world_size(), means, MEMORY)
+def logit_means(found: Verdicts) -> Tensor:
+    """Means (2,) of the logits of real and of drawn images."""
+    return torch.stack([found.real.detach().float().mean(), found.drawn.detach().float().mean()])
+
+
+def moved_means(means: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """Means (2,) that LeCam remembers, moved towards those of the parts of a step on all ranks."""
+    latest = all_reduce(torch.stack([*parts]).mean(0)) / world_size()
+    return torch.lerp(latest, means, MEMORY)
 
 
 def lecam_term(means: Tensor, real: Tensor, drawn: Tensor) -> Tensor:
     """LeCam regularisation (Tseng et al., 2021, eq. 3): logits stay near the others' mean (2,).
 
-    One-sided, as Open-MAGVIT2 has it: only what goes beyond the mean counts.
+    One-sided, as Open-MAGVIT2 has it: only what goes beyond the mean counts. There the means have
+    moved by a thousandth towards the batch before; here they move once a step, behind it.
     """
     mean_real, mean_drawn = means
     beyond = F.relu(real.float() - mean_drawn), F.relu(mean_real - drawn.float())

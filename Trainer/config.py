@@ -49,7 +49,9 @@ class LoopConfig:
 
     steps: int = setting(1000, "steps of the whole run")
     accumulation: int = setting(
-        1, "parts that a rank's share of a batch is computed in; 0: as few as fit into memory"
+        1,
+        "parts that a rank's share of a batch is computed in; 0: as few as fit into memory; a "
+        "discriminator's batch norm and the entropy of tokens see one part",
     )
     compile: bool = setting(False, "torch.compile the network")
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = setting(

@@ -5,11 +5,13 @@ Shapes: B images, H x W pixels, C code width, h x w tokens, K codes.
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from MaskGIL.config import from_dict, to_dict
 from MaskGIL.data.crops import num_crops, to_float, to_uint8
 from MaskGIL.data.sampler import Sampler, spread
 from MaskGIL.device import decoder_dtype
@@ -17,30 +19,36 @@ from MaskGIL.distributed import all_gather, all_reduce, first_rank_first, world_
 from MaskGIL.imagenet import describe_count
 from MaskGIL.noise import random_bits
 from MaskGIL.pictures import save_grid
-from MaskGIL.weights import TOKENIZER, save_weights
+from MaskGIL.public import public_file
+from MaskGIL.values import show_value
+from MaskGIL.weights import read_config, save_weights
 from Metrics.codebook import usage
 from Metrics.perceptual import VGG, open_perceptual
+from Metrics.pretrained import file_sha256
 from Network import build_tokenizer
-from Network.config import UserError
+from Network.config import TokenizerConfig, UserError
 from Network.files import load_strict
 from Network.Taming.quantiser import VectorQuantiser, flat_latents
+from Network.tokenizer import NAMED
 from Network.tokenizer.official import official_state
 from Network.tokenizer.vq import VQTokenizer
 from Trainer import adversary
 from Trainer.autoencoding import Reconstructed, Reconstruction, pixel_loss
 from Trainer.batches import Batch, ImageBatches, bad_files, center_crops
 from Trainer.config import RunConfig
+from Trainer.content import Content
 from Trainer.trainer import Trainer
 from Trainer.window import Metrics
 
 VALIDATION_IMAGES = 512
+LOSSES = {"codebook_weight", "commitment_weight", "entropy_weight"}  # keys of no architecture
 
 
 class TokenizerTrainer(Trainer):
     """A run that trains a tokenizer on images."""
 
     module: Reconstruction
-    _vgg = VGG._replace(key="reconstruction.vgg")
+    _vgg = VGG._replace(key="reconstruction.vgg", is_needed=True)
 
     @classmethod
     def precision(cls, config: RunConfig, device: torch.device) -> torch.dtype:
@@ -50,11 +58,21 @@ class TokenizerTrainer(Trainer):
     def open(self) -> None:
         """Look for the weights of LPIPS. Raises UserError where there are none."""
         config = self.config.reconstruction
-        if config.perceptual and config.vgg != "download" and not self._vgg.find(config.vgg):
+        self.vgg = self._vgg.find(config.vgg) if config.perceptual else None
+        if config.perceptual and config.vgg != "download" and not self.vgg:
             raise UserError(
                 f"reconstruction.perceptual={config.perceptual:g} needs the weights of VGG-16 "
                 "(528 MB): reconstruction.vgg=download, or reconstruction.vgg=FILE."
             )
+
+    def content(self) -> Content:
+        """The images, and whose VGG sees them: the released one unless a file is another."""
+        content = super().content()
+        if self.config.reconstruction.perceptual:
+            digest = file_sha256(self.vgg) if self.vgg else self._vgg.start
+            is_released = digest.startswith(self._vgg.start)
+            content["VGG-16 of LPIPS"] = "released" if is_released else digest
+        return content
 
     def build(self) -> nn.Module:
         """Build tokenizer and discriminator.
@@ -80,6 +98,7 @@ class TokenizerTrainer(Trainer):
         self.histograms = torch.zeros(2, tokenizer.codebook_size, device=self.device)
         self.extra = {"histograms": self.histograms}
         self.latents: list[Tensor] = []  # (B h w, C) of each part of the step
+        self.logits: list[Tensor] = []  # means (2,) of each part of the step
         return module
 
     @property
@@ -109,7 +128,6 @@ class TokenizerTrainer(Trainer):
         What the discriminator learns from does not reach the tokenizer, and the other way round.
         """
         config, images = self.config, to_float(batch["images"])
-        self.means = None  # of this part, once the contest has begun
         contest = bool(config.adversary.weight) and self.step >= config.adversary.start
         made: Reconstructed = objective(images, contest)
         error = made.images.float() - images
@@ -127,7 +145,7 @@ class TokenizerTrainer(Trainer):
         elif self.module.discriminator:  # it waits, but DDP asks for a gradient of everything
             weights = [p.sum() for p in self.module.discriminator.parameters()]
             terms["waiting"] = 0 * torch.stack(weights).sum()
-        self.coded = made.tokens, flat_latents(made.latents.detach().float())
+        self.made = made
         parts = world_size() * self.accumulation
         loss = torch.stack([*terms.values()]).sum() / parts
         return loss, {name: value / parts for name, value in metrics.items()}
@@ -148,19 +166,18 @@ class TokenizerTrainer(Trainer):
         metrics["discriminator"] = told.detach()
         terms = {"adversarial": weight * fooled, "discriminator": told}
         if config.lecam:
-            self.means = adversary.moved_means(self.module.means, found.real, found.drawn)
-            lecam = adversary.lecam_term(self.means, found.real, found.drawn)
+            lecam = adversary.lecam_term(self.module.means, found.real, found.drawn)
             metrics["lecam"] = lecam.detach()
             terms["lecam"] = config.lecam * lecam
         return terms
 
     def behind_part(self) -> None:
-        """Count the codes of the part, and keep its latents and what LeCam remembers."""
-        tokens, latents = self.coded
-        self.histograms[1] += self._counts(tokens)
-        self.latents.append(latents)
-        if self.means is not None:
-            self.module.means.copy_(self.means)
+        """Count the codes of the part, and keep its latents and logits as far as they count."""
+        self.histograms[1] += self._counts(self.made.tokens)
+        if self.config.reconstruction.revive_every:
+            self.latents.append(flat_latents(self.made.latents.detach().float()))
+        if self.made.verdicts:
+            self.logits.append(adversary.logit_means(self.made.verdicts))
 
     def gauges(self) -> dict[str, float]:
         """Share of codes in use, and their perplexity, in the latest window between revivals."""
@@ -169,7 +186,9 @@ class TokenizerTrainer(Trainer):
     @torch.no_grad()
     def behind_step(self) -> None:
         """Give codes that nobody has used since the last revival a latent of the latest batch."""
-        latents, self.latents = torch.cat(self.latents), []  # (B h w, C)
+        if self.logits:
+            self.module.means.copy_(adversary.moved_means(self.module.means, self.logits))
+        latents, self.latents, self.logits = self.latents, [], []
         config = self.config.reconstruction
         every = config.revive_every or self.config.loop.log_every
         if self.step > 1 and self.step % every:
@@ -179,7 +198,7 @@ class TokenizerTrainer(Trainer):
             # The first step replaces the whole codebook: its random start knows nothing of images
             random = self.step == 1 and not self.config.init_from
             dead = torch.ones_like(counts) if random else counts == 0
-            self._revive(dead.nonzero()[:, 0], all_gather(latents))
+            self._revive(dead.nonzero()[:, 0], all_gather(torch.cat(latents)))
         self.histograms[0] = self.histograms[1]
         self.histograms[1] = 0
 
@@ -234,6 +253,8 @@ class TokenizerTrainer(Trainer):
             "data": f"{describe_count(self.images, 'train')}; "
             f"{describe_count(self.validation_images, 'val')} validate",
         }
+        if self.config.reconstruction.perceptual:
+            facts["perceptual"] = self.perceptual.name
         if self.module.discriminator:
             start = self.config.adversary.start
             told = f"{_parameters(self.module.discriminator)}, from step {start:,}"
@@ -267,7 +288,12 @@ def check_tokenizer(config: RunConfig, tokenizer: VQTokenizer) -> None:
         raise UserError(
             f"The codes of {tokenizer.name} cannot die: use reconstruction.revive_every=0."
         )
-    if config.adversary.adaptive and config.loop.compile:
+    if config.tokenizer.weights:
+        raise UserError(
+            f"tokenizer.weights={config.tokenizer.weights} is what a generator reads; to train a "
+            "tokenizer further use init_from= instead."
+        )
+    if config.adversary.weight and config.adversary.adaptive and config.loop.compile:
         raise UserError(
             "adversary.adaptive=true looks at gradients twice, which a compiled network does not "
             "allow: use loop.compile=false."
@@ -275,9 +301,28 @@ def check_tokenizer(config: RunConfig, tokenizer: VQTokenizer) -> None:
 
 
 def begin_from(tokenizer: VQTokenizer, source: str) -> None:
-    """Load a weights folder of ours or a file, the authors' or ours. Raises UserError."""
-    path = Path(source) / TOKENIZER if Path(source).is_dir() else Path(source)
+    """Load a weights folder of ours, a file of the authors or a public name.
+
+    Raises UserError for what is not there and for another architecture, also where no shape tells.
+    """
+    path = Path(source)
+    if source in NAMED:
+        with first_rank_first():
+            path = public_file(source)
+    elif path.is_dir():
+        _check_architecture(tokenizer.config, read_config(path)["tokenizer"]["config"], source)
     load_strict(tokenizer, official_state(path, tokenizer.config.family), path)
+
+
+def _check_architecture(config: TokenizerConfig, stored: dict[str, Any], source: str) -> None:
+    """Raise UserError unless both agree in all that makes tokens and pixels."""
+    found, wanted = to_dict(from_dict(TokenizerConfig, stored)), to_dict(config)
+    for key in wanted.keys() - LOSSES - {"name", "weights"}:
+        if found[key] != wanted[key]:
+            raise UserError(
+                f"init_from={source} has tokenizer.{key}={show_value(found[key])}, this run "
+                f"{show_value(wanted[key])}; give it the tokenizer section of that run."
+            )
 
 
 def _parameters(module: nn.Module) -> str:

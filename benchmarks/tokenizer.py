@@ -24,7 +24,8 @@ from MaskGIL.data.shapes import Shapes
 from MaskGIL.device import autocast, choose_device
 from MaskGIL.weights import open_tokenizer
 from Network import build_tokenizer
-from Network.config import TokenizerConfig, setting
+from Network.config import TokenizerConfig, UserError, setting
+from Network.tokenizer import FAMILIES, NAMED
 from Network.tokenizer.vq import VQTokenizer
 
 PARTS = ("encode", "decode", "both")
@@ -48,8 +49,12 @@ class TokenizerBenchmark:
     seconds: float = setting(1.0, "least duration of a turn")
 
     def __post_init__(self):
+        if self.name not in NAMED:
+            raise UserError(f"name={self.name} is none of {', '.join(NAMED)}.")
         require_at_least("batch", self.batch, 1)
         require_at_least("rounds", self.rounds, 1)
+        if not FAMILIES[NAMED[self.name].family].attention:
+            raise UserError(f"name={self.name} is of a family that has no plain rendering here.")
 
 
 @torch.inference_mode()

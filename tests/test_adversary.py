@@ -59,10 +59,12 @@ def test_lecam_by_hand():
 
 
 def test_means_move_by_a_thousandth():
-    means = torch.tensor([1.0, -1.0])
-    found = adversary.moved_means(means, logits(3.0, 5.0), logits(0.0, 2.0))
+    """Once a step, towards the mean over its parts."""
+    real, drawn = logits(3.0, 5.0), logits(0.0, 2.0)
+    parts = [adversary.logit_means(adversary.Verdicts(real + n, drawn, drawn)) for n in (-1, 1)]
+    assert parts[0].tolist() == [3, 1]
+    found = adversary.moved_means(torch.tensor([1.0, -1.0]), parts)
     torch.testing.assert_close(found, torch.tensor([1.003, -0.998]))
-    assert means.tolist() == [1, -1]  # the next part, or a batch computed again, starts from there
 
 
 def test_the_adaptive_weight_balances_the_last_layer():

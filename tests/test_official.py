@@ -11,6 +11,8 @@ import torch
 from fixtures.network import filler
 from safetensors.torch import load_file, save_file
 
+from MaskGIL.weights import save_weights
+from Network import build_tokenizer
 from Network.config import TokenizerConfig, UserError
 from Network.files import load_strict
 from Network.tokenizer.official import MARKS, official_names, official_state, our_names
@@ -248,3 +250,10 @@ def test_a_file_without_a_tokenizer(tmp_path, contents):
     assert str(error.value) == (
         f"{path} holds no tokenizer (nothing named encoder.* or decoder.*); give another file."
     )
+
+
+def test_a_weights_folder_of_ours_is_read_too(tmp_path):
+    tokenizer = VQTokenizer(TINY["taming"])
+    save_weights(tmp_path / "weights", tokenizer)
+    found = build_tokenizer(TINY["taming"], tmp_path / "weights")
+    assert found.fingerprint == tokenizer.fingerprint

@@ -68,3 +68,16 @@ def test_a_compiled_run_equals_the_plain_one_and_saves_plain_names(tmp_path, mon
     assert not any(b"_orig_mod" in path.read_bytes() for path in written)
     state = load_network(out / "weights", ema=False).state_dict()
     assert all(torch.equal(state[name], t) for name, t in compiled.module.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_compiled_contest_equals_the_plain_one(tmp_path, monkeypatch):
+    """Also where it begins in the middle of a run."""
+    eager = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr("Trainer.parallel.torch.compile", eager)
+    words = ["loop.steps=3", "precision=fp32", "adversary.weight=0.5", "adversary.start=1"]
+    words += ["adversary.depth=2", "adversary.width=4", "adversary.lecam=0.1"]
+    train("tokenizer", tmp_path, *words)
+    out = tmp_path / "compiled"
+    train("tokenizer", tmp_path, *words, "loop.compile=true", f"out_dir={out}")
+    torch.testing.assert_close(losses(out), losses(tmp_path / "tokenizer"), atol=1e-4, rtol=0)

@@ -25,7 +25,7 @@ REVIVAL = ("reconstruction.revive_every=4", "optim.batch=8", "loop.steps=12")
 REVIVAL += ("loop.save_every=5", "loop.keep=9")
 # The batch norm of a discriminator sees a part: two ranks equal one that computes two parts
 CONTEST = ("adversary.weight=0.5", "adversary.start=2", "adversary.adaptive=true", "loop.steps=5")
-CONTEST += ("adversary.depth=2", "adversary.width=4", "optim.batch=8")
+CONTEST += ("adversary.depth=2", "adversary.width=4", "optim.batch=8", "adversary.lecam=0.1")
 STEPS = {"online": 6, "float32 in parts": 6, "tokenizer": 12, "contest": 5}
 
 

@@ -132,8 +132,8 @@ def test_each_term_teaches_and_together_they_are_the_loss(trainer):
         *others, _ = gradients(trainer, **{key.replace(".", "_", 1): 0.0})
         shares = [whole - other for whole, other in zip(wholes, others)]
         of_both = [(share.norm() / whole.norm()).item() for share, whole in zip(shares, wholes)]
-        assert (of_both[0] > 1e-3) == (key != DISCRIMINATOR_ALONE), key  # rounding is 1e-6
-        assert (of_both[1] > 1e-3) == (key not in TOKENIZER_ALONE), key
+        assert (of_both[0] > 3e-5) == (key != DISCRIMINATOR_ALONE), key  # rounding is 1e-6
+        assert (of_both[1] > 3e-5) == (key not in TOKENIZER_ALONE), key
         sums[0] += shares[0]
         if key != DISCRIMINATOR_ALONE:  # it goes with the contest, and is counted there
             sums[1] += shares[1]

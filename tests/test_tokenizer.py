@@ -93,7 +93,7 @@ def test_tokens_are_row_major():
 def test_a_picture_that_the_stride_does_not_divide(shape):
     tokenizer = tiny.tokenizer(multipliers=(1, 1, 1))
     with pytest.raises(
-        ValueError, match=rf"^images of {shape[0]}x{shape[1]} are not divisible by 4"
+        ValueError, match=rf"^Images of {shape[0]}x{shape[1]} are not divisible by 4"
     ):
         tokenizer.encode(images(1, *shape))
 

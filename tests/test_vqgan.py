@@ -9,6 +9,7 @@ import tiny
 import torch
 from PIL import Image
 from tiny_runs import config, image_folder, losses, train, tree
+from tiny_weights import save_made_up_vgg
 
 from MaskGIL.data.crops import to_float
 from MaskGIL.weights import load_tokenizer
@@ -239,13 +240,32 @@ def test_fine_tuning_from_a_file_of_the_authors(tmp_path):
     assert all(torch.equal(found[name], value) for name, value in source.state_dict().items())
 
 
+def test_fine_tuning_from_a_public_name(tmp_path, monkeypatch):
+    source = make(tmp_path, "tokenizer.family=llamagen").tokenizer
+    names = official_names(source.state_dict(), "llamagen")
+    theirs = {names[name]: tensor.clone() for name, tensor in source.state_dict().items()}
+    asked, file = [], tmp_path / "fetched.pt"
+    torch.save({"model": theirs}, file)
+    monkeypatch.setattr("Trainer.vqgan.public_file", lambda name: asked.append(name) or file)
+    trainer = make(tmp_path, "tokenizer.family=llamagen", "init_from=llamagen-vq16", "seed=1")
+    found = trainer.tokenizer.state_dict()
+    assert asked == ["llamagen-vq16"]
+    assert all(torch.equal(found[name], value) for name, value in source.state_dict().items())
+
+
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     train("tokenizer", tmp_path, "loop.steps=1")
     words = [f"init_from={tmp_path / 'tokenizer/weights'}", "tokenizer.width=8"]
-    with pytest.raises(
-        UserError, match=r"do not fit this architecture: encoder\.conv_in\.weight is"
-    ):
+    with pytest.raises(UserError) as error:
         make(tmp_path / "other", *words)
+    assert str(error.value) == (
+        f"{words[0]} has tokenizer.width=4, this run 8; give it the tokenizer section of that run."
+    )
+    with pytest.raises(UserError, match=r"has tokenizer\.groups=4, this run 2"):  # no shape tells
+        make(tmp_path / "other", words[0], "tokenizer.groups=2")
+    make(tmp_path / "other", words[0], "tokenizer.commitment_weight=2")
+    with pytest.raises(UserError, match=r"Did you mean .*tokenizer/weights"):
+        make(tmp_path / "other", f"init_from={tmp_path / 'tokenizer'}")
     with pytest.raises(UserError, match=r"nowhere\.pt"):
         make(tmp_path / "other", "init_from=nowhere.pt")
 
@@ -281,12 +301,17 @@ def test_gradients_are_clipped_apart(tmp_path):
     ("words", "sentence"),
     [
         (["adversary.weight=1", "adversary.depth=4"], "data.image_size=32 is too small for a dis"),
-        (["adversary.adaptive=true", "loop.compile=true"], "adversary.adaptive=true looks at gra"),
+        (["adversary.weight=1", "adversary.depth=2", "adversary.adaptive=true",
+          "loop.compile=true"], "adversary.adaptive=true looks at gradients twice"),
+        (["tokenizer.weights=runs/a/weights"], "tokenizer.weights=runs/a/weights is what a gen"),
+        (["tokenizer.entropy_weight=-1"], "tokenizer.entropy_weight must not be negative."),
         (["tokenizer.family=magvit2", "tokenizer.code_width=5", "tokenizer.latent_width=5",
           "tokenizer.encoder_middle=blocks"],
          "The codes of magvit2-f8 cannot die: use reconstruction.revive_every=0."),
-        (["reconstruction.perceptual=1", "reconstruction.vgg=none"],
+        (["reconstruction.perceptual=1"],
          "reconstruction.perceptual=1 needs the weights of VGG-16"),
+        (["reconstruction.perceptual=1", "reconstruction.vgg=none"],
+         "reconstruction.vgg=none is no file; give one, or auto, download."),
         (["reconstruction.perceptual=-1"], "reconstruction.perceptual must be at least 0"),
         (["tokenizer.family=maskgit", "tokenizer.attention_levels=0"],
          "The family maskgit has no attention"),
@@ -294,7 +319,25 @@ def test_gradients_are_clipped_apart(tmp_path):
          "tokenizer.encoder_middle=none is not for the family magvit2"),
     ],
 )  # fmt: skip
-def test_keys_that_do_not_fit_each_other(tmp_path, words, sentence):
+def test_keys_that_do_not_fit_each_other(tmp_path, monkeypatch, words, sentence):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
     with pytest.raises(UserError) as error:
         make(tmp_path, *words)
     assert str(error.value).startswith(sentence)
+
+
+def test_a_run_is_not_resumed_with_another_vgg(tmp_path):
+    """Whose distances another loss would be; the same one may lie elsewhere."""
+    files = [tmp_path / name for name in ("one.pth", "again.pth", "other.pth")]
+    weights = torch.load(save_made_up_vgg(files[0]), weights_only=True)
+    shutil.copy(files[0], files[1])
+    torch.save({name: 1.5 * tensor for name, tensor in weights.items()}, files[2])
+    words = ["reconstruction.perceptual=0.5", "optim.batch=4", "loop.save_every=1"]
+    train("tokenizer", tmp_path, *words, f"reconstruction.vgg={files[0]}", "loop.steps=1")
+    assert "lpips" in (tmp_path / "tokenizer/metrics.jsonl").read_text()
+    assert "perceptual lpips-vgg-0.1-" in (tmp_path / "tokenizer/log.txt").read_text()
+    train("tokenizer", tmp_path, *words, f"reconstruction.vgg={files[1]}", "loop.steps=2")
+    with pytest.raises(UserError, match="was trained with"):
+        make(
+            tmp_path, *words, f"reconstruction.vgg={files[2]}", f"out_dir={tmp_path / 'tokenizer'}"
+        )

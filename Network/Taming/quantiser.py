@@ -26,7 +26,7 @@ class VectorQuantiser(nn.Module):
         self.l2_norm = config.l2_norm
         self.codebook_weight = config.codebook_weight
         self.commitment_weight = config.commitment_weight
-        self.entropy_weight = config.entropy_weight
+        self.entropy_weight = config.entropy_weight or 0.0
         self.embedding = nn.Embedding(config.codebook_size, config.code_width)
         spread = 1.0 / config.codebook_size
         nn.init.uniform_(self.embedding.weight, -spread, spread)  # as VQ-VAE (van den Oord, 2017)

@@ -23,19 +23,35 @@ class Family(NamedTuple):
     quantiser: Callable[[TokenizerConfig], Quantiser]
     quant_convs: bool  # 1x1 convolutions between latents and codes
     unit_range: bool  # its own pixels lie in [0, 1] and not in [-1, 1]
+    attention: bool  # at levels and in the middle, as configured; else blocks alone
 
 
 _VQGAN = Family(
-    autoencoder.Encoder, autoencoder.Decoder, VectorQuantiser, quant_convs=True, unit_range=False
+    autoencoder.Encoder,
+    autoencoder.Decoder,
+    VectorQuantiser,
+    quant_convs=True,
+    unit_range=False,
+    attention=True,
 )
 FAMILIES = {
     "taming": _VQGAN,
     "llamagen": _VQGAN,  # the same arithmetic; its files have names of their own
     "chameleon": _VQGAN,
     "maskgit": Family(
-        maskgit.Encoder, maskgit.Decoder, VectorQuantiser, quant_convs=False, unit_range=True
+        maskgit.Encoder,
+        maskgit.Decoder,
+        VectorQuantiser,
+        quant_convs=False,
+        unit_range=True,
+        attention=False,
     ),
     "magvit2": Family(
-        magvit2.Encoder, magvit2.Decoder, LookupFreeQuantiser, quant_convs=False, unit_range=False
+        magvit2.Encoder,
+        magvit2.Decoder,
+        LookupFreeQuantiser,
+        quant_convs=False,
+        unit_range=False,
+        attention=False,
     ),
 }

@@ -12,29 +12,26 @@ from torch.utils.checkpoint import checkpoint
 from Network.config import TokenizerConfig, UserError
 from Network.Taming.quantiser import NEVER_ZERO, TEMPERATURE, flat_latents, full_precision
 
+ENTROPY_WEIGHT = 0.1  # Open-MAGVIT2's `codebook_weight`
 TOKENS_AT_ONCE = 2**12  # 32 MB of probabilities at 18 bits, however many tokens there are
 
 
 class LookupFreeQuantiser(nn.Module):
     """The codes {-1, +1}^C: nothing to learn and nothing to store.
 
-    Raises UserError unless `codebook_size` is 2^`code_width` and `latent_width` is `code_width`.
+    Raises UserError unless `codebook_size` is 2^`code_width`.
     """
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.code_width = config.code_width
         self.commitment_weight = config.commitment_weight
-        self.entropy_weight = config.entropy_weight  # Open-MAGVIT2's `codebook_weight`
+        weight = config.entropy_weight
+        self.entropy_weight = ENTROPY_WEIGHT if weight is None else weight
         if config.codebook_size != 2**config.code_width:
             raise UserError(
                 f"tokenizer.codebook_size={config.codebook_size} must be {2**config.code_width}, 2 "
                 f"to the power of tokenizer.code_width={config.code_width}."
-            )
-        if config.latent_width != config.code_width:
-            raise UserError(
-                f"tokenizer.latent_width={config.latent_width} must equal tokenizer.code_width="
-                f"{config.code_width}: each latent channel is one bit of the token."
             )
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

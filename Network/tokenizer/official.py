@@ -14,6 +14,7 @@ from torch import Tensor
 from Network.config import UserError
 from Network.files import read_contents, unwrapped
 
+WEIGHTS = "tokenizer.safetensors"  # in a weights folder of ours
 # The first that a file has is read, in the order of LlamaGen's own reader; else it is flat
 CONTAINERS = ("ema", "model", "state_dict")
 PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
@@ -45,11 +46,14 @@ SAME_NAMES = ("taming", "chameleon", "llamagen")  # which we hold under taming's
 def official_state(path: str | Path, family: str) -> dict[str, Tensor]:
     """Read the weights of a tokenizer of `family` from its authors' file, or ours, by our names.
 
+    Of a folder, its `WEIGHTS`.
+
     Averaged weights are preferred where the file has them, as the authors do. Discriminators,
     losses and optimizers are left out. Whether every tensor is there is for `load_strict` to see.
     Raises UserError as `read_contents`, if the file holds no tokenizer, and if its names are those
     of another family.
     """
+    path = Path(path) / WEIGHTS if Path(path).is_dir() else path
     state = _container(read_contents(path))
     names = [name for name in state if name.startswith(PARTS) and name not in UNUSED]
     if not names:

@@ -26,6 +26,8 @@ class VQTokenizer(nn.Module):
                 f"tokenizer.latent_width={config.latent_width} must equal tokenizer.code_width="
                 f"{config.code_width}: nothing stands between them in the family {config.family}."
             )
+        if not family.attention:
+            _refuse_attention(config)
         self.unit_range = family.unit_range
         self.encoder = family.encoder(config)
         self.decoder = family.decoder(config)
@@ -78,11 +80,14 @@ class VQTokenizer(nn.Module):
     def latents(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> latents (B, C, h, w) before quantisation.
 
-        Raises ValueError unless the stride divides H and W.
+        Raises UserError unless the stride divides H and W.
         """
         height, width = images.shape[-2:]
         if height % self.stride or width % self.stride:
-            raise ValueError(f"images of {height}x{width} are not divisible by {self.stride}")
+            raise UserError(
+                f"Images of {height}x{width} are not divisible by {self.stride}, the stride of "
+                f"{self.name}; crop or resize them."
+            )
         images = (images + 1) / 2 if self.unit_range else images
         return self.quant_conv(self.encoder(self._laid_out(images)))
 
@@ -113,3 +118,17 @@ class VQTokenizer(nn.Module):
         """The tensor as the convolutions compute it fastest: in their dtype, channels last."""
         dtype = self.decoder.get_parameter("conv_out.weight").dtype
         return tensor.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _refuse_attention(config: TokenizerConfig) -> None:
+    if config.attention_levels:
+        raise UserError(
+            f"The family {config.family} has no attention: write tokenizer.attention_levels= "
+            f"beside tokenizer.family={config.family}."
+        )
+    for key in ("encoder_middle", "decoder_middle"):
+        if getattr(config, key) == "none":
+            raise UserError(
+                f"tokenizer.{key}=none is not for the family {config.family}, which always has "
+                "blocks in the middle: leave the key out."
+            )
