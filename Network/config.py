@@ -58,9 +58,8 @@ SIZES_OF = {
     },
 }
 UNNAMED = Size(6, 192, 6)
-# What only kind gpt has a choice of
-BLOCKS_OF_GPT = ("norm", "qk_norm", "embed_norm", "rotary", "learned_positions")
-GPT_ONLY = (*BLOCKS_OF_GPT, "caption_width", "low_bits")
+# What only kind gpt has a choice of; learned positions the others always have
+GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "caption_width", "low_bits")
 LARGEST_UNSPLIT = 65_536  # codes that are predicted at once
 
 
