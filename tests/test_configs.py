@@ -140,7 +140,7 @@ def test_a_generator_fits_the_tokenizer_it_names(file):
     tokenizer = ours[run.tokenizer.weights]
     assert run.network.codebook_size == tokenizer.tokenizer.codebook_size
     assert run.data.source == tokenizer.data.source
-    assert run.data.image_size == tokenizer.data.image_size
+    assert run.data.image_size >= tokenizer.data.image_size  # it is convolutional: larger is fine
     with torch.device("meta"):
         stride = build_tokenizer(tokenizer.tokenizer).stride
     assert run.network.grid == (run.data.image_size // stride,) * 2
