@@ -20,7 +20,8 @@ from MaskGIL.distributed import first_rank_first
 from MaskGIL.public import public_file
 from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig, UserError
-from Network.files import load_strict, read_tensors
+from Network.files import PICKLED, load_strict, read_tensors
+from Network.generator_files import Generator, read_generator
 from Network.gpt import GPT
 from Network.tokenizer.official import WEIGHTS
 from Network.tokenizer.vq import VQTokenizer
@@ -93,25 +94,20 @@ def load_weights(folder: str | Path, *, ema: bool = True) -> Weights:
 
 
 def load_network(path: str | Path, config: NetworkConfig | None = None, *, ema: bool = True) -> GPT:
-    """A generator of a weights folder, or of one safetensors file and its `config`; on the CPU.
+    """A generator of a weights folder, of a file of ours with its `config`, or of a public file.
 
-    Raises UserError if the folder holds no generator, or if a file comes without a `config`.
+    It comes onto the CPU. Of a public file (see `read_generator`) `config` is told by its shapes,
+    as far as its size is a published one. Raises UserError if there is no generator in it.
     """
     path = Path(path)
-    file = path
-    if path.suffix != ".safetensors":
-        described = read_config(path)
-        if "network" not in described:
-            raise UserError(f"{path} holds a tokenizer, no generator; give weights=RUN/weights.")
-        config = config or from_dict(NetworkConfig, described["network"])
-        file = path / (NETWORK_EMA if ema else NETWORK)
-    if config is None:
-        raise UserError(f"{path} is a bare file; give its folder, with config.json beside it.")
-    with torch.device("meta"):
-        network = build_network(config)
-    network.to_empty(device="cpu")
-    load_strict(network, read_tensors(file), file)
-    return network.eval()
+    if path.is_file() or path.suffix.lower() in (*PICKLED, ".safetensors"):
+        return _filled(read_generator(path, config), path)
+    described = read_config(path)
+    if "network" not in described:
+        raise UserError(f"{path} holds a tokenizer, no generator; give weights=RUN/weights.")
+    config = config or from_dict(NetworkConfig, described["network"])
+    file = path / (NETWORK_EMA if ema else NETWORK)
+    return _filled(Generator(config, read_tensors(file), "mar"), file)
 
 
 def load_tokenizer(folder: str | Path) -> VQTokenizer:
@@ -168,6 +164,15 @@ def read_config(folder: Path) -> dict:
     if missing := sorted(needed - config.keys()):
         raise UserError(f"{file} is damaged (no {missing[0]!r}); write the weights again.")
     return config
+
+
+def _filled(read: Generator, source: object) -> GPT:
+    """The network of what was read, its memory taken once."""
+    with torch.device("meta"):
+        network = build_network(read.config)
+    network.to_empty(device="cpu")
+    load_strict(network, read.state, source)
+    return network.eval()
 
 
 def _ready(tokenizer: VQTokenizer) -> VQTokenizer:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Network.condition import ClassCondition
+from Network.condition import Captions, build_condition
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
 from Network.norm import RMSNorm
@@ -29,7 +29,7 @@ class GPT(nn.Module):
         self.config = config
         width = config.width
         self.token_embedding = nn.Embedding(config.codebook_size + 1, width)
-        self.condition = ClassCondition(config.num_classes, width)
+        self.condition = build_condition(config)
         num_tokens = config.grid[0] * config.grid[1]
         self.position_embedding = (
             nn.Embedding(num_tokens, width) if config.learned_positions else None
@@ -52,19 +52,20 @@ class GPT(nn.Module):
         """The label of the null condition."""
         return self.condition.null
 
-    def forward(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
-        """Tokens (B, h, w) or (B, N) and labels (B,) -> logits (B, N, V)."""
+    def forward(self, tokens: Tensor, condition: Tensor | Captions, causal: bool = False) -> Tensor:
+        """Tokens (B, h, w) or (B, N) and labels (B,) or captions -> logits (B, N, V)."""
         if causal:
             return self.head(self.hidden(tokens, self.encode(condition, causal), causal=causal))
         return self.head(self.hidden_at_once(tokens, condition))
 
-    def encode(self, condition: Tensor, causal: bool = False) -> Context:
-        """Labels (B,) -> the context of their images, for every step of decoding."""
+    def encode(self, condition: Tensor | Captions, causal: bool = False) -> Context:
+        """Labels (B,) or captions -> the context of their images, for every step of decoding."""
         x = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
         head_dim = self.config.width // self.config.heads
         table = condition_table(self.config.rotary, x.shape[1], head_dim, x.device)
-        mask = _causal_mask(x.shape[1], 0, x.device) if causal and x.shape[1] > 1 else None
-        context = Context([], [])
+        seen = condition.seen if isinstance(condition, Captions) else None
+        mask = _condition_mask(x.shape[1], seen, causal, x.device)
+        context = Context([], [], mask=seen)
         for block in self.blocks:
             x, keys, values = block(x, table, mask=mask)
             context.keys.append(keys)
@@ -91,17 +92,20 @@ class GPT(nn.Module):
             return self._hidden_causal(tokens, grid, context, rows, cache)
         assert cache is None
         x, table = self._embed(tokens, grid), self._table(grid, tokens.device)
+        mask = _with_seen(None, context.mask, x.shape[1])
         for index, block in enumerate(self.blocks):
             last = index == len(self.blocks) - 1
             past = (context.keys[index], context.values[index])
-            x, _, _ = block(x, table, past=past, rows=rows if last else None)
+            x, _, _ = block(x, table, past=past, mask=mask, rows=rows if last else None)
         return self.norm(x)
 
-    def hidden_at_once(self, tokens: Tensor, condition: Tensor) -> Tensor:
+    def hidden_at_once(self, tokens: Tensor, condition: Tensor | Captions) -> Tensor:
         """What `hidden` of `encode` gives in bidirectional order, (B, N, D), in one pass.
 
         Faster where a context serves once: condition and tokens share every matrix product.
         """
+        if isinstance(condition, Captions) and condition.mask is not None:  # two masks, two passes
+            return self.hidden(tokens, self.encode(condition))
         grid, tokens = self._grid(tokens)
         condition_tokens = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
         x = torch.cat([condition_tokens, self._embed(tokens, grid)], 1)
@@ -134,6 +138,7 @@ class GPT(nn.Module):
         x = self._embed(tokens[:, first:end], grid, first)  # (B, n, D)
         table = self._table(grid, tokens.device)[first:end]
         mask = _causal_mask(end - first, context.keys[0].shape[2] + first, tokens.device)
+        mask = _with_seen(mask, context.mask, end)
         if end > first:
             for index, block in enumerate(self.blocks):
                 past = (context.keys[index], context.values[index])
@@ -304,6 +309,25 @@ def _gather(x: Tensor, rows: Tensor) -> Tensor:
 def _causal_mask(num_queries: int, num_earlier: int, device: torch.device) -> Tensor:
     ones = torch.ones(num_queries, num_earlier + num_queries, dtype=torch.bool, device=device)
     return ones.tril(num_earlier)
+
+
+def _condition_mask(
+    num_tokens: int, seen: Tensor | None, causal: bool, device: torch.device
+) -> Tensor | None:
+    """Who sees whom among condition tokens: nobody what is not `seen`, but each one itself."""
+    mask = _causal_mask(num_tokens, 0, device) if causal and num_tokens > 1 else None
+    if seen is None:
+        return mask
+    own = torch.eye(num_tokens, dtype=torch.bool, device=device)
+    return (seen if mask is None else seen & mask) | own  # (B, 1, P, P)
+
+
+def _with_seen(mask: Tensor | None, seen: Tensor | None, num_tokens: int) -> Tensor | None:
+    """`mask` (n, P + num_tokens) or None for all, without what is not `seen` of the condition."""
+    if seen is None:
+        return mask
+    seen = F.pad(seen, (0, num_tokens), value=True)  # (B, 1, 1, P + num_tokens)
+    return seen if mask is None else seen & mask
 
 
 def _initialise(module: nn.Module) -> None:
