@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from MaskGIL.config import SamplingConfig, from_dict, to_dict
+from MaskGIL.config import Objective, SamplingConfig, from_dict, to_dict
 from MaskGIL.distributed import first_rank_first
 from MaskGIL.public import public_file
+from MaskGIL.values import choices
 from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig, UserError
 from Network.files import PICKLED, load_strict, read_tensors
@@ -38,6 +39,7 @@ class Weights:
     tokenizer: VQTokenizer
     classes: list[str]
     sampling: SamplingConfig
+    objective: str = "mar"  # what the network was trained for, a key of OBJECTIVES
 
 
 def save_weights(
@@ -48,6 +50,7 @@ def save_weights(
     average: Mapping[str, Tensor] | None = None,
     classes: Sequence[str] = (),
     sampling: SamplingConfig | None = None,
+    objective: str = "mar",
 ) -> None:
     """Write a weights folder aside, then put it in the place of the old one."""
     aside, old = (folder.with_name(folder.name + end) for end in (".tmp", ".old"))
@@ -65,7 +68,7 @@ def save_weights(
     if network is not None:
         assert average is not None
         config |= {"network": to_dict(network.config), "classes": list(classes)}
-        config |= {"sampling": to_dict(sampling or SamplingConfig())}
+        config |= {"sampling": to_dict(sampling or SamplingConfig()), "objective": objective}
         _save(network.state_dict(), aside / NETWORK)
         _save(average, aside / NETWORK_EMA)
     text = json.dumps(config, indent=1, ensure_ascii=False)
@@ -90,7 +93,8 @@ def load_weights(folder: str | Path, *, ema: bool = True) -> Weights:
     network = load_network(folder, ema=ema) if "network" in config else None
     classes = config.get("classes", [])
     sampling = from_dict(SamplingConfig, config["sampling"]) if network else SamplingConfig()
-    return Weights(network, load_tokenizer(folder), classes, sampling)
+    objective = config.get("objective", "mar")  # as all were before it had a name
+    return Weights(network, load_tokenizer(folder), classes, sampling, objective)
 
 
 def load_network(path: str | Path, config: NetworkConfig | None = None, *, ema: bool = True) -> GPT:
@@ -160,6 +164,8 @@ def read_config(folder: Path) -> dict:
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
         raise UserError(f"{file} has format {found}, this version reads {FORMAT}.")
+    if str(config.get("objective", "mar")) not in choices(Objective):
+        raise UserError(f"{file} is damaged (objective); write the weights again.")
     needed = {"tokenizer", "classes", "sampling"} if "network" in config else {"tokenizer"}
     if missing := sorted(needed - config.keys()):
         raise UserError(f"{file} is damaged (no {missing[0]!r}); write the weights again.")

@@ -59,7 +59,11 @@ SIZES_OF = {
 }
 UNNAMED = Size(6, 192, 6)
 # What only kind gpt has a choice of
-GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "learned_positions", "caption_width")
+GPT_ONLY = (
+    *("norm", "qk_norm", "embed_norm", "rotary", "learned_positions", "caption_width"),
+    "low_bits",
+)
+LARGEST_UNSPLIT = 65_536  # codes that are predicted at once
 
 
 def _numbers(size: Size) -> str:
@@ -97,6 +101,11 @@ class NetworkConfig:
         follows="size",
     )
     codebook_size: int = setting(16384, "codes of the tokenizer; the mask token is one more")
+    low_bits: int | None = setting(
+        None,
+        "bits of a token that are predicted before the others; 0: all at once; null: 0 up to "
+        "65,536 codes, else a third of the bits",
+    )
     num_classes: int = setting(1000, "classes of the condition; 0 trains without condition")
     grid: tuple[int, int] = setting((16, 16), "height, width of the token grid")
     norm: Norm = setting("post", "where the normalisation of a branch stands")
@@ -114,6 +123,12 @@ class NetworkConfig:
         self._fill_in_size()
         for name in ("depth", "width", "heads", "codebook_size"):
             _require_whole("network", name, getattr(self, name))
+        low_bits, codes = self._low_bits, self.codebook_size
+        if low_bits < 0 or (low_bits and (codes % 2**low_bits or codes == 2**low_bits)):
+            raise UserError(
+                f"network.low_bits={low_bits} does not split network.codebook_size={codes} into "
+                "equal parts; choose another, or 0 to predict a token at once."
+            )
         if self.num_classes < 0 or min(self.grid) < 1:
             raise UserError(
                 f"network.num_classes={self.num_classes} must not be negative, and network.grid="
@@ -161,6 +176,20 @@ class NetworkConfig:
                 f"network.heads={self.heads} must divide network.width={self.width}"
                 + (" into heads whose width is a multiple of 4." if multiple > 1 else ".")
             )
+
+    @property
+    def part_sizes(self) -> tuple[int, ...]:
+        """Codes of each part of a token: one part, or its low and its high bits."""
+        if not self._low_bits:
+            return (self.codebook_size,)
+        return 2**self._low_bits, self.codebook_size >> self._low_bits
+
+    @property
+    def _low_bits(self) -> int:
+        if self.low_bits is not None or self.kind != "gpt":
+            return self.low_bits or 0
+        large = self.codebook_size > LARGEST_UNSPLIT
+        return (self.codebook_size - 1).bit_length() // 3 if large else 0
 
     def _fill_in_size(self) -> None:
         sizes = SIZES_OF[self.kind]

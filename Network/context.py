@@ -39,21 +39,37 @@ class Context:
 
 @dataclass
 class KVCache:
-    """Keys and values of the image tokens seen so far, per block; grows in place up to N."""
+    """Keys and values of condition and image tokens seen so far, per block, in one place.
+
+    The room for all is taken at once and filled in place. `rows` counts the predictions made.
+    """
 
     num_tokens: int
-    length: int = 0
+    rows: int = 0
     buffers: dict[int, Tensor] = field(default_factory=dict)
 
-    def extend(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append keys and values (B, H, n, head_dim); return all so far (B, H, length + n, .)."""
+    @property
+    def length(self) -> int:
+        """Image tokens stored: the last one is read only when its successor is asked for."""
+        return max(0, self.rows - 1)
+
+    def extend(
+        self, block: int, past: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Append keys and values (B, H, n, head_dim) to `past` of the condition and those stored.
+
+        Returns all of them, (B, H, P + length + n, head_dim) each.
+        """
         batch, heads, new, width = keys.shape
+        num_condition = past[0].shape[2]
         if block not in self.buffers:
-            self.buffers[block] = keys.new_empty(2, batch, heads, self.num_tokens, width)
-        buffer, end = self.buffers[block], self.length + new
-        buffer[0, :, :, self.length : end] = keys
-        buffer[1, :, :, self.length : end] = values
-        return buffer[0, :, :, :end], buffer[1, :, :, :end]
+            room = num_condition + self.num_tokens
+            self.buffers[block] = keys.new_empty(2, batch, heads, room, width)
+            self.buffers[block][:, :, :, :num_condition] = torch.stack(past)
+        buffer, start = self.buffers[block], num_condition + self.length
+        buffer[0, :, :, start : start + new] = keys
+        buffer[1, :, :, start : start + new] = values
+        return buffer[0, :, :, : start + new], buffer[1, :, :, : start + new]
 
 
 def _cat(parts: list[Any]) -> Any:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from Network.condition import ClassCondition
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
-from Network.gpt import FeedForward, attend
+from Network.feed_forward import FeedForward
+from Network.gpt import attend
 from Network.norm import RMSNorm
 from Network.transformer import flat_tokens, initialise, take_rows
 
@@ -55,8 +56,7 @@ class HaltonTransformer(nn.Module):
 
     def forward(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
         """Tokens (B, h, w) or (B, N) and labels (B,) -> logits (B, N, V)."""
-        assert not causal, "see `objectives`"
-        return self.head(self.hidden_at_once(tokens, condition))
+        return self.head(self.hidden_at_once(tokens, condition, causal))
 
     def encode(self, condition: Tensor, causal: bool = False) -> Context:
         """Labels (B,) -> shift, scale and gate of every branch, shift and scale of the end."""
@@ -87,8 +87,9 @@ class HaltonTransformer(nn.Module):
         shift, scale = context.vectors[-1].split(1, 1)  # (B, 1, D) each
         return _modulate(self.norm(x) + self.norm_bias, shift, scale)
 
-    def hidden_at_once(self, tokens: Tensor, condition: Tensor) -> Tensor:
+    def hidden_at_once(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
         """What `hidden` of `encode` gives, (B, N, D)."""
+        assert not causal, "see `objectives`"
         return self.hidden(tokens, self.encode(condition))
 
     def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -105,7 +106,7 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.width)
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.width)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, vectors: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ class PublishedGPT(GPT):
             x, _, _ = block(x, table, rows=rows if last else None)
         return self.norm(x[:, :num_tokens] if rows is None else x)
 
-    def hidden_at_once(self, tokens: Tensor, condition: Tensor | Captions) -> Tensor:
+    def hidden_at_once(
+        self, tokens: Tensor, condition: Tensor | Captions, causal: bool = False
+    ) -> Tensor:
         """What `hidden` of `encode` gives, (B, N, D)."""
+        assert not causal, "see `objectives`"
         return self.hidden(tokens, self.encode(condition))

@@ -48,8 +48,7 @@ class MaskTransformer(nn.Module):
 
     def forward(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
         """Tokens (B, h, w) or (B, N) and labels (B,) -> logits (B, N, V)."""
-        assert not causal, "see `objectives`"
-        return self.head(self.hidden_at_once(tokens, condition))
+        return self.head(self.hidden_at_once(tokens, condition, causal))
 
     def encode(self, condition: Tensor, causal: bool = False) -> Context:
         """Labels (B,) -> a context that holds no more than their embedding."""
@@ -76,8 +75,9 @@ class MaskTransformer(nn.Module):
         x = x[:, :-1] if rows is None else take_rows(x, rows)
         return self.last(x)
 
-    def hidden_at_once(self, tokens: Tensor, condition: Tensor) -> Tensor:
+    def hidden_at_once(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
         """What `hidden` of `encode` gives, (B, N, D)."""
+        assert not causal, "see `objectives`"
         return self.hidden(tokens, self.encode(condition))
 
     def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from MaskGIL.config import (
     LARGEST_SEED,
     DataConfig,
     MaskingConfig,
+    Objective,
     SamplingConfig,
     require_at_least,
     require_within,
@@ -129,6 +130,11 @@ class RunConfig:
 
     job: Literal["generator", "tokenizer", "cache"] = setting(
         "generator", "train a generator, train a tokenizer, or only write the token cache"
+    )
+    objective: Objective = setting(
+        "mar",
+        "what a generator learns: mar fills in hidden tokens, ar predicts the next one in raster "
+        "order, both takes turns by chance",
     )
     out_dir: str = setting("", "folder of the run; running again resumes it", free=True)
     init_from: str = setting(

@@ -12,7 +12,8 @@ from torch import nn
 
 from Network import build_network
 from Network.config import SIZES, NetworkConfig, UserError
-from Network.gpt import Context, KVCache, feed_forward_width
+from Network.context import Context, KVCache
+from Network.feed_forward import feed_forward_width
 
 NORMS = [
     {"norm": norm, "qk_norm": qk_norm, "embed_norm": embed_norm}
@@ -45,13 +46,6 @@ def test_parameters_of_the_named_sizes(size, millions):
     block = 4 * width**2 + 3 * width * feed_forward_width(width)
     tables = (2 * 16384 + 1 + 1001) * width
     assert found == pytest.approx(depth * block + tables, rel=0.001)  # the rest are gains
-
-
-@pytest.mark.parametrize(
-    ("width", "inner"), [(768, 2048), (1024, 2816), (1280, 3584), (1536, 4096), (3200, 8704)]
-)
-def test_inner_widths_of_llama(width, inner):
-    assert feed_forward_width(width) == inner  # DESIGN's table, from LlamaGen's find_multiple
 
 
 def test_the_head_has_no_mask_token():
@@ -180,6 +174,30 @@ def test_equals_the_plain_formulation(changes, rotary, causal):
         for image, label, logits in zip(tokens, LABELS, found):
             expected = plain_logits(network, image, label, causal)
             torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)  # float32 angles
+
+
+@pytest.mark.parametrize("rotary", ["grid2d", "llamagen"])
+@pytest.mark.parametrize("changes", [*NORMS, {"learned_positions": True}])
+@pytest.mark.parametrize("grid", [(2, 3), (1, 1)])
+def test_one_pass_in_causal_order_is_encode_and_hidden(changes, rotary, grid):
+    network, tokens = tiny.network(rotary=rotary, grid=grid, **changes), tiny.tokens(grid=grid)
+    with torch.no_grad():
+        found = network.hidden_at_once(tokens, LABELS, causal=True)
+        expected = network.hidden(tokens, network.encode(LABELS, True), causal=True)
+    torch.testing.assert_close(found, expected, **EXACT)
+
+
+def test_one_pass_in_causal_order_needs_no_mask(monkeypatch):
+    """So a fused kernel may skip what lies above the diagonal."""
+    seen, attention = [], F.scaled_dot_product_attention
+
+    def spy(*inputs, attn_mask=None, is_causal=False):
+        seen.append((attn_mask, is_causal))
+        return attention(*inputs, attn_mask=attn_mask, is_causal=is_causal)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    tiny.network().hidden_at_once(tiny.tokens(), LABELS, causal=True)
+    assert seen == [(None, True)] * 2
 
 
 # Who sees whom
@@ -342,13 +360,14 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(network(tokens, LABELS), network(tokens, LABELS))
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
 @pytest.mark.parametrize("norms", NORMS)
-def test_runs_in_bfloat16(norms):
+def test_runs_in_bfloat16(norms, causal):
     network, tokens = tiny.network(**norms).float(), tiny.tokens()
     with torch.no_grad():
-        exact = network(tokens, LABELS)
+        exact = network(tokens, LABELS, causal=causal)
         with torch.autocast("cpu", torch.bfloat16):
-            found = network(tokens, LABELS).float()
+            found = network(tokens, LABELS, causal=causal).float()
     assert (found - exact).norm() / exact.norm() < 0.05  # 8 bits, two blocks
     assert not torch.equal(found, exact)
 
