@@ -188,8 +188,8 @@ class NetworkConfig:
 
     @property
     def _low_bits(self) -> int:
-        if self.low_bits is not None:
-            return self.low_bits
+        if self.low_bits is not None or self.kind != "gpt":
+            return self.low_bits or 0
         large = self.codebook_size > LARGEST_UNSPLIT
         return (self.codebook_size - 1).bit_length() // 3 if large else 0
 

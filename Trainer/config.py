@@ -150,6 +150,12 @@ class RunConfig:
         free=True,
     )
     report: str = setting("", "folder of a run: draw its curves and do nothing else", free=True)
+    compare: tuple[str, ...] = setting(
+        (),
+        "folder of a run: compare its curves with those of its recipe, or RUN,OTHER, and do "
+        "nothing else",
+        free=True,
+    )
     seed: int = setting(0, "seed of weights, order, crops and masks")
     device: str = setting("auto", "auto, cuda, mps or cpu", free=True)
     precision: Precision = setting(
