@@ -136,6 +136,11 @@ def open_tokenizer(config: TokenizerConfig) -> VQTokenizer:
         with first_rank_first():
             weights = public_file(config.name)
         return _ready(build_tokenizer(config.name, weights))
+    if Path(config.weights).is_file():
+        raise UserError(
+            f"tokenizer.weights={config.weights} is a file, which does not say what it is; name "
+            "the weights folder that it lies in, or give tokenizer.name=NAME beside it."
+        )
     if not config.weights:
         raise UserError(
             "tokenizer.weights is empty; name the weights folder of a trained tokenizer, "
@@ -146,6 +151,8 @@ def open_tokenizer(config: TokenizerConfig) -> VQTokenizer:
 
 def read_config(folder: Path) -> dict:
     """The `config.json` of a weights folder. Raises UserError if it is missing or damaged."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give the weights folder that it lies in.")
     if not folder.is_dir():
         near = sorted(p.name for p in folder.parent.iterdir()) if folder.parent.is_dir() else []
         there = f" {folder.parent} holds: {', '.join(near[:8])}." if near else " Train it first."

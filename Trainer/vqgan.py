@@ -283,6 +283,11 @@ def check_tokenizer(config: RunConfig, tokenizer: VQTokenizer) -> None:
             f"data.image_size={config.data.image_size} is not divisible by the tokenizer's "
             f"stride {tokenizer.stride}."
         )
+    if config.data.image_size < (smallest := tokenizer.smallest_side):
+        raise UserError(
+            f"data.image_size={config.data.image_size} is one token of {tokenizer.name}, which "
+            f"cannot draw an image of one; use {smallest} or more."
+        )
     is_looked_up = isinstance(tokenizer.quantize, VectorQuantiser)
     if config.reconstruction.revive_every and not is_looked_up:
         raise UserError(

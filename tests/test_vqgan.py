@@ -308,6 +308,11 @@ def test_gradients_are_clipped_apart(tmp_path):
         (["tokenizer.family=magvit2", "tokenizer.code_width=5", "tokenizer.latent_width=5",
           "tokenizer.encoder_middle=blocks"],
          "The codes of magvit2-f8 cannot die: use reconstruction.revive_every=0."),
+        (["tokenizer.family=magvit2", "tokenizer.code_width=5", "tokenizer.latent_width=5",
+          "tokenizer.encoder_middle=blocks", NEVER, "data.image_size=16",
+          "tokenizer.multipliers=1,1,1,1,1"],
+         "data.image_size=16 is one token of magvit2-f16, which cannot draw an image of one; use "
+         "32 or more."),
         (["reconstruction.perceptual=1"],
          "reconstruction.perceptual=1 needs the weights of VGG-16"),
         (["reconstruction.perceptual=1", "reconstruction.vgg=none"],
