@@ -44,7 +44,7 @@ def find_tokenizer(key: str, value: str) -> TokenizerSource:
     if name in NAMED:
         if file and not Path(file).exists():
             raise UserError(f"{key}={value}: there is no file {file}; name one of your own.")
-        config, described = TokenizerConfig(name=name, weights=file), NAMED[name]
+        config, described = TokenizerConfig(name=name, weights=file), name
     elif path.is_file():
         raise UserError(
             f"{key}={value} is a file, which does not say what it is: give its weights folder, "
