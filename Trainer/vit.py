@@ -74,6 +74,11 @@ class GeneratorTrainer(Trainer):
         network, source = self.config.network, self.begun_with
         return load_network(source, network) if source else build_network(network)
 
+    def outline(self) -> nn.Module:
+        """The network without memory."""
+        with torch.device("meta"):
+            return build_network(self.config.network)
+
     def dataset(self) -> Dataset[Batch]:
         """Tokens or images of the training split, and how many tokens to hide."""
         config, data = self.config, self.config.data
