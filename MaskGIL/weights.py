@@ -44,11 +44,15 @@ def save_weights(
     tokenizer: VQTokenizer,
     *,
     network: GPT | None = None,
+    last: Mapping[str, Tensor] | None = None,
     average: Mapping[str, Tensor] | None = None,
     classes: Sequence[str] = (),
     sampling: SamplingConfig | None = None,
 ) -> None:
-    """Write a weights folder aside, then put it in the place of the old one."""
+    """Write a weights folder aside, then put it in the place of the old one.
+
+    `last` are the weights of `network`, if not those that it has now.
+    """
     aside, old = (folder.with_name(folder.name + end) for end in (".tmp", ".old"))
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -65,7 +69,7 @@ def save_weights(
         assert average is not None
         config |= {"network": to_dict(network.config), "classes": list(classes)}
         config |= {"sampling": to_dict(sampling or SamplingConfig())}
-        _save(network.state_dict(), aside / NETWORK)
+        _save(network.state_dict() if last is None else last, aside / NETWORK)
         _save(average, aside / NETWORK_EMA)
     text = json.dumps(config, indent=1, ensure_ascii=False)
     (aside / "config.json").write_text(text, "utf-8")
