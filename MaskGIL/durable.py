@@ -1,8 +1,10 @@
 """Files that are whole or not there: written under another name, flushed to the disk, renamed."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -31,3 +33,10 @@ def replace_file(path: Path, data: bytes) -> None:
     with temporary.open("wb") as file:
         write_durably(file, data)
     temporary.replace(path)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether this is what a full disk, or a quota, answers to writing; safetensors has its own."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else error.errno if isinstance(error, OSError) else None
+    return number in (errno.ENOSPC, errno.EDQUOT)

@@ -48,6 +48,7 @@ def save_weights(
     tokenizer: VQTokenizer,
     *,
     network: GPT | None = None,
+    last: Mapping[str, Tensor] | None = None,
     average: Mapping[str, Tensor] | None = None,
     classes: Sequence[str] = (),
     sampling: SamplingConfig | None = None,
@@ -55,7 +56,8 @@ def save_weights(
 ) -> None:
     """Write a weights folder aside, then put it in the place of the old one.
 
-    Without an `average` the network is all there is: weights of others, which came so.
+    `last` are the weights of `network`, if not those that it has now. Without an `average` the
+    network is all there is: weights of others, which came so.
     """
     aside, old = (folder.with_name(folder.name + end) for end in (".tmp", ".old"))
     shutil.rmtree(aside, ignore_errors=True)
@@ -72,7 +74,7 @@ def save_weights(
     if network is not None:
         config |= {"network": to_dict(network.config), "classes": list(classes)}
         config |= {"sampling": to_dict(sampling or SamplingConfig()), "objective": objective}
-        _save(network.state_dict(), aside / NETWORK)
+        _save(network.state_dict() if last is None else last, aside / NETWORK)
         if average is not None:
             _save(average, aside / NETWORK_EMA)
         else:

@@ -78,9 +78,20 @@ class LoopConfig:
     score_images: int = setting(1024, "pictures of such a distance, and as many validation images")
     save_every: int = setting(500, "steps between two checkpoints")
     keep: int = setting(2, "newest checkpoints that are kept; at least 2")
+    keep_every: int = setting(
+        0, "checkpoints whose step it divides are kept for ever; 0 keeps none"
+    )
+    max_skips: int = setting(
+        10, "stop after so many steps in a row that were not taken, as they were not finite"
+    )
+    skip_spikes: float = setting(
+        0.0,
+        "do not take a step whose loss is so many standard deviations above the last 128; 0 takes "
+        "each",
+    )
 
     def __post_init__(self):
-        for name in ("steps", "log_every", "save_every"):
+        for name in ("steps", "log_every", "save_every", "max_skips"):
             require_at_least(f"loop.{name}", getattr(self, name), 1)
         require_at_least("loop.accumulation", self.accumulation, 0)
         require_within("loop.checkpoint_blocks", self.checkpoint_blocks, 0, 1)
@@ -88,6 +99,8 @@ class LoopConfig:
         require_at_least("loop.validate_every", self.validate_every, 0)
         require_at_least("loop.score_every", self.score_every, 0)
         require_at_least("loop.score_images", self.score_images, 2)
+        require_at_least("loop.keep_every", self.keep_every, 0)
+        require_at_least("loop.skip_spikes", self.skip_spikes, 0)
         require_at_least("loop.keep", self.keep, 2)
 
 

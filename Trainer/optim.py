@@ -49,15 +49,21 @@ class EMA:
         self.tensors = {name: p.detach().clone() for name, p in module.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Move towards `module` behind step number `step`; integers are copied."""
+    def update(self, module: nn.Module, step: int, skip: Tensor | None = None) -> None:
+        """Move towards `module` behind step number `step`; integers are copied.
+
+        Where `skip` () is 1.0 on the device, the step was not taken and nothing moves.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         current = {name: local(tensor) for name, tensor in module.state_dict().items()}
         average = {name: local(tensor) for name, tensor in self.tensors.items()}  # the same memory
         floats = [name for name, tensor in average.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_(
-            [average[name] for name in floats], [current[name] for name in floats], 1 - decay
-        )
+        averages, latest = [average[name] for name in floats], [current[name] for name in floats]
+        if skip is None:
+            torch._foreach_lerp_(averages, latest, 1 - decay)
+        else:
+            weight = (1 - decay) * (1 - skip)
+            torch._foreach_lerp_(averages, latest, [weight.to(each.dtype) for each in averages])
         for name in average.keys() - set(floats):
             average[name].copy_(current[name])
 

@@ -116,16 +116,6 @@ def holding(
         module.load_state_dict(current)
 
 
-def whole_on_cpu(
-    module: nn.Module, tensors: dict[str, Tensor], outline: nn.Module | None
-) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A module and tensors beside it, as `outline`, gathered onto the CPU if it is sharded."""
-    if outline is None:
-        return module, tensors
-    module = gather_into(outline.to_empty(device="cpu"), module.state_dict())
-    return module, {name: whole(tensor).cpu() for name, tensor in tensors.items()}
-
-
 @torch.no_grad()
 def gather_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Copy `tensors`, of which a rank may have its part only, into a module; returns it."""

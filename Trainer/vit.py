@@ -38,6 +38,7 @@ from Trainer.batches import (
     bad_files,
     center_crops,
 )
+from Trainer.checkpoint import Snapshot
 from Trainer.config import RunConfig
 from Trainer.content import Content
 from Trainer.logger import format_bytes
@@ -169,13 +170,14 @@ class GeneratorTrainer(Trainer):
         labels = choose_labels(pipe, [proportions], len(scorer), 0, scorer)
         return scorer.score(images for _, images in sample_chunks(pipe, labels, 0, self.chunk))
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, snapshot: Snapshot) -> None:
         """Write last and averaged weights, the tokenizer, class names and sampler settings."""
         save_weights(
             folder,
             self.tokenizer,
             network=self.module,
-            average=self.ema.tensors,
+            last=snapshot["model.safetensors"],
+            average=snapshot["ema.safetensors"],
             classes=self.images.classes,
             sampling=self.config.sampling,
             objective=self.config.objective,
