@@ -141,6 +141,7 @@ def _describe_weights(folder: Path, config: InspectConfig, flags: Flags) -> None
         _say("", f"{made_of.depth} blocks, width {made_of.width}, {made_of.heads} heads")
         _say("tokens", f"{height}x{width} of {made_of.codebook_size} codes")
         _say("classes", _some(weights.classes, made_of.num_classes))
+        _say("objective", weights.objective)
         settings = to_dict(weights.sampling).items()
         _say("sampler", ", ".join(f"{key}={value}" for key, value in settings))
     tokenizer = weights.tokenizer

@@ -51,6 +51,19 @@ def tokenizer_folder(tmp_path):
     return tmp_path / "tokenizer"
 
 
+@pytest.mark.parametrize("objective", ["mar", "ar", "both"])
+def test_a_folder_tells_what_its_network_was_trained_for(tmp_path, network, average, objective):
+    folder = tmp_path / "weights"
+    save_weights(folder, tiny.tokenizer(), network=network, average=average, objective=objective)
+    assert load_weights(folder).objective == objective
+    described = json.loads((folder / "config.json").read_text())
+    del described["objective"]
+    (folder / "config.json").write_text(json.dumps(described))
+    assert load_weights(folder).objective == "mar"  # of folders before it had a name
+    (folder / "config.json").write_text(json.dumps({**described, "objective": "gan"}))
+    refused(r"config\.json is damaged \(objective\); write the wei", load_weights, folder)
+
+
 def refused(sentence, function, *arguments):
     with pytest.raises(UserError) as error:
         function(*arguments)
