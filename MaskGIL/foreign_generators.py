@@ -6,16 +6,9 @@ Stands on `Network/generator_files.py` and on the table of public weights.
 from pathlib import Path
 
 from MaskGIL.public import GENERATORS
-from MaskGIL.values import did_you_mean
-from MaskGIL.weights import (
-    Weights,
-    load_tokenizer,
-    load_weights,
-    open_generator,
-    open_tokenizer,
-    public_tokenizer,
-)
-from Network.config import TokenizerConfig, UserError
+from MaskGIL.tokenizer_source import find_tokenizer
+from MaskGIL.weights import Weights, load_weights, open_generator, public_tokenizer
+from Network.config import UserError
 from Network.generator_files import holds_generator
 from Network.tokenizer import NAMED
 from Network.tokenizer.vq import VQTokenizer
@@ -28,7 +21,7 @@ def is_generator(source: str) -> bool:
 
 
 def open_foreign_generator(source: str, tokenizer: str) -> Weights:
-    """A generator and its tokenizer: a name of NAMED, a weights folder, or told by the source.
+    """A generator and its tokenizer: as `find_tokenizer` takes it, or told by the source.
 
     It is told by a row of `GENERATORS`: that of the name, or the one whose file is called so.
     What is only named is fetched. Raises UserError if the tokenizer cannot be told, and for one
@@ -50,15 +43,8 @@ def row_of(file: Path) -> str:
 
 
 def _tokenizer(file: Path, asked: str, name: str) -> VQTokenizer:
-    if asked in NAMED:
-        return open_tokenizer(TokenizerConfig(name=asked))
-    if asked and not Path(asked).exists():
-        raise UserError(
-            f"tokenizer={asked} is no weights folder and none of the names {', '.join(NAMED)}."
-            f"{did_you_mean(asked, NAMED)}"
-        )
     if asked:
-        return load_tokenizer(asked)
+        return find_tokenizer("tokenizer", asked).open()
     if name:
         return public_tokenizer(name)
     raise UserError(

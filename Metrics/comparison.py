@@ -138,6 +138,7 @@ class Comparison:
                 "stride": tokenizer.stride,
             }
         record = {**self._facts(real, networks), "rows": rows}
+        record["notes"] += self._few_tokens(real.count)
         self._write(record)
         if self.grid:
             images = torch.cat([shown[0][0], *(drawn for _, drawn in shown)])
@@ -149,6 +150,18 @@ class Comparison:
         strides = [candidate.described.stride for candidate in self.candidates]
         sides = [self.config.image_size // stride for stride in strides]
         return [(side, side) for side in dict.fromkeys(sides)]
+
+    def _few_tokens(self, count: int) -> list[str]:
+        """Notes on tokenizers with more codes than `count` images have tokens."""
+        found = (
+            few_tokens(
+                count * (self.config.image_size // candidate.described.stride) ** 2,
+                candidate.described.codebook_size,
+                candidate.value,
+            )
+            for candidate in self.candidates
+        )
+        return [note for note in found if note]
 
     def _open_networks(self) -> Networks:
         inception = open_inception(self.config.inception, self.device)
@@ -190,6 +203,16 @@ class Comparison:
         self.out.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self.table, to_markdown(record).encode())
         replace_file(self.out, to_json(record) + b"\n")
+
+
+def few_tokens(tokens: int, codes: int, name: str) -> str:
+    """What a reader must know of the usage of so many codes by so many tokens, "" for nothing."""
+    if tokens >= codes:
+        return ""
+    return (
+        f"Usage of {name} is at most {tokens / codes:.2g} here: {tokens:,} tokens of {codes:,} "
+        "codes; give more images, or larger ones."
+    )
 
 
 def notes(networks: Networks, count: int, unreadable: int) -> list[str]:

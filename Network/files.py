@@ -18,6 +18,16 @@ from torch import Tensor, nn
 from Network.config import UserError
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".th")
+# How the answers begin that servers give instead of a file
+TEXTS = {
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an error message of a server (XML)",
+    b"<error": "an error message of a server (XML)",
+    b"{": "JSON, perhaps an error message of a server",
+    b"[": "JSON, perhaps an error message of a server",
+}
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 WRAPPERS = ("module", "_orig_mod")  # what DDP and torch.compile put into a name
 # What PyTorch raises for a file of which a part is missing or wrong, besides UnpicklingError
 DAMAGE = (
@@ -59,21 +69,21 @@ def read_contents(path: str | Path) -> dict[str, Any]:
     """Read what a safetensors or a pickled file (`PICKLED`) holds under names, onto the CPU.
 
     Nothing in it is executed: objects of unknown classes become stand-ins that hold nothing. Raises
-    UserError if the file is missing, empty, a Git LFS pointer, a web page or damaged, and if it
-    cannot be read without its code.
+    UserError if the file is missing, empty, a Git LFS pointer, the answer of a server or damaged,
+    and if it cannot be read without its code.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"No such weights file: {path}.")
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(64)
+        start = file.read(256)
     if size == 0:
         raise UserError(f"{path} is empty; copy or download it again.")
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer of {size} bytes; run `git lfs pull`.")
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise UserError(f"{path} is a web page, not weights; download the file itself.")
+    if told := _text_kind(start):
+        raise UserError(f"{path} is {told}, not weights; download the file itself.")
     if path.suffix in PICKLED:
         return _read_pickled(path)
     try:
@@ -111,8 +121,9 @@ def check_finite(state: Mapping[str, Tensor], source: object) -> None:
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         raise UserError(
-            f"The weights in {source} are not all finite: {some(broken)}; the run that wrote them "
-            "had diverged: train again, with a smaller optim.lr."
+            f"The weights in {source} are not all finite: {some(broken)}; a run of yours that "
+            "wrote them had diverged: train again, with a smaller optim.lr; a file that you have "
+            "downloaded is damaged: download it again."
         )
 
 
@@ -135,6 +146,16 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _text_kind(start: bytes) -> str:
+    """What a text that begins so is, "" for no such text: a server's answer, saved as a file.
+
+    Neither safetensors, whose first bytes are a length with zeros, nor a pickle begins so.
+    """
+    text = start.removeprefix(BYTE_ORDER_MARK).lstrip().lower()
+    kinds = (told for begin, told in TEXTS.items() if text.startswith(begin) and b"\0" not in text)
+    return next(kinds, "")
 
 
 def _read_pickled(path: Path) -> dict[str, Any]:

@@ -66,19 +66,29 @@ def against_ours(times: dict[str, list[float]]) -> Case:
 
 
 def compare(
-    ways: Mapping[str, Way], dtype: torch.dtype, device: torch.device, rounds: int, seconds: float
+    ways: Mapping[str, Way],
+    dtype: torch.dtype,
+    device: torch.device,
+    rounds: int,
+    seconds: float,
+    others: Mapping[str, torch.dtype] | None = None,
 ) -> Case:
-    """Time the ways and tell which share of the machine's best matrix product each one reaches."""
+    """Time the ways and tell which share of the machine's best matrix product each one reaches.
+
+    The product is in the dtype of the way: `dtype`, or what `others` says of its name.
+    """
     flops = {name: _flops(way) for name, way in ways.items()}
-    matmul = _matmul(dtype, device)
-    times = in_turns({**ways, "matmul": matmul}, rounds, seconds, device)
-    peak = _flops(matmul) / min(times.pop("matmul"))
+    dtypes = dict.fromkeys(ways, dtype) | dict(others or {})
+    products = {_product_name(each, dtype): _matmul(each, device) for each in dtypes.values()}
+    times = in_turns({**ways, **products}, rounds, seconds, device)
+    peaks = {name: _flops(product) / min(times.pop(name)) for name, product in products.items()}
     case = against_ours(times)
     for name in ways:
         reached = flops[name] / case[name]["seconds"]["median"]
+        share = reached / peaks[_product_name(dtypes[name], dtype)]
         case[name] |= {"gigaflops_counted": round(flops[name] / 1e9, 2)}
-        case[name] |= {"share_of_matmul_peak": round(reached / peak, 3)}
-    case["matmul"] = {"gigaflops_per_second": round(peak / 1e9, 1)}
+        case[name] |= {"share_of_matmul_peak": round(share, 3)}
+    case |= {name: {"gigaflops_per_second": round(peak / 1e9, 1)} for name, peak in peaks.items()}
     return case
 
 
@@ -139,6 +149,10 @@ def _flops(way: Way) -> int:
     with FlopCounterMode(display=False) as counter:
         way()
     return counter.get_total_flops()
+
+
+def _product_name(dtype: torch.dtype, usual: torch.dtype) -> str:
+    return "matmul" if dtype == usual else f"matmul {str(dtype).removeprefix('torch.')}"
 
 
 def _matmul(dtype: torch.dtype, device: torch.device) -> Way:

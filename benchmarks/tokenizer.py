@@ -77,7 +77,7 @@ def main(config: TokenizerBenchmark) -> None:
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             mine = {"ours": within(ways["ours"], device, dtype), "plain": ways["plain"]}
             cases[f"{part} {name}"] = compare(
-                mine, torch.float32, device, config.rounds, config.seconds
+                mine, torch.float32, device, config.rounds, config.seconds, {"ours": dtype}
             )
     found = {"timed": difference(tokenizer, images, device)}
     if config.trained:

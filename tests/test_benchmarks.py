@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,23 @@ def test_unfused_attention_changes_no_logits():
     expected = plain_copy(ours, ours.config)(tokens, labels)
     found = plain_copy(ours, ours.config, unfused_attention)(tokens, labels)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_share_is_of_the_best_product_in_the_same_dtype(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import paired
+
+    monkeypatch.setitem(paired.MATMUL, "cpu", 64)
+    factors = {"ours": torch.ones(128, 128).bfloat16(), "plain": torch.ones(128, 128)}
+    ways = {name: partial(torch.mm, factor, factor) for name, factor in factors.items()}
+    others = {"ours": torch.bfloat16}
+    case = paired.compare(ways, torch.float32, torch.device("cpu"), 1, 0.01, others)
+    for name, product in (("ours", "matmul bfloat16"), ("plain", "matmul")):
+        reached = 2 * 128**3 / 1e9 / case[name]["seconds"]["median"]  # gigaflops per second
+        expected = reached / case[product]["gigaflops_per_second"]
+        assert case[name]["share_of_matmul_peak"] == pytest.approx(expected, rel=0.1, abs=2e-3)
+    usual = paired.compare(ways, torch.float32, torch.device("cpu"), 1, 0.001)
+    assert usual.keys() == {"ours", "plain", "matmul"}
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from tiny_weights import SIDE, save_tiny_weights
 
 from MaskGIL.data.crops import to_float, to_uint8
 from MaskGIL.weights import load_tokenizer, save_weights
-from Metrics.comparison import Comparison, Networks, notes, to_markdown
+from Metrics.comparison import Comparison, Networks, few_tokens, notes, to_markdown
 from Metrics.features import SHA256, load_feature_network
 from Metrics.inception import InceptionNetwork
 from Metrics.inception_metrics import distance
@@ -214,6 +214,21 @@ def test_notes_say_how_to_get_what_is_missing():
     assert "inception=download fetches it (91 MB), inception=FILE names it" in rfid
     assert "vgg=download fetches it (528 MB), vgg=FILE names it" in lpips
     assert unreadable == "Unreadable images: 3; their neighbours stand in for them."
+
+
+def test_fewer_tokens_than_codes_bound_the_usage(compare, tmp_path):
+    """Two images of 8x8 tokens cannot use 256 codes: half of them at most."""
+    assert few_tokens(256, 256, "a") == ""
+    assert few_tokens(128, 256, "a") == (
+        "Usage of a is at most 0.5 here: 128 tokens of 256 codes; give more images, or larger ones."
+    )
+    save_weights(tmp_path / "many", tiny.fill(tiny.tokenizer(codebook_size=256)))
+    keys = {"reconstruct": (str(tmp_path / "many"),), "num_reference": 2}
+    table = compare(out="few.json", **keys).run(unseen)
+    assert f"* Usage of {tmp_path / 'many'} is at most 0.5 here: 128 tokens of 256 codes;" in table
+    record = json.loads((tmp_path / "few.json").read_text())
+    assert record["rows"][0]["figures"]["usage (share)"] <= 0.5
+    assert "Usage of" not in compare(out="enough.json").run(unseen)
 
 
 def test_a_table_has_a_dash_for_what_a_row_has_not():

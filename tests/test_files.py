@@ -58,6 +58,12 @@ DAMAGED = [
     (LFS_POINTER, f"{{}} is a Git LFS pointer of {len(LFS_POINTER)} bytes; run `git lfs pull`."),
     (b"\n <!DOCTYPE html><html>", "{} is a web page, not weights; download the file itself."),
     (b"<html><body>404", "{} is a web page, not weights; download the file itself."),
+    (b"\xef\xbb\xbf<!DOCTYPE html>", "{} is a web page, not weights; download the file itself."),
+    (b'<?xml version="1.0"?>\n<Error>', "{} is an error message of a server (XML), not weights; "),
+    (b"<Error><Code>AccessDenied", "{} is an error message of a server (XML), not weights; downl"),
+    (b'{"error":"Not found"}', "{} is JSON, perhaps an error message of a server, not weights; "),
+    (b'\xef\xbb\xbf\n[{"a": 1}]', "{} is JSON, perhaps an error message of a server, not weights;"),
+    (struct.pack("<Q", 0x227B) + b"{" * 9, "{} is not a whole safetensors file ("),
     *((part, "{} is not a whole safetensors file (") for part in (
         save(TENSORS)[:-3], save(TENSORS)[:40], b"\x00" * 5, b"\xff" * 64, pickle.dumps(TENSORS),
         struct.pack("<Q", 2**40) + bytes(64), overlapping(),
@@ -73,6 +79,15 @@ def test_a_damaged_file_is_one_sentence(tmp_path, data, sentence):
         read_tensors(path)
     assert "\n" not in str(error.value)
     assert str(error.value).endswith(".")
+
+
+def test_a_header_that_begins_like_a_text_is_read(tmp_path):
+    """Its length stands first, here in the bytes of `{"`, `<` and `[`."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}})
+    for length in (0x227B, 0x13C, 0x15B):
+        file = tmp_path / "a.safetensors"
+        file.write_bytes(struct.pack("<Q", length) + header.ljust(length).encode())
+        assert read_tensors(file)["a"].shape == (0,)
 
 
 def test_a_missing_file(tmp_path):
@@ -161,8 +176,9 @@ def test_weights_of_a_diverged_run_are_refused(number):
     with pytest.raises(UserError) as error:
         load_strict(layers(), state, "a.safetensors")
     assert str(error.value) == (
-        "The weights in a.safetensors are not all finite: 0.bias; the run that wrote them had "
-        "diverged: train again, with a smaller optim.lr."
+        "The weights in a.safetensors are not all finite: 0.bias; a run of yours that wrote them "
+        "had diverged: train again, with a smaller optim.lr; a file that you have downloaded is "
+        "damaged: download it again."
     )
 
 

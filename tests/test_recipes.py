@@ -38,6 +38,40 @@ SHRUNK = (
 IMAGENET = 1_281_167  # training images
 # Of their authors' configurations (commits in the files); the VQGAN's is not published
 EPOCHS = {"llamagen-vq16": 40, "llamagen-vq8": 40, "magvit2-f16": 270, "magvit2-f8": 350}
+COLUMNS = (
+    *("reconstruction.l1", "reconstruction.l2", "reconstruction.perceptual"),
+    *("tokenizer.codebook_weight", "tokenizer.commitment_weight", "tokenizer.entropy_weight"),
+    *("adversary.weight", "adversary.adaptive", "adversary.start", "adversary.lecam"),
+    *("adversary.tokenizer_loss", "adversary.discriminator_loss", "adversary.depth"),
+    *("optim.batch", "optim.lr", "optim.beta1", "optim.beta2", "optim.clip", "optim.ema"),
+)
+NON_SATURATING = "non-saturating"
+_VQGAN = (*(1, 0, 1), *(0.25, 1, 0), *(0.8, True, 250_001, 0), *("hinge", "hinge", 3),
+          *(96, 4.5e-6 * 96, 0.5, 0.9, 0, 0))  # fmt: skip
+# What their authors' code and configurations say at these commits, in the order of COLUMNS;
+# what they do not say is ours: the VQGAN's batch, of MaskGIT's pixel error, start, depth and clip
+NUMBERS = {
+    # CompVis/taming-transformers 3ba01b24: configs/imagenet_vqgan.yaml, vqperceptual.py; its beta
+    # of 0.25 stands on the codebook's term; 4.5e-6 x batch in main.py; no clipping, no average
+    "taming-f16-1024": _VQGAN,
+    # The same, with the discriminator of the configuration released with the weights
+    "taming-f16-16384": (*_VQGAN[:6], *(0.75, True, 0, 0), *("hinge", "hinge", 2), *_VQGAN[13:]),
+    # facebookresearch/chameleon dbbe47fd publishes no training: the VQGAN's
+    "chameleon-vq": _VQGAN,
+    # FoundationVision/LlamaGen ce98ec41: tokenizer_image/vq_train.py, vq_loss.py and vq_model.py
+    "llamagen-vq16": (*(0, 1, 1), *(1, 0.25, 0), *(0.5, False, 20_000, 0), *("hinge", "hinge", 3),
+                      *(128, 1e-4, 0.9, 0.95, 1, 0.9999)),
+    # google-research/maskgit: its configuration and losses. Pixels lie there in [0, 1] and here in
+    # [-1, 1], so a squared error of weight 1 is a quarter
+    "maskgit-vq": (*(0, 0.25, 0.1), *(1, 0.25, 0.1), *(0.1, False, 0, 0),
+                   *(NON_SATURATING, NON_SATURATING, 3), *(256, 1e-4, 0, 0.99, 0, 0.999)),
+    # TencentARC/SEED-Voken b9a17eac: imagenet_lfqgan_256_L.yaml and 128_L, 32 GPUs x 8 images; a
+    # codebook of signs has no term of its own, so the default stays
+    "magvit2-f16": (*(1, 0, 1), *(1, 0.25, 0.1), *(0.1, False, 0, 0.05),
+                    *(NON_SATURATING, "hinge", 3), *(32 * 8, 1e-4, 0.5, 0.9, 0, 0.999)),
+}  # fmt: skip
+NUMBERS["llamagen-vq8"] = NUMBERS["llamagen-vq16"]
+NUMBERS["magvit2-f8"] = (*NUMBERS["magvit2-f16"][:9], 0.01, *NUMBERS["magvit2-f16"][10:])
 by_name = pytest.mark.parametrize("name", FILES)
 
 
@@ -120,6 +154,18 @@ def test_it_is_never_in_fp16_and_has_the_epochs_of_its_source(name):
         assert run.loop.steps == pytest.approx(EPOCHS[name] * IMAGENET / run.optim.batch, abs=1)
     if run.adversary.adaptive:  # the VQGAN's rule
         assert run.optim.lr == pytest.approx(4.5e-6 * run.optim.batch)
+
+
+@by_name
+def test_its_numbers_are_those_of_its_source(name):
+    run = load(FILES[name])
+    found = {key: getattr(getattr(run, key.split(".")[0]), key.split(".")[1]) for key in COLUMNS}
+    assert found == pytest.approx(dict(zip(COLUMNS, NUMBERS[name], strict=True)))
+    assert (run.optim.weight_decay, run.optim.warmup) == (0, 1)  # Adam, and no warm-up, in all
+    # Steps of x0.1 at two epochs are a cosine to their end; the others are constant
+    assert run.optim.final_lr == (0.01 if name.startswith("magvit2") else 1.0)
+    assert run.adversary.width == 64
+    assert run.reconstruction.revive_every == 0
 
 
 # What they teach
