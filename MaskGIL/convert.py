@@ -25,10 +25,11 @@ from MaskGIL.command import Flags
 from MaskGIL.data.folders import UnreadableImage
 from MaskGIL.durable import replace_file, sha256, to_json, write_durably
 from MaskGIL.foreign_generators import is_generator, open_foreign_generator
-from MaskGIL.foreign_tokens import ForeignTokens, Row, open_foreign_tokens
+from MaskGIL.foreign_tokens import CODES, LABELS, ForeignTokens, Row, open_foreign_tokens
 from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
 from MaskGIL.public import GENERATORS, describe, public_file
 from MaskGIL.sampling import check_writable, output_path
+from MaskGIL.tokenizer_source import find_tokenizer
 from MaskGIL.values import did_you_mean
 from MaskGIL.weights import load_tokenizer, read_config, save_weights
 from Network import build_tokenizer
@@ -59,7 +60,7 @@ class ConvertConfig:
     tokenizer: str = setting(
         "",
         "name of the tokenizer in a file; of a generator that of its tokens, or a weights folder; "
-        "of tokens the weights folder of theirs",
+        "of tokens the one that made them: a weights folder, NAME or NAME:FILE",
     )
     classes: str = setting("", "of tokens: text file with the name of each class, a line each")
 
@@ -98,6 +99,8 @@ def convert(config: ConvertConfig, flags: Flags) -> None:
 
 
 def _refuse(source: Path) -> NoReturn:
+    if source.name.endswith((CODES, LABELS)) and source.is_dir():
+        raise UserError(f"{source} is one of two folders of a data set; give {source.parent}.")
     if source.exists():
         raise UserError(
             f"{source} holds nothing that can be converted: neither config.json nor folders "
@@ -217,27 +220,32 @@ def _convert_tokens(tokens: ForeignTokens, config: ConvertConfig, flags: Flags) 
     """Tokens of others -> a token cache of ours."""
     if not config.tokenizer:
         raise UserError(
-            f"tokenizer is empty; name a weights folder of the one that made {config.source} "
-            "(python -m MaskGIL convert FILE FOLDER tokenizer=NAME makes it)."
+            f"tokenizer is empty; name the one that made {config.source}: a weights folder, or "
+            f"NAME or NAME:FILE, with NAME one of {', '.join(NAMED)}."
         )
-    tokenizer, out = load_tokenizer(config.tokenizer), Path(config.out)
+    made_by, out = find_tokenizer("tokenizer", config.tokenizer), Path(config.out)
     names = _read_names(Path(config.classes)) if config.classes else []
     crops, height, width = tokens.shape()
-    size = cache_size(tokens.num_rows, crops, (height, width), tokenizer.codebook_size)
+    codes = made_by.described.codebook_size
+    size = cache_size(tokens.num_rows, crops, (height, width), codes)
     free = shutil.disk_usage(next(p for p in out.absolute().parents if p.exists())).free
     if size > free:
         raise UserError(
             f"out={out} needs {size / 1e9:.1f} GB, its disk has only {free / 1e9:.1f} GB left; "
             "choose another disk."
         )
+    if unread := flags.dry_run and made_by.is_public:
+        _say("would fetch", describe(made_by.value))
+    tokenizer = made_by.described if unread else made_by.open()
     if flags.dry_run:
         _say("would write", f"{out}, a token cache")
     else:
         num_classes = _write_tokens(tokens, tokenizer, names, out)
         _say("wrote", f"{out}, a token cache of {num_classes:,} classes")
     _say("images", f"{tokens.num_rows:,} of {crops} crops ({tokens.format})")
-    _say("tokens", f"{height}x{width} of {tokenizer.codebook_size} codes, {size:,} bytes in all")
-    _say("tokenizer", f"{tokenizer.name}, fingerprint {tokenizer.fingerprint[:16]}")
+    _say("tokens", f"{height}x{width} of {codes} codes, {size:,} bytes in all")
+    known = "" if unread else f", fingerprint {tokenizer.fingerprint[:16]}"
+    _say("tokenizer", f"{tokenizer.name}{known}")
 
 
 def _read_names(file: Path) -> list[str]:

@@ -186,6 +186,11 @@ def open_tokenizer(config: TokenizerConfig) -> VQTokenizer:
         with first_rank_first():
             weights = public_file(config.name)
         return _ready(build_tokenizer(config.name, weights))
+    if Path(config.weights).is_file():
+        raise UserError(
+            f"tokenizer.weights={config.weights} is a file, which does not say what it is; name "
+            "the weights folder that it lies in, or give tokenizer.name=NAME beside it."
+        )
     if not config.weights:
         raise UserError(
             "tokenizer.weights is empty; name the weights folder of a trained tokenizer, "
@@ -206,8 +211,8 @@ def read_config(folder: Path) -> dict:
     """The `config.json` of a weights folder. Raises UserError if it is missing or damaged."""
     if folder.is_file():
         raise UserError(
-            f"{folder} is a file; make a folder of it and of its tokenizer: python -m MaskGIL "
-            f"convert {folder} FOLDER tokenizer=NAME."
+            f"{folder} is a file; give the weights folder that it lies in, or make one of it and "
+            f"of its tokenizer: python -m MaskGIL convert {folder} FOLDER tokenizer=NAME."
         )
     if not folder.is_dir():
         near = sorted(p.name for p in folder.parent.iterdir()) if folder.parent.is_dir() else []

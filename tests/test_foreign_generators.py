@@ -212,8 +212,8 @@ def test_sentences(tmp_path, files):
         "tokenizer=NAME."
     )
     assert sentence(load_weights, file) == (
-        f"{file} is a file; make a folder of it and of its tokenizer: python -m MaskGIL convert "
-        f"{file} FOLDER tokenizer=NAME."
+        f"{file} is a file; give the weights folder that it lies in, or make one of it and of its "
+        f"tokenizer: python -m MaskGIL convert {file} FOLDER tokenizer=NAME."
     )
     assert "Did you mean 'llamagen-b'?" in sentence(load_weights, "lamagen-b")
     file.write_bytes(files["vq"])

@@ -26,7 +26,7 @@ REVIVAL += ("loop.save_every=5", "loop.keep=9")
 # The batch norm of a discriminator sees a part: two ranks equal one that computes two parts
 CONTEST = ("adversary.weight=0.5", "adversary.start=2", "adversary.adaptive=true", "loop.steps=5")
 CONTEST += ("adversary.depth=2", "adversary.width=4", "optim.batch=8", "adversary.lecam=0.1")
-STEPS = {"online": 6, "float32 in parts": 6, "tokenizer": 12, "contest": 5}
+STEPS = {"online": 6, "both": 6, "float32 in parts": 6, "tokenizer": 12, "contest": 5}
 
 
 def variants(folder):
@@ -36,6 +36,7 @@ def variants(folder):
         "float32": ("generator", cache),
         "float32 in parts": ("generator", cache, "loop.accumulation=2", "loop.steps=6"),
         "float64": ("double", cache),
+        "both": ("double", cache, "objective=both", "network.low_bits=2", "loop.steps=6"),
         "online": ("generator", "data.tokens=online", "loop.steps=6"),
         "tokenizer": ("tokenizer", *REVIVAL),
         "contest": ("tokenizer", *CONTEST),
@@ -70,6 +71,7 @@ def runs(tmp_path_factory):
         ("float32", 1e-4),
         ("float64", 1e-9),
         ("float32 in parts", 1e-4),
+        ("both", 1e-9),
         ("online", 1e-4),
         ("tokenizer", 1e-4),
         ("contest", 1e-3),
