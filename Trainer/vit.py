@@ -292,6 +292,11 @@ def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -
             f"Data has {num_classes} classes, network.num_classes is {network.num_classes}. "
             f"Use network.num_classes={num_classes} or other data."
         )
+    if network.caption_width:
+        raise UserError(
+            "network.caption_width asks for captions, and data have classes alone so far; leave it "
+            "out."
+        )
     known = network_class(network).objectives
     if config.objective not in known:
         raise UserError(

@@ -100,6 +100,12 @@ def test_a_tokenizer_comes_back(tokenizer_folder):
     assert open_tokenizer(asked).fingerprint == tiny.tokenizer().fingerprint
 
 
+def test_a_bare_file_of_a_codebook_in_parts(tmp_path):
+    network = tiny.network(codebook_size=16, low_bits=2).float()
+    save_file(network.state_dict(), tmp_path / "a.safetensors")
+    assert same(load_network(tmp_path / "a.safetensors", network.config), network.state_dict())
+
+
 def test_the_network_alone(folder, network, average):
     assert same(load_network(folder), average)
     assert same(load_network(folder, ema=False), network.state_dict())
