@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Network.condition import ClassCondition
+from Network.condition import Captions, build_condition, condition_mask, with_seen
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
 from Network.feed_forward import FeedForward
@@ -31,7 +31,7 @@ class GPT(nn.Module):
         self.config = config
         width = config.width
         self.token_embedding = build_embedding(config)
-        self.condition = ClassCondition(config.num_classes, width)
+        self.condition = build_condition(config)
         num_tokens = config.grid[0] * config.grid[1]
         self.position_embedding = (
             nn.Embedding(num_tokens, width) if config.learned_positions else None
@@ -55,17 +55,18 @@ class GPT(nn.Module):
         """The label of the null condition."""
         return self.condition.null
 
-    def forward(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
-        """Tokens (B, h, w) or (B, N) and labels (B,) -> logits (B, N, V)."""
+    def forward(self, tokens: Tensor, condition: Tensor | Captions, causal: bool = False) -> Tensor:
+        """Tokens (B, h, w) or (B, N) and labels (B,) or captions -> logits (B, N, V)."""
         return self.head(self.hidden_at_once(tokens, condition, causal))
 
-    def encode(self, condition: Tensor, causal: bool = False) -> Context:
-        """Labels (B,) -> the context of their images, for every step of decoding."""
+    def encode(self, condition: Tensor | Captions, causal: bool = False) -> Context:
+        """Labels (B,) or captions -> the context of their images, for every step of decoding."""
         x = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
         head_dim = self.config.width // self.config.heads
         table = condition_table(self.config.rotary, x.shape[1], head_dim, x.device)
-        mask = _causal_mask(x.shape[1], 0, x.device) if causal and x.shape[1] > 1 else None
-        context = Context([], [])
+        seen = condition.seen if isinstance(condition, Captions) else None
+        mask = condition_mask(x.shape[1], seen, causal, x.device)
+        context = Context([], [], mask=seen)
         for block in self.blocks:
             x, keys, values = block(x, table, mask=mask)
             context.keys.append(keys)
@@ -93,17 +94,22 @@ class GPT(nn.Module):
             return self._hidden_causal(tokens, grid, context, rows, cache)
         assert cache is None
         x, table = self._embed(tokens, grid), self._table(grid, tokens.device)
+        mask = with_seen(None, context.mask, x.shape[1])
         for index, block in enumerate(self.blocks):
             last = index == len(self.blocks) - 1
             past = (context.keys[index], context.values[index])
-            x, _, _ = block(x, table, past=past, rows=rows if last else None)
+            x, _, _ = block(x, table, past=past, mask=mask, rows=rows if last else None)
         return self.norm(x)
 
-    def hidden_at_once(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
+    def hidden_at_once(
+        self, tokens: Tensor, condition: Tensor | Captions, causal: bool = False
+    ) -> Tensor:
         """What `hidden` of `encode` gives, (B, N, D), in one pass.
 
         Faster where a context serves once: condition and tokens share every matrix product.
         """
+        if isinstance(condition, Captions) and condition.mask is not None:  # two masks, two passes
+            return self.hidden(tokens, self.encode(condition, causal), causal=causal)
         grid, tokens = self._grid(tokens)
         condition_tokens = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
         seen = tokens[:, :-1] if causal else tokens  # nothing stands behind the last one
@@ -145,6 +151,7 @@ class GPT(nn.Module):
         table = self._table(grid, tokens.device)[first : asked - 1]
         num_earlier = context.keys[0].shape[2] + first
         mask = _causal_mask(x.shape[1], num_earlier, x.device) if x.shape[1] > 1 else None
+        mask = with_seen(mask, context.mask, first + x.shape[1])
         if x.shape[1]:
             for index, block in enumerate(self.blocks):
                 past = (context.keys[index], context.values[index])

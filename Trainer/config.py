@@ -13,7 +13,7 @@ from MaskGIL.config import (
     require_within,
 )
 from MaskGIL.device import Precision
-from Network.config import NetworkConfig, TokenizerConfig, setting
+from Network.config import NetworkConfig, TokenizerConfig, UserError, setting
 
 Contest = Literal["hinge", "non-saturating"]
 
@@ -139,10 +139,23 @@ class RunConfig:
     out_dir: str = setting("", "folder of the run; running again resumes it", free=True)
     init_from: str = setting(
         "",
-        "weights to begin with instead of random ones, a folder or a file: fine-tuning",
+        "weights to begin with instead of random ones, a folder, a file or a public name: "
+        "fine-tuning",
+        free=True,
+    )
+    init_skip: tuple[str, ...] = setting(
+        (),
+        "of init_from for a generator: beginnings of names of tensors that are random all the "
+        "same; * stands for anything",
         free=True,
     )
     report: str = setting("", "folder of a run: draw its curves and do nothing else", free=True)
+    compare: tuple[str, ...] = setting(
+        (),
+        "folder of a run: compare its curves with those of its recipe, or RUN,OTHER, and do "
+        "nothing else",
+        free=True,
+    )
     seed: int = setting(0, "seed of weights, order, crops and masks")
     device: str = setting("auto", "auto, cuda, mps or cpu", free=True)
     precision: Precision = setting(
@@ -160,3 +173,5 @@ class RunConfig:
 
     def __post_init__(self):
         require_within("seed", self.seed, 0, LARGEST_SEED)
+        if self.init_skip and not (self.init_from and self.job == "generator"):
+            raise UserError("init_skip is for job=generator with init_from=WEIGHTS; leave it out.")

@@ -1,16 +1,13 @@
-"""Expected numbers: a plain formulation with one head at a time, and logits of LlamaGen's own
-classes (`fixtures/network/NOTES.md`)."""
+"""Expected numbers: a plain formulation with one head at a time; those of LlamaGen's own classes
+are in test_generator_files.py."""
 
 from dataclasses import astuple, replace
 from itertools import product
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from fixtures.network import filler
-from safetensors.torch import load_file
 from torch import nn
 
 from Network import build_network
@@ -342,83 +339,6 @@ def test_a_cache_takes_a_whole_sequence():
         found = network.hidden(tokens, context, causal=True, cache=cache)
         torch.testing.assert_close(found, network.hidden(tokens, context, causal=True), **EXACT)
     assert cache.length == 15
-
-
-# LlamaGen's own numbers
-
-LLAMAGEN = load_file(Path(__file__).parent / "fixtures/network/llamagen_c2i_tiny.safetensors")
-LLAMAGEN_KEYS = {
-    "tok_embeddings": "token_embedding",
-    "cls_embedding.embedding_table": "condition.table",
-    "attention.wqkv": "attention.qkv",
-    "attention.wo": "attention.out",
-    "feed_forward.w1": "feed_forward.gate",
-    "feed_forward.w3": "feed_forward.up",
-    "feed_forward.w2": "feed_forward.down",
-    "attention_norm": "attention_norm_in",
-    "ffn_norm": "feed_forward_norm_in",
-    "layers": "blocks",
-}
-# Of the float32 arithmetic, as measured with LlamaGen's classes themselves, cached and not
-SCALES = [(0.02, "", 1e-5), (0.2, "_hot", 1e-4)]
-SHA256 = {  # of the weights that the stored logits were made with
-    0.02: "39368b7a57002126c60ea63ed4fa626ee06689c848e46290338984c969f50e26",
-    0.2: "53a2cffb1f37f4cf06887a55efee34923a7fc3fec17e9ec47a34640957766cff",
-}
-
-
-def llamagen(scale):
-    """Our network with the weights of the stored one; its table has no row for a mask token."""
-    network = build_network(
-        tiny.network_config(
-            width=64, heads=4, codebook_size=32, num_classes=10, grid=(8, 8), norm="pre",
-            qk_norm=False, embed_norm=False, rotary="llamagen",
-        )
-    ).eval()  # fmt: skip
-    shapes, theirs = {}, {}
-    for ours, tensor in network.state_dict().items():
-        name = ours
-        for their_part, our_part in LLAMAGEN_KEYS.items():
-            name = name.replace(our_part, their_part)
-        theirs[ours] = name
-        shapes[name] = (32, 64) if name == "tok_embeddings.weight" else tuple(tensor.shape)
-    weights = filler.transformer_weights(shapes, scale)
-    assert filler.digest(weights) == SHA256[scale]
-    weights["tok_embeddings.weight"] = F.pad(weights["tok_embeddings.weight"], (0, 0, 0, 1))
-    network.load_state_dict({ours: weights[name] for ours, name in theirs.items()}, strict=True)
-    return network
-
-
-@pytest.mark.parametrize(("scale", "suffix", "tolerance"), SCALES)
-@pytest.mark.parametrize("chunk", [None, 1, 16])
-def test_logits_of_llamagen(scale, suffix, tolerance, chunk):
-    network, tokens = llamagen(scale), LLAMAGEN["idx"].long()
-    with torch.no_grad():
-        context = network.encode(LLAMAGEN["labels"], causal=True)
-        if chunk:
-            cache = KVCache(64)
-            parts = torch.arange(64).expand(2, -1).split(chunk, 1)
-            hidden = [network.hidden(tokens, context, part, True, cache) for part in parts]
-        else:
-            hidden = [network.hidden(tokens, context, causal=True)]
-        found = network.head(torch.cat(hidden, 1))
-    expected = LLAMAGEN[f"logits{suffix}"][:, :64]
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize(("scale", "suffix", "tolerance"), SCALES)
-def test_guided_tokens_of_llamagen(scale, suffix, tolerance):
-    network, labels = llamagen(scale), LLAMAGEN["labels"]
-    tokens, cache = torch.full((4, 64), network.mask_id), KVCache(64)
-    with torch.no_grad():
-        both = torch.cat([labels, torch.full_like(labels, network.null_label)])
-        context = network.encode(both, causal=True)
-        for row in range(64):
-            rows = torch.full((4, 1), row)
-            logits = network.head(network.hidden(tokens, context, rows, True, cache))
-            conditional, null = logits[:, 0].chunk(2)
-            tokens[:, row] = (null + 2 * (conditional - null)).argmax(-1).repeat(2)
-    assert torch.equal(tokens[:2], LLAMAGEN[f"greedy_cfg2{suffix}"].long())
 
 
 # States and sentences

@@ -488,5 +488,56 @@ def test_fine_tuning_begins_with_the_averaged_weights(folder, make, tmp_path):
     given = load_network(weights).state_dict()
     begun = trainer.module.state_dict()
     assert all(torch.equal(begun[name], given[name]) for name in given)
-    with pytest.raises(UserError, match="do not fit this architecture"):
+    with pytest.raises(UserError, match="does not fit this network"):
         make(f"init_from={weights}", "network.width=16")
+
+
+def test_fine_tuning_on_other_classes(folder, tmp_path):
+    """The table of classes begins anew, and the log says so; a resumed run does not begin again."""
+    train("generator", folder, "loop.steps=2", f"out_dir={tmp_path / 'first'}")
+    weights, run = tmp_path / "first" / "weights", tmp_path / "second"
+    words = [f"init_from={weights}", "network.num_classes=0", f"out_dir={run}", "loop.save_every=2"]
+    train("generator", folder, *words, "loop.steps=2")
+    told = f"begun with {weights}, but for condition.table.weight\n"
+    assert told in (run / "log.txt").read_text()
+    train("generator", folder, *words, "loop.steps=4")
+    assert (run / "log.txt").read_text().count("begun with") == 1
+
+
+def test_weights_of_raster_order_begin_a_masked_run(folder, make, tmp_path):
+    train("generator", folder, "loop.steps=2", "objective=ar", f"out_dir={tmp_path / 'first'}")
+    weights = tmp_path / "first" / "weights"
+    assert load_weights(weights).objective == "ar"
+    trainer = make(f"init_from={weights}")
+    assert trainer.config.objective == "mar"
+    given, begun = load_network(weights).state_dict(), trainer.module.state_dict()
+    assert all(torch.equal(begun[name], given[name]) for name in given)
+
+
+def test_what_may_begin_anew_is_for_weights_that_are_given(make):
+    with pytest.raises(UserError, match=r"^init_skip is for job=generator with init_from=WEIGHTS"):
+        make("init_skip=output")
+
+
+KINDS = {
+    "vit": ("network.kind=vit",),
+    "halton": ("network.kind=halton",),
+    "published": ("network.rotary=published", "network.norm=pre", "network.qk_norm=false"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_architectures_train_and_are_sampled(folder, tmp_path, kind):
+    """64 images by heart, as in `test_it_learns`; then a picture from the weights folder."""
+    words = [FP32, "loop.steps=40", "masking.label_smoothing=0", "optim.lr=1e-2", *KINDS[kind]]
+    train("generator", folder, *words, f"out_dir={tmp_path}")
+    found = losses(tmp_path)
+    assert found[-10:].mean() < 0.95 * math.log(CODES)
+    pipe = Pipeline.from_pretrained(tmp_path / "weights", "cpu")
+    assert pipe.network.config == config("generator", folder, *KINDS[kind]).network
+    assert pipe([0, 1]).tokens.max() < CODES
+
+
+def test_the_published_layout_has_no_raster_order(make):
+    with pytest.raises(UserError, match=r"learns objective=mar, not ar"):
+        make("network.rotary=published", "objective=ar")

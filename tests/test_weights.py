@@ -229,6 +229,14 @@ def test_a_missing_folder_names_its_neighbours(folder, tokenizer_folder):
     refused(rf"^No such weights folder: {nowhere}\. Train it first\.$", load_weights, nowhere)
 
 
+def test_a_file_in_the_place_of_a_folder(folder):
+    file = folder / "tokenizer.safetensors"
+    refused(rf"^{file} is a file; give the weights folder that it lies in, ", load_weights, file)
+    refused(rf"^tokenizer\.weights={file} is a file, which does not say what it is; name the "
+            r"weights folder that it lies in, or give tokenizer\.name=NAME beside it\.$",
+            open_tokenizer, TokenizerConfig(weights=str(file)))  # fmt: skip
+
+
 def test_what_a_kill_has_left_is_named(folder):
     kept = folder.rename(folder.with_name("weights.old"))
     refused(rf"^No such weights folder: {folder}\. A save was cut short and left {kept}: "
