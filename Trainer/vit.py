@@ -79,6 +79,11 @@ class GeneratorTrainer(Trainer):
         self.begun_with = describe_beginning(source, fresh)
         return begun
 
+    def outline(self) -> nn.Module:
+        """The network without memory."""
+        with torch.device("meta"):
+            return build_network(self.config.network)
+
     def dataset(self) -> Dataset[Batch]:
         """Tokens or images of the training split, and how many tokens to hide."""
         config, data = self.config, self.config.data
