@@ -206,7 +206,8 @@ class GeneratorTrainer(Trainer):
         }
         if self.config.objective != "mar":
             facts["objective"] = AIMS[self.config.objective]
-        elif weight := self.config.masking.visible_weight:
+        weight = self.config.masking.visible_weight
+        if weight and self.config.objective != "ar":
             facts["loss"] = f"of all tokens, visible ones count {weight:g}: every row is computed"
         return facts
 
