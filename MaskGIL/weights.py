@@ -17,6 +17,7 @@ from torch import Tensor
 
 from MaskGIL.config import Objective, SamplingConfig, from_dict, to_dict
 from MaskGIL.distributed import first_rank_first
+from MaskGIL.durable import exchange
 from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
 from MaskGIL.public import GENERATORS, public_file
 from MaskGIL.values import choices, did_you_mean
@@ -84,6 +85,9 @@ def save_weights(
     for file in aside.iterdir():
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
+    if folder.exists() and exchange(aside, folder):
+        shutil.rmtree(aside)
+        return
     if folder.exists():  # else `old` may be all that a kill has left
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)

@@ -127,10 +127,19 @@ def fetched(
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+    except (OSError, EOFError) as error:  # as of reading from one that is gone, if one is
+        for worker in started:
+            worker.join(0.2)
+            if worker.exitcode:
+                told = f"DataLoader worker (pid {worker.pid}) has left with {worker.exitcode}"
+                raise RuntimeError(told) from error
+        raise
     finally:
-        del batches  # which tells them to leave, and waits for 5 seconds
+        if workers:  # told to leave, and for 5 seconds waited for; an error would keep them
+            getattr(batches, "_shutdown_workers")()  # noqa: B009
         for worker in started:
             worker.kill()  # one that hangs
+            worker.join()
 
 
 @contextmanager
