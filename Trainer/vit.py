@@ -132,9 +132,8 @@ class GeneratorTrainer(Trainer):
 
     def mode(self) -> str:
         """What this step asks for: "mar" or "ar", the same on all ranks and in all parts."""
-        return (
-            "ar" if self._fitting else mode_of(self.config.objective, self.config.seed, self.step)
-        )
+        config = self.config
+        return "ar" if self._fitting else mode_of(config.objective, config.seed, self.step)
 
     def validate(self) -> dict[str, float]:
         """Loss without smoothing, and accuracy, on validation tokens in every mode it learns."""
