@@ -63,8 +63,7 @@ class HaltonTransformer(nn.Module):
         assert not causal, "see `objectives`"
         activated = F.silu(self.condition(condition))  # (B, 1, D)
         parts = [*(block.modulation for block in self.blocks), self.modulation]
-        width = self.config.width
-        return Context(vectors=[part(activated).unflatten(-1, (-1, width))[:, 0] for part in parts])
+        return Context(vectors=[_vectors(part, activated) for part in parts])
 
     def hidden(
         self,
@@ -77,23 +76,38 @@ class HaltonTransformer(nn.Module):
         """Hidden states before the head: (B, N, D), or (B, M, D) of rows (B, M) int64."""
         assert not causal, "see `objectives`"
         assert cache is None
-        tokens = flat_tokens(tokens, self.config.grid)  # (B, N)
-        x = self.dropout(self.token_embedding(tokens) + self.position_embedding.weight)
-        register = self.register.weight.expand(len(tokens), -1, -1)
-        x = torch.cat([x, register.to(x.dtype)], 1)  # (B, N + 1, D)
+        x = self._embed(tokens)
         for block, vectors in zip(self.blocks, context.vectors):
             x = block(x, vectors)
         x = x[:, :-1] if rows is None else take_rows(x, rows)
-        shift, scale = context.vectors[-1].split(1, 1)  # (B, 1, D) each
-        return _modulate(self.norm(x) + self.norm_bias, shift, scale)
+        return self._end(x, context.vectors[-1])
 
     def hidden_at_once(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
-        """What `hidden` of `encode` gives, (B, N, D)."""
-        return self.hidden(tokens, self.encode(condition, causal), causal=causal)
+        """What `hidden` of `encode` gives, (B, N, D), each block computing its own vectors.
+
+        So nothing of a block is used outside of it, where its weights may be on other ranks.
+        """
+        assert not causal, "see `objectives`"
+        activated, x = F.silu(self.condition(condition)), self._embed(tokens)
+        for block in self.blocks:
+            x = block(x, activated=activated)
+        return self._end(x[:, :-1], _vectors(self.modulation, activated))
 
     def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Hidden states (..., D) -> logits (..., V), alike at every place."""
         return F.linear(hidden, self.token_embedding.weight[: self.mask_id], self.bias)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h, w) or (B, N) -> (B, N + 1, D), the register last."""
+        tokens = flat_tokens(tokens, self.config.grid)  # (B, N)
+        x = self.dropout(self.token_embedding(tokens) + self.position_embedding.weight)
+        register = self.register.weight.expand(len(tokens), -1, -1)
+        return torch.cat([x, register.to(x.dtype)], 1)
+
+    def _end(self, x: Tensor, vectors: Tensor) -> Tensor:
+        """The last norm of x (B, M, D), shifted and scaled by vectors (B, 2, D)."""
+        shift, scale = vectors.split(1, 1)  # (B, 1, D) each
+        return _modulate(self.norm(x) + self.norm_bias, shift, scale)
 
 
 class Block(nn.Module):
@@ -108,8 +122,16 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, vectors: Tensor) -> Tensor:
-        """X (B, n, D) and vectors (B, 6, D): shift, scale, gate of either branch -> (B, n, D)."""
+    def forward(
+        self, x: Tensor, vectors: Tensor | None = None, activated: Tensor | None = None
+    ) -> Tensor:
+        """X (B, n, D) and vectors (B, 6, D): shift, scale, gate of either branch -> (B, n, D).
+
+        Without vectors they are computed from the `activated` condition (B, 1, D).
+        """
+        if vectors is None:
+            assert activated is not None
+            vectors = _vectors(self.modulation, activated)
         shift, scale, gate, shift_2, scale_2, gate_2 = vectors.split(1, 1)  # (B, 1, D) each
         branch = self.attention(_modulate(self.attention_norm(x), shift, scale))
         x = x + gate * self.dropout(branch)
@@ -133,6 +155,11 @@ class Attention(nn.Module):
         q, k = _unit(q), _unit(k)
         q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (q, k, v))
         return self.out(attend(q, k, v, None).transpose(1, 2).flatten(2))
+
+
+def _vectors(modulation: nn.Module, activated: Tensor) -> Tensor:
+    """The activated condition (B, 1, D) -> vectors (B, 6 or 2, D)."""
+    return modulation(activated).unflatten(-1, (-1, activated.shape[-1]))[:, 0]
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
