@@ -27,6 +27,7 @@ FLAGS = {
     "--dry-run": "check everything and tell what would be done, without doing it",
     "--debug": "show the traceback of a mistake too",
 }
+PREEMPTED = 143  # 128 + SIGTERM, as a shell says of a process that this signal has ended
 _COLUMNS = 100
 # Seconds in which torchrun ends this process if another rank has left with an error
 _PRECEDENCE = 5.0  # a mistake that rank 0 may have met too
@@ -36,6 +37,14 @@ _LANGUAGE = (
     "Keys below are written key=value, lists as a,b without brackets. They win over the YAML file, "
     "which may start from another one by the line 'base: other.yaml'."
 )
+
+
+class Failure(Exception):
+    """What ends a job without anybody's mistake in it: one plain sentence with the remedy."""
+
+
+class Preempted(Exception):
+    """A job that was asked to end has saved everything; its command goes on with it."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,9 @@ def run_command(
 ) -> int:
     """Call `job(config, flags)` with what `argv` (without the program's name) asks for.
 
-    Returns the exit code: the job's own (None: 0), 2 for a UserError, 130 for Ctrl-C, 1 for any
-    other exception. `program` is how the command is written, `about` what it does. Under torchrun
+    Returns the exit code: the job's own (None: 0), 2 for a UserError, 143 for Preempted, 130 for
+    Ctrl-C, 1 for a Failure, of which only the sentence is shown, and for any other exception.
+    `program` is how the command is written, `about` what it does. Under torchrun
     the first to leave speaks, rank 0 before any other, and the rest are ended by it meanwhile.
     """
     rank, ranks = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
@@ -70,12 +80,15 @@ def run_command(
         if "--print-config" in flags:
             return _show(to_yaml(config), is_main)
         return job(config, Flags("--dry-run" in flags, "--debug" in flags)) or 0
-    except UserError as error:
+    except (UserError, Failure) as error:
         if "--debug" in argv:
             traceback.print_exc()
         time.sleep(0 if is_main else _PRECEDENCE)
         print(f"error{'' if is_main else f' on rank {rank}'}: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, Failure) else 2
+    except Preempted as ended:
+        _show(f"{ended}\n", is_main)
+        return PREEMPTED
     except KeyboardInterrupt:
         return 130
     except Exception:

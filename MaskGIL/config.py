@@ -148,6 +148,9 @@ class DataConfig:
         "fp32", "how the cache is encoded: bf16 is faster and changes a small share of the tokens"
     )
     workers: int = setting(0, "processes that read images; 0 reads in the main process", free=True)
+    timeout: int = setting(
+        300, "seconds after which a batch that has not come ends the run; 0 waits", free=True
+    )
     max_bad: float = setting(0.001, "stop if a larger share of images is unreadable", free=True)
 
     def __post_init__(self):
@@ -155,6 +158,7 @@ class DataConfig:
         require_at_least("data.num_images", self.num_images, 1)
         require_within("data.balance", self.balance, 0, 1)
         require_at_least("data.workers", self.workers, 0)
+        require_at_least("data.timeout", self.timeout, 0)
         require_within("data.max_bad", self.max_bad, 0, 1)
 
 

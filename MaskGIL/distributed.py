@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 PATIENCE = timedelta(hours=2)  # ranks that encode a large data set finish at different times
+STEP_PATIENCE = timedelta(minutes=30)  # in training they only wait for a score, or a compilation
 
 
 @contextmanager
@@ -92,6 +93,24 @@ def all_gather(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor)
     return torch.cat(parts)
+
+
+def all_gather_texts(text: str) -> list[str]:
+    """What each rank says, in their order."""
+    if world_size() == 1:
+        return [text]
+    texts = [""] * world_size()
+    dist.all_gather_object(texts, text)
+    return texts
+
+
+def lose_patience() -> None:
+    """From now on a rank that does not answer ends the job within STEP_PATIENCE."""
+    if world_size() == 1:
+        return
+    public, of_before = "set_timeout", "_set_pg_timeout"  # torch 2.11 has the second one only
+    name = public if hasattr(dist.distributed_c10d, public) else of_before
+    getattr(dist.distributed_c10d, name)(STEP_PATIENCE)
 
 
 def chunks(count: int, size: int) -> list[range]:

@@ -45,8 +45,8 @@ class PartLogits:
 
     def next(self, earlier: Sequence[Tensor]) -> Tensor:
         """Logits (B, M, size) of the part behind the earlier ones (B, M)."""
-        logits = [self.head.part_logits(hidden, earlier) for hidden in self.hidden]
-        return guide(*logits, self.scale) if len(logits) == 2 else logits[0]
+        conditional, *null = [self.head.part_logits(hidden, earlier) for hidden in self.hidden]
+        return guide(conditional, null[0], self.scale) if null else conditional
 
 
 def draw_tokens(

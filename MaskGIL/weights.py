@@ -17,6 +17,7 @@ from torch import Tensor
 
 from MaskGIL.config import Objective, SamplingConfig, from_dict, to_dict
 from MaskGIL.distributed import first_rank_first
+from MaskGIL.durable import exchange
 from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
 from MaskGIL.public import GENERATORS, public_file
 from MaskGIL.values import choices, did_you_mean
@@ -48,6 +49,7 @@ def save_weights(
     tokenizer: VQTokenizer,
     *,
     network: GPT | None = None,
+    last: Mapping[str, Tensor] | None = None,
     average: Mapping[str, Tensor] | None = None,
     classes: Sequence[str] = (),
     sampling: SamplingConfig | None = None,
@@ -55,7 +57,8 @@ def save_weights(
 ) -> None:
     """Write a weights folder aside, then put it in the place of the old one.
 
-    Without an `average` the network is all there is: weights of others, which came so.
+    `last` are the weights of `network`, if not those that it has now. Without an `average` the
+    network is all there is: weights of others, which came so.
     """
     aside, old = (folder.with_name(folder.name + end) for end in (".tmp", ".old"))
     shutil.rmtree(aside, ignore_errors=True)
@@ -72,7 +75,7 @@ def save_weights(
     if network is not None:
         config |= {"network": to_dict(network.config), "classes": list(classes)}
         config |= {"sampling": to_dict(sampling or SamplingConfig()), "objective": objective}
-        _save(network.state_dict(), aside / NETWORK)
+        _save(network.state_dict() if last is None else last, aside / NETWORK)
         if average is not None:
             _save(average, aside / NETWORK_EMA)
         else:
@@ -82,6 +85,9 @@ def save_weights(
     for file in aside.iterdir():
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
+    if folder.exists() and exchange(aside, folder):
+        shutil.rmtree(aside)
+        return
     if folder.exists():  # else `old` may be all that a kill has left
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)

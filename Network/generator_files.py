@@ -21,7 +21,7 @@ State = Mapping[str, Tensor]
 # The first that a file has is read, else it is flat: DDP, DeepSpeed, MaskGIL's and others' trainers
 CONTAINERS = ("model", "module", "model_state_dict", "state_dict")
 UNUSED = ("freqs_cis", "head.weight")  # rotary tables of old files; Halton's head is its embedding
-OURS = "token_embedding.weight"
+OURS = "token_embedding."  # how a name begins that is ours
 NUM_CLASSES = 1000  # of a table that holds codes and classes and does not say how many of each
 UNSHAPED = ("kind", "rotary", "heads")  # of NetworkConfig: what changes no shape, or all names
 BLOCK = re.compile(r"(?:transformer\.)?layers\.(\d+)\.")
@@ -59,7 +59,7 @@ def read_generator(path: str | Path, config: NetworkConfig | None = None) -> Gen
     of another architecture.
     """
     state = _container(read_contents(path))
-    if OURS in state:
+    if _is_ours(state):
         if config is None:
             raise UserError(f"{path} is a bare file; give its folder, with config.json beside it.")
         return Generator(config, state, "mar")
@@ -72,12 +72,19 @@ def read_generator(path: str | Path, config: NetworkConfig | None = None) -> Gen
             f"{path} looks like a generator of {layout.project}, but lacks {missing.args[0]}; "
             "download it again."
         ) from None
+    except UserError:
+        raise
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise UserError(
+            f"{path} looks like a generator of {layout.project}, but its tensors have other shapes "
+            f"({error}); download it again."
+        ) from None
 
 
 def holds_generator(path: str | Path) -> bool:
     """Whether a file holds a generator of a layout that is known. Raises as `read_contents`."""
     state = _container(read_contents(path))
-    return OURS in state or any(_is_layout(layout, state) for layout in LAYOUTS.values())
+    return _is_ours(state) or any(_is_layout(layout, state) for layout in LAYOUTS.values())
 
 
 def tell_layout(state: State, path: object) -> str:
@@ -120,6 +127,10 @@ def _container(contents: Mapping[str, Any]) -> dict[str, Tensor]:
     tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
     state = {unwrapped(str(name)): tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in state.items() if name not in UNUSED}
+
+
+def _is_ours(state: State) -> bool:
+    return any(name.startswith(OURS) for name in state)
 
 
 def _is_layout(layout: Layout, state: State) -> bool:

@@ -28,17 +28,13 @@ def grid_angles(height: int, width: int, head_dim: int) -> Tensor:
     return torch.cat([rows, columns], -1).flatten(0, 1)  # (h w, D/2)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # a table remembered from inference must serve training too
+@torch.compiler.assume_constant_result  # else each compiled step would compute it anew
 def rotary_table(height: int, width: int, head_dim: int, device: torch.device) -> Tensor:
     """Complex table (height * width, head_dim / 2) of the image tokens on `device`.
 
     Raises ValueError unless head_dim is a multiple of 4.
     """
-    if head_dim % 4:
-        raise ValueError(f"head_dim must be a multiple of 4 for two dimensions, not {head_dim}")
-    angles = grid_angles(height, width, head_dim)
-    return torch.polar(torch.ones_like(angles), angles).to(device)
+    return _remembered_table(height, width, head_dim, device)
 
 
 def condition_table(layout: str, num_tokens: int, head_dim: int, device: torch.device) -> Tensor:
@@ -79,3 +75,12 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
         turned = [real * cosine - imaginary * sine, real * sine + imaginary * cosine]
         return torch.stack(turned, -1).flatten(-2)
     return torch.view_as_real(torch.view_as_complex(pairs) * table).flatten(-2)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a table remembered from inference must serve training too
+def _remembered_table(height: int, width: int, head_dim: int, device: torch.device) -> Tensor:
+    if head_dim % 4:
+        raise ValueError(f"head_dim must be a multiple of 4 for two dimensions, not {head_dim}")
+    angles = grid_angles(height, width, head_dim)
+    return torch.polar(torch.ones_like(angles), angles).to(device)

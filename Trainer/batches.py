@@ -4,7 +4,10 @@ A DataLoader without batching fetches them, in this process or in workers: the s
 Shapes: B images of this rank, S pixels, h x w tokens.
 """
 
+import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from MaskGIL.cache import TokenCache
+from MaskGIL.command import Failure
 from MaskGIL.data import Images
 from MaskGIL.data.crops import crop_image
 from MaskGIL.data.folders import BadFiles, UnreadableImage
@@ -97,8 +101,14 @@ class Shielded(Dataset):
             return error
 
 
-def fetched(data: Dataset[Batch], steps: range, workers: int, pinned: bool) -> Iterator[Batch]:
-    """Items `steps`, fetched by this process or by workers. Raises the UserError they meet."""
+def fetched(
+    data: Dataset[Batch], steps: range, workers: int, pinned: bool, timeout: int = 0
+) -> Iterator[Batch]:
+    """Items `steps`, fetched by this process or by workers. Raises the UserError they meet.
+
+    Close it: workers take no signals but SIGKILL, so that those which end a job do not end them
+    before it. PyTorch tells of one that died, or sent nothing for `timeout` seconds.
+    """
     loader = DataLoader(
         Shielded(data),
         batch_size=None,
@@ -106,11 +116,57 @@ def fetched(data: Dataset[Batch], steps: range, workers: int, pinned: bool) -> I
         num_workers=workers,
         pin_memory=pinned,
         generator=torch.Generator(),  # the global one must not move
+        timeout=timeout if workers else 0,
+        worker_init_fn=_ignore_signals,
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    before = set(multiprocessing.active_children())
+    batches = iter(loader)
+    started = set(multiprocessing.active_children()) - before
+    try:
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    except (OSError, EOFError) as error:  # as of reading from one that is gone, if one is
+        for worker in started:
+            worker.join(0.2)
+            if worker.exitcode:
+                told = f"DataLoader worker (pid {worker.pid}) has left with {worker.exitcode}"
+                raise RuntimeError(told) from error
+        raise
+    finally:
+        if workers:  # told to leave, and for 5 seconds waited for; an error would keep them
+            getattr(batches, "_shutdown_workers")()  # noqa: B009
+        for worker in started:
+            worker.kill()  # one that hangs
+            worker.join()
+
+
+@contextmanager
+def told_of_workers(timeout: int) -> Iterator[None]:
+    """Turn what PyTorch raises about a data worker, anywhere in this process, into a Failure."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        again = "the same command goes on from the last checkpoint."
+        if text.startswith("DataLoader timed out"):
+            raise Failure(
+                f"No batch has come from the data workers for data.timeout={timeout} seconds: the "
+                f"disk hangs, or reading takes longer; with another data.timeout or data.workers "
+                f"{again}"
+            ) from error
+        if text.startswith("DataLoader worker"):
+            raise Failure(
+                f"A data worker has died ({text.rstrip('. ')}), as happens when memory runs out; "
+                f"with fewer data.workers, or the same, {again}"
+            ) from error
+        raise
+
+
+def _ignore_signals(_: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def bad_files(config: RunConfig, images: Images) -> BadFiles:

@@ -8,25 +8,30 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
+    set_model_state_dict,
     set_optimizer_state_dict,
 )
 from torch.optim import Optimizer
 
 from MaskGIL.distributed import is_main
+from MaskGIL.durable import is_full
 from Network.config import UserError
+from Trainer.logger import format_bytes
+from Trainer.parallel import fill_in, whole
 
 FORMAT = 2
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -36,17 +41,27 @@ Snapshot = dict[str, Mapping[str, Any]]  # file name -> tensors, or numbers for 
 
 
 class Checkpoints:
-    """The checkpoints of one run. Writing happens in one thread, in order."""
+    """The checkpoints of one run. Writing happens in one thread, in order.
 
-    def __init__(self, folder: Path, keep: int):
-        self.folder, self.keep = folder, keep
+    The newest `keep` stay, and for ever each whose step `keep_every` divides, unless it is 0.
+    """
+
+    def __init__(self, folder: Path, keep: int, keep_every: int = 0):
+        self.folder, self.keep, self.keep_every = folder, keep, keep_every
+        self.warn: Callable[[str], object] = print  # takes what a user should know
+        self.is_lost = False  # the disk was full when the newest one was written
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future | None = None
 
-    def save(self, step: int, snapshot: Snapshot) -> None:
-        """Write a snapshot in the background; waits only for the one before it."""
+    def save(
+        self, step: int, snapshot: Snapshot, export: Callable[[Snapshot], None] | None = None
+    ) -> None:
+        """Write a snapshot in the background, then `export` it; waits only for the one before it.
+
+        A disk that is full is told, and nothing else happens.
+        """
         self.wait()
-        self._pending = self._writer.submit(self._write, step, snapshot)
+        self._pending = self._writer.submit(self._save, step, snapshot, export)
 
     def wait(self) -> None:
         """Wait until everything is on disk. Raises what the writing raised."""
@@ -68,9 +83,30 @@ class Checkpoints:
                 print(f"warning: checkpoint {folder.name} is passed over: {damage}", flush=True)
         return None
 
-    def _write(self, step: int, snapshot: Snapshot) -> None:
+    def _save(
+        self, step: int, snapshot: Snapshot, export: Callable[[Snapshot], None] | None
+    ) -> None:
         final = self.folder / f"step-{step:07d}"
         aside = final.with_suffix(".tmp")
+        try:
+            self._write(final, aside, step, snapshot)
+            self.is_lost = False
+            self._delete_old(final)
+            if export:
+                export(snapshot)
+        except (OSError, SafetensorError) as error:
+            if not is_full(error):
+                raise
+            self.is_lost = not final.exists()
+            shutil.rmtree(aside, ignore_errors=True)
+            free = shutil.disk_usage(self.folder).free
+            self.warn(
+                f"warning: the disk of {self.folder} is full: {final.name} and its weights need up "
+                f"to {format_bytes(2 * _size(snapshot))}, {format_bytes(free)} are free. What was "
+                "saved before is intact and training goes on; make room before it ends."
+            )
+
+    def _write(self, final: Path, aside: Path, step: int, snapshot: Snapshot) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         for name, content in snapshot.items():
@@ -88,10 +124,17 @@ class Checkpoints:
         _sync(self.folder)
         (self.folder / "latest.tmp").write_text(final.name)
         os.replace(self.folder / "latest.tmp", self.folder / "latest")
+
+    def _delete_old(self, newest: Path) -> None:
         # Later ones are damaged leftovers that were passed over: they do not count as kept
-        whole = [each for each in self.folder.glob("step-*[0-9]") if each.name <= final.name]
+        whole = [each for each in self.folder.glob("step-*[0-9]") if each.name <= newest.name]
         for old in sorted(whole)[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            if self.keep_every and int(old.name.removeprefix("step-")) % self.keep_every == 0:
+                continue
+            try:
+                shutil.rmtree(old)
+            except OSError as error:
+                self.warn(f"warning: the old checkpoint {old} cannot be deleted: {error}")
 
 
 def damaged_file(folder: Path) -> str | None:
@@ -121,7 +164,7 @@ def take_snapshot(
     extra: Mapping[str, Tensor],
     state: dict,
 ) -> Snapshot:
-    """Copy everything that resuming needs to the CPU."""
+    """Copy everything that resuming needs to the CPU; every rank must come, rank 0 gets it."""
     moments = get_optimizer_state_dict(module, optimizer, options=_FLAT)
     tensors = {name: value for name, value in moments.items() if isinstance(value, Tensor)}
     numbers = {name: value for name, value in moments.items() if not isinstance(value, Tensor)}
@@ -148,22 +191,32 @@ def restore(
 ) -> dict:
     """Load a checkpoint into what it was taken of; returns the rest of the state."""
     state = read_state(folder)
-    module.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    weights = load_file(folder / "model.safetensors")
+    set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True))
     for file, tensors in (("ema.safetensors", ema), ("extra.safetensors", extra)):
         saved = load_file(folder / file)
         assert saved.keys() == tensors.keys()
         for name, tensor in tensors.items():
-            tensor.copy_(saved[name])
+            fill_in(tensor, saved[name])
     moments = {**load_file(folder / "optim.safetensors"), **state.pop("optimizer")}
     set_optimizer_state_dict(module, optimizer, moments, options=_WHOLE)
     return state
 
 
+def _size(snapshot: Snapshot) -> int:
+    """Bytes of its tensors."""
+    files = (content.values() for content in snapshot.values())
+    return sum(each.nbytes for values in files for each in values if isinstance(each, Tensor))
+
+
 def _copied(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """On the CPU and apart from the originals, which the next step changes."""
-    return {
-        name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()
-    }
+    """On the CPU and apart from the originals, which the next step changes; of rank 0 alone."""
+    copies: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())  # one after the other, so that no rank holds them all
+        if is_main():
+            copies[name] = torch.empty(full.shape, dtype=full.dtype).copy_(full)
+    return copies
 
 
 def _sha256(path: Path) -> str:

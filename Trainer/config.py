@@ -16,6 +16,7 @@ from MaskGIL.device import Precision
 from Network.config import NetworkConfig, TokenizerConfig, UserError, setting
 
 Contest = Literal["hinge", "non-saturating"]
+Parallel = Literal["auto", "ddp", "fsdp"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,17 @@ class LoopConfig:
         "parts that a rank's share of a batch is computed in; 0: as few as fit into memory; a "
         "discriminator's batch norm and the entropy of tokens see one part",
     )
-    compile: bool = setting(False, "torch.compile the network")
+    compile: bool = setting(False, "torch.compile the network, a generator block by block")
+    parallel: Parallel = setting(
+        "auto",
+        "how ranks hold a generator: ddp, a copy each; fsdp, a share each; auto: fsdp where a copy "
+        "would take more than half of a card's memory",
+    )
+    checkpoint_blocks: float = setting(
+        0.0,
+        "share of a generator's blocks that are computed again in the backward pass instead of "
+        "kept: 1 takes the least memory and a third more time",
+    )
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = setting(
         "tensorboard", "where curves can be watched, beside metrics.jsonl"
     )
@@ -67,15 +78,29 @@ class LoopConfig:
     score_images: int = setting(1024, "pictures of such a distance, and as many validation images")
     save_every: int = setting(500, "steps between two checkpoints")
     keep: int = setting(2, "newest checkpoints that are kept; at least 2")
+    keep_every: int = setting(
+        0, "checkpoints whose step it divides are kept for ever; 0 keeps none"
+    )
+    max_skips: int = setting(
+        10, "stop after so many steps in a row that were not taken, as they were not finite"
+    )
+    skip_spikes: float = setting(
+        0.0,
+        "do not take a step whose loss is so many standard deviations above the last 128; 0 takes "
+        "each",
+    )
 
     def __post_init__(self):
-        for name in ("steps", "log_every", "save_every"):
+        for name in ("steps", "log_every", "save_every", "max_skips"):
             require_at_least(f"loop.{name}", getattr(self, name), 1)
         require_at_least("loop.accumulation", self.accumulation, 0)
+        require_within("loop.checkpoint_blocks", self.checkpoint_blocks, 0, 1)
         require_at_least("loop.sample_every", self.sample_every, 0)
         require_at_least("loop.validate_every", self.validate_every, 0)
         require_at_least("loop.score_every", self.score_every, 0)
         require_at_least("loop.score_images", self.score_images, 2)
+        require_at_least("loop.keep_every", self.keep_every, 0)
+        require_at_least("loop.skip_spikes", self.skip_spikes, 0)
         require_at_least("loop.keep", self.keep, 2)
 
 

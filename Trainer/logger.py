@@ -1,14 +1,18 @@
 """What a run says: one greppable line, `metrics.jsonl`, a tracker, a bar on a terminal only."""
 
+import errno
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
 from MaskGIL.distributed import is_main
-from MaskGIL.durable import replace_file
+from MaskGIL.durable import is_full, replace_file
 from Trainer.trackers import TRACKERS
 
 
@@ -23,7 +27,8 @@ class Logger:
             return
         self._metrics = folder / "metrics.jsonl"
         _drop_after(self._metrics, step)
-        self._text = (folder / "log.txt").open("a")
+        self._text = folder / "log.txt"
+        self._told_full: set[str] = set()
         self._tracker = TRACKERS[tracker](folder, step)
         terminal = sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=step, disable=not terminal, leave=False, unit="step")
@@ -34,7 +39,7 @@ class Logger:
         if self.active:
             self._bar.write(text, file=sys.stdout)
             sys.stdout.flush()
-            print(text, file=self._text, flush=True)
+            self._append(self._text, text)
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
@@ -45,9 +50,10 @@ class Logger:
         """Keep values of a step: a line of metrics.jsonl and points of curves."""
         if not self.active:
             return
-        with self._metrics.open("a") as file:
-            print(json.dumps({"step": step, "kind": kind, **values}), file=file)
-        self._tracker.log(step, {f"{kind}/{name}": value for name, value in values.items()})
+        self._append(self._metrics, json.dumps({"step": step, "kind": kind, **values}))
+        points = {f"{kind}/{name}": value for name, value in values.items()}
+        with self._despite_a_full_disk("curves"):
+            self._tracker.log(step, points)
 
     def tell(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Keep values of a step and print them, but for the details, whose names end in %."""
@@ -60,11 +66,14 @@ class Logger:
         self.line(" | ".join([f"{kind} at step {step}", *shown]))
 
     def progress(self, step: int, values: dict[str, float], rate: float, data_share: float) -> None:
-        """The line of a training step; `values` are shown in their order."""
+        """The line of a training step; `values` are shown in their order, `z` beside the loss."""
         if not self.active:
             return
         width = len(str(self.total))
-        shown = " | ".join(f"{name} {format_value(name, value)}" for name, value in values.items())
+        numbers = {name: format_value(name, value) for name, value in values.items()}
+        if z := numbers.pop("z", ""):
+            numbers["loss"] += f" (z{z})"
+        shown = " | ".join(f"{name} {number}" for name, number in numbers.items())
         spent = time.monotonic() - self._clock
         eta = spent / max(1, step - self.start) * (self.total - step)
         self.line(
@@ -76,14 +85,39 @@ class Logger:
         """Write out everything."""
         if self.active:
             self._bar.close()
-            self._tracker.close()
-            self._text.close()
+            with self._despite_a_full_disk("curves"):
+                self._tracker.close()
+
+    def _append(self, path: Path, line: str) -> None:
+        """Add a line to a file, whole or not at all."""
+        with self._despite_a_full_disk(path.name), path.open("ab", buffering=0) as file:
+            data, size = f"{line}\n".encode(), file.tell()
+            try:
+                if file.write(data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(size)
+                raise
+
+    @contextmanager
+    def _despite_a_full_disk(self, what: str) -> Iterator[None]:
+        """Go on where there is no room for a line; it is told once."""
+        try:
+            yield
+        except OSError as error:
+            if not is_full(error):
+                raise
+            if what not in self._told_full:
+                print(f"warning: the disk is full: lines of {what} are lost", flush=True)
+            self._told_full.add(what)
 
 
 def format_value(name: str, value: float) -> str:
     """A number as its name wants it: shares in percent, learning rates in powers of ten."""
     if name in ("acc", "usage"):
         return f"{value:.1%}"
+    if name == "z":
+        return f"{value:+.1f}"
     return f"{value:.1e}" if name == "lr" else f"{value:.4g}"
 
 

@@ -14,9 +14,13 @@ import torchvision
 
 from MaskGIL.config import changed_keys, identity, load_config, to_yaml
 from MaskGIL.distributed import barrier, is_main, world_size
+from MaskGIL.durable import replace_file
 from Network.config import UserError
 from Trainer.config import RunConfig
+from Trainer.lock import NAME
 from Trainer.logger import format_bytes
+
+MARKER = "PREEMPTED"  # a run that a signal has ended, saved: to be started again
 
 
 def open_run_folder(config: RunConfig) -> Path:
@@ -35,6 +39,7 @@ def open_run_folder(config: RunConfig) -> Path:
         with (folder / "command.txt").open("a") as file:
             print(shlex.join([Path(sys.executable).name, *sys.argv]), file=file)
         _write(folder / "env.json", json.dumps(environment(), indent=1))
+        (folder / MARKER).unlink(missing_ok=True)
     barrier()
     return folder
 
@@ -49,6 +54,7 @@ def check_run_folder(config: RunConfig) -> None:
     if not folder.exists() or {path.name for path in folder.iterdir()} <= {
         "cache",
         "bad_files.txt",
+        NAME,
     }:
         return
     if not (folder / "config.yaml").is_file():
@@ -65,6 +71,13 @@ def check_run_folder(config: RunConfig) -> None:
             f"out_dir={folder} holds a run with {key}={old}, not {new}{more}; "
             "resume it unchanged or name another folder."
         )
+
+
+def mark_preempted(folder: Path, told: str) -> None:
+    """Leave the sign that this run waits to be started again; every rank comes here."""
+    if is_main():
+        replace_file(folder / MARKER, f"{told}\n".encode())
+    barrier()
 
 
 def environment() -> dict[str, object]:

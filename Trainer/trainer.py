@@ -6,8 +6,8 @@ those alone, so a run that was stopped goes on exactly as if it had not been.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -16,19 +16,26 @@ from torch.utils.data import Dataset
 
 from MaskGIL.data.sampler import split_ranks
 from MaskGIL.device import autocast, choose_device, choose_precision
-from MaskGIL.distributed import all_reduce, barrier, is_main, rank, world_size
+from MaskGIL.distributed import is_main, lose_patience, rank, world_size
 from MaskGIL.noise import STREAMS, seed_of
 from Network.config import UserError
-from Trainer.batches import Batch, fetched
-from Trainer.checkpoint import Checkpoints, read_state, restore, take_snapshot
+from Trainer.batches import Batch, fetched, told_of_workers
+from Trainer.blocks import recompute
+from Trainer.checkpoint import Checkpoints, Snapshot, read_state
 from Trainer.config import RunConfig
 from Trainer.content import Content, check_content, data_content
-from Trainer.logger import Logger, format_seconds
+from Trainer.guard import Guard, put_back, remember, step_unless
+from Trainer.keeping import begin_log, finish, resume, save, say_how_it_ended
+from Trainer.lock import only_job
+from Trainer.logger import Logger
+from Trainer.looks import look
 from Trainer.memory import fewest_parts
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
-from Trainer.parallel import accumulating, parallelise
-from Trainer.run_folder import open_run_folder, surroundings
+from Trainer.parallel import accumulating, holding, is_sharded, parallelise, shard
+from Trainer.run_folder import check_run_folder, open_run_folder
 from Trainer.scoring import Scorer
+from Trainer.signals import Signals
+from Trainer.skipped import tell_of_skipped
 from Trainer.tokens import open_split
 from Trainer.trackers import check_tracker
 from Trainer.window import Metrics, Window
@@ -41,6 +48,7 @@ class Trainer(ABC):
     """
 
     scorer: Scorer  # where loop.score_every asks for it
+    log: Logger
 
     def __init__(self, config: RunConfig):
         self.config = config
@@ -48,9 +56,13 @@ class Trainer(ABC):
         self.dtype = self.precision(config, self.device)
         check_tracker(config.loop.tracker)
         self._cut(config.loop.accumulation or 1)
-        self.step = 0  # optimiser steps done
+        self.step, self.saved = 0, -1  # optimiser steps done; the step of the last checkpoint
         self.extra: dict[str, Tensor] = {}  # what resuming needs beyond weights, summed over ranks
-        self.checkpoints = Checkpoints(Path(config.out_dir) / "checkpoints", config.loop.keep)
+        self.signals, self.stops = Signals(), False  # whether all ranks end behind this step
+        self.guard = Guard(self.device, config.loop.skip_spikes)
+        self.say: Callable[[str], object] = print
+        kept = config.loop.keep, config.loop.keep_every
+        self.checkpoints = Checkpoints(Path(config.out_dir) / "checkpoints", *kept)
         self.newest = self.checkpoints.latest()
         self.begun_with = "" if self.newest else config.init_from  # weights, to fine-tune them
         self.images, self.validation_images = open_split(config, "train"), open_split(config, "val")
@@ -74,6 +86,10 @@ class Trainer(ABC):
     @abstractmethod
     def build(self) -> nn.Module:
         """Build the freshly initialised module to train, on the CPU."""
+
+    def outline(self) -> nn.Module | None:
+        """What `build` builds, on the meta device, if it may be sharded over ranks."""
+        return None
 
     @abstractmethod
     def dataset(self) -> Dataset[Batch]:
@@ -100,8 +116,11 @@ class Trainer(ABC):
         """Distance of pictures to validation images, with the averaged weights in place."""
 
     @abstractmethod
-    def export(self, folder: Path) -> None:
-        """Write the weights folder for users: the averaged weights, and the last ones beside."""
+    def export(self, folder: Path, snapshot: Snapshot) -> None:
+        """Write the weights folder for users: the averaged weights, and the last ones beside.
+
+        From a snapshot, in a thread beside the steps: no weights of the moment, no random numbers.
+        """
 
     @abstractmethod
     def facts(self) -> dict[str, str]:
@@ -119,8 +138,8 @@ class Trainer(ABC):
         """Whatever a subclass does behind the backward pass of a part; one that overflows too."""
         return
 
-    def behind_step(self) -> None:
-        """Whatever a subclass does between two steps."""
+    def behind_step(self, skip: Tensor) -> None:
+        """Whatever a subclass does between two steps; `skip` () is 1.0 if it was not taken."""
         return
 
     def gauges(self) -> dict[str, float]:
@@ -130,85 +149,105 @@ class Trainer(ABC):
     def prepare(self) -> None:
         """Build what a step needs, and encode what has to be in a cache first."""
         config = self.config.optim
-        module = self.build()  # or it raises, before anything is encoded
+        self.shards = is_sharded(self.config.loop.parallel, self.outline(), self.device)
+        with torch.device("meta") if self.shards and not is_main() else nullcontext():
+            module = self.build()  # or it raises, before anything is encoded
+        recompute(module, self.config.loop.checkpoint_blocks)
         self.data = self.dataset()
-        self.module = module.to(self.device)
+        self.module = module if self.shards else module.to(self.device)
+        self.trained = self.objective()
+        if self.shards:
+            shard(self.trained, self.module, self.device, self.dtype)
         self.ema = EMA(self.module, config.ema)
         self.optimizer = build_optimizer(self.module, config)
         scaled = self.dtype == torch.float16  # small gradients would vanish in fp16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
 
     def fit(self) -> None:
-        """Train to the last step, going on where the run folder stands."""
-        self.prepare()
-        loop, folder = self.config.loop, open_run_folder(self.config)
-        self._resume()
-        self.log = Logger(folder, self.step, loop.steps, loop.tracker)
-        around = surroundings(folder, self.device, self.dtype, self.step, loop.steps)
-        begun = {"begun with": self.begun_with} if self.begun_with else {}
-        for name, fact in {**self.facts(), **begun, **around}.items():
-            self.log.line(f"{name:10s} {fact}")
-        if not loop.accumulation:
-            self._fit_into_memory()
-        objective = parallelise(self.objective(), self.device, loop.compile)
-        started, window = time.monotonic(), Window()
+        """Train to the last step, going on where the run folder stands.
+
+        Raises Preempted when a signal has ended it, which all ranks obey at the same step.
+        """
+        check_run_folder(self.config)
+        with only_job(Path(self.config.out_dir)):
+            self.prepare()
+            folder = open_run_folder(self.config)
+            resume(self)
+            begin_log(self, folder)
+            if not self.config.loop.accumulation:
+                self._fit_into_memory()
+            lose_patience()
+            started = time.monotonic()
+            with self.signals, told_of_workers(self.config.data.timeout):
+                self._train(folder)
+                finish(self, folder)
+            say_how_it_ended(self, folder, time.monotonic() - started)
+
+    def _train(self, folder: Path) -> None:
+        """All steps that are left, with whatever is due behind each."""
+        loop, data, window = self.config.loop, self.config.data, Window()
+        objective = parallelise(self.trained, self.device, loop.compile)
         pinned, steps = self.device.type == "cuda", range(self.step, loop.steps)
-        batches = fetched(self.data, steps, self.config.data.workers, pinned)
-        for batch in window.timed(batches):
-            self.train_step(objective, batch, window)
-            if self._due(loop.log_every) or self.step == min(10, loop.steps):
-                self._log(window)
-                window.clear()
-            elif self.step == self.log.start + 10:  # so soon a resumed run tells how long it takes
-                self._show(window, window.means())
-            with window.paused():
-                self._look(folder)
-                if self._due(loop.save_every):
-                    self._save(folder)
-        if is_main() and self.step == self.log.start:  # a finished run that was started again
-            self.export(folder / "weights")
-        self.checkpoints.wait()
-        spent = format_seconds(time.monotonic() - started)
-        more = f" (loop.steps={loop.steps} asks for fewer)" if self.step > loop.steps else ""
-        self.log.line(f"done: {self.step} steps{more}, {spent}")
-        self.log.close()
-        barrier()
+        with closing(fetched(self.data, steps, data.workers, pinned, data.timeout)) as batches:
+            for batch in window.timed(batches):
+                self.train_step(objective, batch, window)
+                self._report(window)
+                if self.stops and self.step < loop.steps:
+                    return
+                with window.paused():
+                    look(self, folder)
+                    if self.is_due(loop.save_every):
+                        save(self, folder)
 
     def train_step(self, objective: nn.Module, batch: Batch, window: Window) -> None:
         """One optimiser step on this rank's share of a batch.
 
-        A gradient that overflows in fp16 moves nothing: the batch is computed again, with its loss
-        scaled by half as much. Raises UserError if that never helps.
+        Not taken if something is not finite, as the device decides: then weights, moments and
+        averages stay, and only the step counts. A gradient that overflows in fp16 moves nothing
+        either: there the batch is computed again, with its loss scaled by half as much. Raises
+        UserError if that never helps, and Failure if too many steps in a row are not taken.
         """
         self.module.train()
         lr = learning_rate(self.step, self.config.loop.steps, self.config.optim)
         set_learning_rate(self.optimizer, lr)
-        parts, norm = self._gradient(objective, batch)
-        overflows = 0
-        while not self._taken():
-            parts, norm = self._gradient(objective, batch)
+        buffers, overflows = remember(self.module), 0
+        while True:
+            parts, norms = self._gradient(objective, batch)
+            loss = torch.stack([part["loss"] for part in parts]).sum()
+            verdict = self.guard.judge(loss, norms, bool(self.signals.received))
+            self.hear()  # of the step before, whose weights are still there if it was not taken
+            if self._taken(verdict.skip):
+                break
             overflows += 1
-        self.ema.update(self.module, self.step)
+        put_back(buffers, verdict.skip)
+        self.ema.update(self.module, self.step, verdict.skip)
         for metrics in parts:
             window.add(metrics)
         if overflows:
             share = overflows / world_size()  # the window takes the sum over ranks
             window.add({"overflows": torch.tensor(share, device=self.device)})
-        window.behind_step(norm, lr)
+        window.behind_step(norms[0], lr, verdict.skip)
+        self.guard.send(self.step, verdict)
+        self._judged = batch
         self.step += 1
-        self.behind_step()
+        self.behind_step(verdict.skip)
+
+    def hear(self) -> None:
+        """Act upon what the device has said of the step before this one."""
+        if heard := self.guard.hear():
+            self.stops = self.stops or heard.stops
+            if heard.is_skipped:
+                tell_of_skipped(self, heard, self._judged)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The module in evaluation mode with its averaged weights, and back."""
-        current = {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
-        self.module.load_state_dict(self.ema.tensors)
-        self.module.eval()
+        mine, outline = self.module, self.outline() if self.shards else None
         try:
-            with torch.no_grad():
+            with holding(mine, self.ema.tensors, outline) as self.module:
                 yield
         finally:
-            self.module.load_state_dict(current)
+            self.module = mine
 
     def _cut(self, accumulation: int) -> None:
         """Compute a rank's share of each batch in so many parts. Raises UserError if it cannot."""
@@ -225,8 +264,8 @@ class Trainer(ABC):
         early = self.device.type == "cuda"
         return {name: t[rows].to(self.device, non_blocking=early) for name, t in batch.items()}
 
-    def _gradient(self, objective: nn.Module, batch: Batch) -> tuple[list[Metrics], Tensor]:
-        """Add up the gradient of a batch, part after part: what to log of each, and its norm."""
+    def _gradient(self, objective: nn.Module, batch: Batch) -> tuple[list[Metrics], list[Tensor]]:
+        """Add up the gradient of a batch: what to log of each part, and the norm per learner."""
         parts: list[Metrics] = []
         for part in range(self.accumulation):
             torch.manual_seed(
@@ -242,16 +281,24 @@ class Trainer(ABC):
             parts.append({"loss": loss.detach(), **metrics})
         self.scaler.unscale_(self.optimizer)
         clip = self.config.optim.clip
-        norms = [gradient_norm(module.parameters(), clip) for module in self.learners()]
-        return parts, norms[0]
+        return parts, [gradient_norm(module.parameters(), clip) for module in self.learners()]
 
-    def _taken(self) -> bool:
-        """Move the weights along the gradient, unless it overflows: then the scale is halved."""
+    def _taken(self, skip: Tensor) -> bool:
+        """Move the weights along the gradient, unless `skip` () is 1.0.
+
+        In fp16 there is nothing to skip, but False for an overflow: then the scale is halved.
+        """
+        if not self.scaler.is_enabled():
+            step_unless(self.optimizer, skip)
+            self.optimizer.zero_grad(set_to_none=True)
+            return True
         scale = self.scaler.get_scale()
+        if bool(skip):  # the device is waited for in any case; without gradients nothing moves
+            self.optimizer.zero_grad(set_to_none=True)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        smaller = self.scaler.get_scale()  # in fp16 only, which alone waits for the device
+        smaller = self.scaler.get_scale()
         if smaller < min(scale, 1):
             raise UserError(
                 f"The gradient of step {self.step} is not finite in fp16 however its loss is "
@@ -261,7 +308,7 @@ class Trainer(ABC):
 
     def _fit_into_memory(self) -> None:
         """Cut a step into as few parts as fit, by computing one part without taking the step."""
-        batch, objective = self.data[self.step], self.objective()
+        batch, objective = self.data[self.step], self.trained
         # As the last step will be computed: whatever joins the loss later has joined it by then
         now, self.step = self.step, max(self.step, self.config.loop.steps - 1)
         before = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
@@ -281,11 +328,24 @@ class Trainer(ABC):
         told = f"{self.part} images at once, {self.accumulation} parts a step: as many as fit"
         self.log.line(f"memory     {told}")
 
-    def _due(self, every: int) -> bool:
+    def is_due(self, every: int) -> bool:
+        """Whether something done `every` so many steps, and at the end, is to be done now."""
         return bool(every) and (self.step % every == 0 or self.step == self.config.loop.steps)
+
+    def _report(self, window: Window) -> None:
+        """The line of a step, where it is time."""
+        if self.is_due(self.config.loop.log_every) or self.step == min(10, self.config.loop.steps):
+            self._log(window)
+            window.clear()
+        elif self.step == self.log.start + 10:  # so soon a resumed run tells how long it takes
+            self._show(window, window.means())
 
     def _log(self, window: Window) -> None:
         values = {**window.means(), **self.gauges()}
+        self.hear()  # of this step: the device has been waited for
+        values["skip"] = self.guard.skipped
+        if (z := self.guard.take_highest()) == z:
+            values["z"] = z
         images = self._show(window, values)
         self.log.record(self.step, "train", {**values, "images_per_second": images})
 
@@ -294,42 +354,3 @@ class Trainer(ABC):
         images = self.config.optim.batch * window.steps / window.seconds
         self.log.progress(self.step, values, images, window.data_share)
         return images
-
-    def _look(self, folder: Path) -> None:
-        """Validate, draw and score with the averaged weights, where it is time."""
-        loop = self.config.loop
-        self.log.advance(self.step)
-        validates, scores = self._due(loop.validate_every), self._due(loop.score_every)
-        draws = is_main() and self._due(loop.sample_every)
-        if not (validates or draws or scores):
-            return
-        with self.averaged():
-            if validates:
-                with autocast(self.device, self.dtype):
-                    values = self.validate()
-                self.log.tell(self.step, "validation", values)
-            if draws:  # the decoder never runs in fp16: pictures choose on their own
-                self.picture(folder / "samples" / f"step-{self.step:07d}.png")
-            if scores:
-                self.log.tell(self.step, "score", self.score())
-
-    def _save(self, folder: Path) -> None:
-        """A checkpoint to go on from, and the weights for users."""
-        scale = self.scaler.state_dict()
-        state = {"step": self.step, "content": self.trained_on, "scaler": scale}
-        extra = {name: all_reduce(tensor.clone()) for name, tensor in self.extra.items()}
-        snapshot = take_snapshot(self.module, self.optimizer, self.ema.tensors, extra, state)
-        if is_main():
-            self.checkpoints.save(self.step, snapshot)
-            self.export(folder / "weights")
-
-    def _resume(self) -> None:
-        if self.newest:
-            state = restore(self.newest, self.module, self.optimizer, self.ema.tensors, self.extra)
-            if state["scaler"]:  # empty if the run was not in fp16 then
-                self.scaler.load_state_dict(state["scaler"])
-            self.step = state["step"]
-            if not is_main():  # rank 0 goes on with the sums
-                for tensor in self.extra.values():
-                    tensor.zero_()
-        barrier()

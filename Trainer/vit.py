@@ -38,6 +38,7 @@ from Trainer.batches import (
     bad_files,
     center_crops,
 )
+from Trainer.checkpoint import Snapshot
 from Trainer.config import RunConfig
 from Trainer.content import Content
 from Trainer.logger import format_bytes
@@ -78,6 +79,11 @@ class GeneratorTrainer(Trainer):
         begun, fresh = begin_network(network, source, self.config.init_skip)
         self.begun_with = describe_beginning(source, fresh)
         return begun
+
+    def outline(self) -> nn.Module:
+        """The network without memory."""
+        with torch.device("meta"):
+            return build_network(self.config.network)
 
     def dataset(self) -> Dataset[Batch]:
         """Tokens or images of the training split, and how many tokens to hide."""
@@ -164,13 +170,14 @@ class GeneratorTrainer(Trainer):
         labels = choose_labels(pipe, [proportions], len(scorer), 0, scorer)
         return scorer.score(images for _, images in sample_chunks(pipe, labels, 0, self.chunk))
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, snapshot: Snapshot) -> None:
         """Write last and averaged weights, the tokenizer, class names and sampler settings."""
         save_weights(
             folder,
             self.tokenizer,
             network=self.module,
-            average=self.ema.tensors,
+            last=snapshot["model.safetensors"],
+            average=snapshot["ema.safetensors"],
             classes=self.images.classes,
             sampling=self.config.sampling,
             objective=self.config.objective,
@@ -199,7 +206,8 @@ class GeneratorTrainer(Trainer):
         }
         if self.config.objective != "mar":
             facts["objective"] = AIMS[self.config.objective]
-        elif weight := self.config.masking.visible_weight:
+        weight = self.config.masking.visible_weight
+        if weight and self.config.objective != "ar":
             facts["loss"] = f"of all tokens, visible ones count {weight:g}: every row is computed"
         return facts
 
@@ -284,6 +292,11 @@ def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -
         raise UserError(
             f"Data has {num_classes} classes, network.num_classes is {network.num_classes}. "
             f"Use network.num_classes={num_classes} or other data."
+        )
+    if network.caption_width:
+        raise UserError(
+            "network.caption_width asks for captions, and data have classes alone so far; leave it "
+            "out."
         )
     known = network_class(network).objectives
     if config.objective not in known:

@@ -28,6 +28,7 @@ from Network.tokenizer.vq import VQTokenizer
 from Trainer import adversary
 from Trainer.autoencoding import Reconstructed, Reconstruction, pixel_loss
 from Trainer.batches import Batch, ImageBatches, bad_files, center_crops
+from Trainer.checkpoint import Snapshot
 from Trainer.config import RunConfig
 from Trainer.content import Content
 from Trainer.fine_tuning import begin_from
@@ -179,10 +180,12 @@ class TokenizerTrainer(Trainer):
         return self._usage(all_reduce(self.histograms[0].clone()))
 
     @torch.no_grad()
-    def behind_step(self) -> None:
+    def behind_step(self, skip: Tensor) -> None:
         """Give codes that nobody has used since the last revival a latent of the latest batch."""
         if self.logits:
-            self.module.means.copy_(adversary.moved_means(self.module.means, self.logits))
+            means = self.module.means
+            moved = adversary.moved_means(means, self.logits)
+            means.copy_(torch.where(skip > 0, means, moved))
         latents, self.latents, self.logits = self.latents, [], []
         config = self.config.reconstruction
         every = config.revive_every or self.config.loop.log_every
@@ -193,6 +196,7 @@ class TokenizerTrainer(Trainer):
             # The first step replaces the whole codebook: its random start knows nothing of images
             random = self.step == 1 and not self.config.init_from
             dead = torch.ones_like(counts) if random else counts == 0
+            dead = dead * (1 - skip)  # latents of a step that was not taken may be nan
             self._revive(dead.nonzero()[:, 0], all_gather(torch.cat(latents)))
         self.histograms[0] = self.histograms[1]
         self.histograms[1] = 0
@@ -233,10 +237,16 @@ class TokenizerTrainer(Trainer):
         images = (to_float(crops.to(self.device)) for crops in self.scorer.crops(self.chunk))
         return self.scorer.score(to_uint8(self.tokenizer(part)[0].float()) for part in images)
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, snapshot: Snapshot) -> None:
         """Write the averaged tokenizer."""
-        with self.averaged():
-            save_weights(folder, self.tokenizer)
+        with torch.device("meta"):  # draws no random numbers, which the steps beside need
+            tokenizer = build_tokenizer(self.tokenizer.config)
+        mine = "tokenizer."
+        average = snapshot["ema.safetensors"].items()
+        state = {name[len(mine) :]: t for name, t in average if name.startswith(mine)}
+        tokenizer.load_state_dict(state, assign=True)
+        tokenizer.name = self.tokenizer.name
+        save_weights(folder, tokenizer)
 
     def facts(self) -> dict[str, str]:
         """Tokenizer and data in a few words."""

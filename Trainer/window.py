@@ -23,6 +23,8 @@ class Window:
     def clear(self) -> None:
         """Begin anew."""
         self._sums: dict[str, Tensor] = {}
+        self._parts: dict[str, Tensor] = {}  # of this step, which may not be taken
+        self._skipped: Tensor | float = 0.0
         self._norms: Tensor | float = 0.0
         self._lr = 0.0
         self._waited = 0.0
@@ -49,11 +51,16 @@ class Window:
     def add(self, metrics: Metrics) -> None:
         """Add the numbers of one part."""
         for name, value in metrics.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._parts[name] = self._parts[name] + value if name in self._parts else value
 
-    def behind_step(self, norm: Tensor, lr: float) -> None:
-        """Close a step: the norm of its gradient, and its learning rate."""
-        self._norms = self._norms + norm
+    def behind_step(self, norm: Tensor, lr: float, skip: Tensor) -> None:
+        """Close a step: the norm of its gradient, its learning rate, 1.0 () if it is not taken."""
+        parts, self._parts = self._parts, {}
+        for name, value in parts.items():
+            counted = torch.where(skip > 0, 0.0, value)
+            self._sums[name] = self._sums[name] + counted if name in self._sums else counted
+        self._norms = self._norms + torch.where(skip > 0, 0.0, norm)
+        self._skipped = self._skipped + skip
         self._lr = lr
         self.steps += 1
 
@@ -68,8 +75,11 @@ class Window:
         return self._waited / max(self.seconds, 1e-9)
 
     def means(self) -> dict[str, float]:
-        """Means over the steps, summed over ranks. The one place that waits for the device."""
-        names = list(self._sums)
-        values = all_reduce(torch.stack([self._sums[name] for name in names])) / self.steps
+        """Means over the steps that were taken, summed over ranks; nan where none was.
+
+        The one place that waits for the device.
+        """
+        names, taken = list(self._sums), self.steps - self._skipped
+        values = all_reduce(torch.stack([self._sums[name] for name in names])) / taken
         means = dict(zip(names, values.tolist()))
-        return {**means, "gnorm": float(self._norms) / self.steps, "lr": self._lr}
+        return {**means, "gnorm": float(self._norms / taken), "lr": self._lr}

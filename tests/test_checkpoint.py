@@ -1,8 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import AdamW
 
@@ -203,16 +205,92 @@ def test_a_folder_that_was_never_finished_is_ignored_and_written_anew(run, check
 def test_writing_that_fails_leaves_the_old_one_and_is_told(run, checkpoints, monkeypatch):
     save(checkpoints, run, 5)
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def broken(*_):
+        raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("Trainer.checkpoint.save_file", full)
+    monkeypatch.setattr("Trainer.checkpoint.save_file", broken)
     checkpoints.save(10, run.snapshot())
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="Input/output error"):
         checkpoints.wait()
     checkpoints.wait()  # it is told once
     assert checkpoints.latest().name == "step-0000005"
     assert (checkpoints.folder / "latest").read_text() == "step-0000005"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError(122, "Disk quota exceeded"),
+        SafetensorError('I/O error: Os { message: "No space left on device (os error 28)" }'),
+    ],
+)
+def test_a_full_disk_is_told_and_leaves_nothing_behind(run, checkpoints, monkeypatch, error):
+    told = []
+    checkpoints.warn = told.append
+    save(checkpoints, run, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr("Trainer.checkpoint.save_file", Full(error, after=2))
+        save(checkpoints, run, 10)
+    (sentence,) = told
+    assert sentence.startswith(f"warning: the disk of {checkpoints.folder} is full: step-0000010 ")
+    assert checkpoints.is_lost
+    assert names(checkpoints) == ["latest", "step-0000005"]
+    assert checkpoints.latest().name == "step-0000005"
+    save(checkpoints, run, 15)
+    assert (checkpoints.is_lost, len(told)) == (False, 1)
+    assert names(checkpoints) == ["latest", "step-0000005", "step-0000015"]
+
+
+class Full:
+    """Stands in for save_file on a disk that has room for `after` files."""
+
+    def __init__(self, error, after):
+        self.error, self.room = error, after
+
+    def __call__(self, tensors, path):
+        if not self.room:
+            path.write_bytes(b"half of a f")
+            raise self.error
+        self.room -= 1
+        save_file(tensors, path)
+
+
+def test_every_third_is_kept_for_ever(run, tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_every=3)
+    save(checkpoints, run, *range(1, 9))
+    kept = [3, 6, 7, 8]  # the multiples of 3, and the newest two
+    assert names(checkpoints) == ["latest", *(f"step-{step:07d}" for step in kept)]
+
+
+def test_a_deletion_that_fails_is_told_and_no_more(run, checkpoints, monkeypatch):
+    told = []
+    checkpoints.warn = told.append
+    save(checkpoints, run, 1, 2)
+
+    def forbidden(path, *_, **__):
+        if Path(path).suffix != ".tmp" and Path(path).exists():
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("Trainer.checkpoint.shutil.rmtree", forbidden)
+    save(checkpoints, run, 3)
+    old = checkpoints.folder / "step-0000001"
+    assert told == [
+        f"warning: the old checkpoint {old} cannot be deleted: [Errno 13] Permission denied"
+    ]
+    assert checkpoints.latest().name == "step-0000003"
+    assert old.exists()
+
+
+def test_weights_are_exported_behind_the_checkpoint_from_its_snapshot(run, checkpoints):
+    seen = []
+
+    def export(snapshot):
+        seen.append((names(checkpoints), snapshot["state.json"]["step"]))
+
+    checkpoints.save(5, run.snapshot(), export)
+    checkpoints.wait()
+    assert seen == [(["latest", "step-0000005"], 5)]
 
 
 def test_the_same_step_again_replaces_its_folder(run, checkpoints):

@@ -72,6 +72,19 @@ def test_padding_does_not_matter(causal):
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+def test_padding_that_sees_nothing_else_sees_itself(causal):
+    """Else its softmax, over nothing, would be no number; here also by the way of bfloat16."""
+    ours, given = network().float(), captions(padding=(1, 4))
+    given = Captions(given.features.float(), given.mask)
+    for kind in (torch.bfloat16, torch.float32):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, kind == torch.bfloat16):
+            context = ours.encode(given, causal)
+            logits = ours(tiny.tokens(), given, causal=causal)
+        assert all(values.isfinite().all() for values in context.values)
+        assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
 def test_captions_train(causal):
     """Through the mask of padding and without it, which are two ways in masked order."""
     for given in (captions(), Captions(captions().features)):

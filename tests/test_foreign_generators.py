@@ -6,6 +6,7 @@ The hub is a server on this machine, the generators are the tiny ones of `tiny_g
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -13,13 +14,16 @@ from fake_hub import hub as serve
 from huggingface_hub import constants
 from tiny_generators import CONFIGS, write_official
 
+import FID_sample
 from MaskGIL.__main__ import main
 from MaskGIL.classes import class_names
+from MaskGIL.command import run_command
 from MaskGIL.config import SamplingConfig
 from MaskGIL.foreign_generators import is_generator, open_foreign_generator, row_of
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.public import GENERATORS, PUBLIC, PublicFile, PublicGenerator
 from MaskGIL.weights import load_network, load_weights, read_config, save_weights
+from Metrics.sample_and_eval import SampleConfig
 from Network import build_tokenizer
 from Network.config import SIZES_OF, Size, UserError
 from Network.tokenizer import NAMED
@@ -106,6 +110,16 @@ def test_generate_by_name(hub, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "fetching   llamagen_c2i: us/weights llamagen_c2i.pt, size unknown, licence MIT" in told
     assert "sampler    64 steps, guidance 2" in told  # one token each
+
+
+def test_a_set_of_samples_by_name(hub, tmp_path):
+    out = tmp_path / "set.npz"
+    words = ["weights=halton", "num_images=4", "chunk=2", f"out={out}", "device=cpu"]
+    assert run_command(FID_sample.main, SampleConfig, words, program="", about="") == 0
+    with np.load(out) as stored:
+        assert stored["arr_0"].shape == (4, 16, 16, 3)
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["made"]["weights"] == "halton"
 
 
 def test_as_many_classes_as_imagenets_are_imagenets(hub, monkeypatch):

@@ -330,6 +330,20 @@ def test_a_file_that_lacks_a_tensor(tmp_path, name):
         assert "missing " in found or " lacks " in found or "do not fit" in found
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("shape", [(), (3,), (1, 1, 1)])
+def test_a_file_of_other_shapes(tmp_path, name, shape):
+    """Told in one sentence, whichever tensor it is and however it fails."""
+    weights = official_weights(name)
+    for key in [*sorted(weights)[::4], *LAYOUTS[tell_layout(weights, "")].marks]:
+        file = tmp_path / "a.pt"
+        torch.save(weights | {key: torch.zeros(shape)}, file)
+        if key == "head.weight":
+            continue
+        for config in (None, CONFIGS[name]):
+            assert str(file) in sentence(load_network, file, config)
+
+
 def test_a_configuration_of_another_architecture(tmp_path):
     file = write_official(tmp_path / "a.pt", "halton")
     assert sentence(load_network, file, NetworkConfig()) == (

@@ -353,6 +353,21 @@ def test_inference_leaves_training_possible():
     assert network.blocks[0].attention.qkv.weight.grad.any()
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+def test_a_compiled_network_holds_its_rotary_table(causal):
+    """A constant of the graph, not computed anew in each step."""
+    network, tokens, graphs = tiny.network(), tiny.tokens(), []
+    compiled = torch.compile(
+        network.hidden_at_once, backend=lambda graph, _: graphs.append(graph) or graph
+    )
+    found = compiled(tokens, LABELS, causal)
+    # The complex rotation is compiled as real arithmetic
+    torch.testing.assert_close(found, network.hidden_at_once(tokens, LABELS, causal))
+    called = {str(node.target) for graph in graphs for node in graph.graph.nodes}
+    assert len(graphs) == 1
+    assert not [name for name in called if "polar" in name or "arange" in name]
+
+
 def test_dropout_acts_in_training_only():
     network, tokens = tiny.network(dropout=0.5), tiny.tokens()
     assert torch.equal(network(tokens, LABELS), tiny.network()(tokens, LABELS))

@@ -1,5 +1,7 @@
 """Codebooks in parts: the law is a product, the pieces of a token come together again."""
 
+import subprocess
+import sys
 from itertools import product
 
 import pytest
@@ -218,3 +220,35 @@ def step_bytes(low_bits):
 def test_a_step_with_all_codes_of_magvit2_stays_under_six_gigabytes():
     assert step_bytes(None) < 6e9
     assert step_bytes(0) > 10e9  # one head for all codes would not
+
+
+STEP = """
+import resource
+import torch
+from Network import NetworkConfig, build_network
+from MaskGIL.masking import masked_loss
+from Trainer.config import OptimConfig
+from Trainer.objective import RowLogits
+from Trainer.optim import EMA, build_optimizer
+
+config = NetworkConfig(size="B", codebook_size=2**18)
+network = build_network(config)
+optimizer, average = build_optimizer(network, OptimConfig()), EMA(network, 0.9)
+tokens, labels, weights = torch.randint(2**18, (4, 16, 16)), torch.arange(4), torch.ones(1024)
+for step in range(2):
+    logits = RowLogits(network)(tokens, labels, None, None, True)
+    masked_loss(logits, tokens.flatten(), weights, 1024.0, 0.1, config.part_sizes)[0].backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    average.update(network, step)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
+def test_a_real_step_with_all_codes_of_magvit2_stays_under_six_gigabytes():
+    """With AdamW, average and everything else that the process holds."""
+    done = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 1e6 < int(done.stdout) < 6e6

@@ -4,8 +4,10 @@ import pytest
 import tiny
 import torch
 
-from MaskGIL.guidance import GUIDANCE
+from MaskGIL.config import SamplingConfig
+from MaskGIL.guidance import GUIDANCE, draw_tokens
 from MaskGIL.predictor import CausalPredictor, GuidedPredictor
+from Network import build_network
 from Network.config import UserError
 from Network.gpt import Context
 
@@ -150,6 +152,24 @@ def test_a_condition_is_encoded_once_and_a_row_costs_one_row(scale, monkeypatch)
     null = [network.null_label] * 3
     assert [each.tolist() for each in encoded] == [[0, 2, 1] if scale == 1 else [0, 2, 1, *null]]
     assert lengths == [(len(encoded[0]), 1, 32)] * 15  # row 0 follows from the condition alone
+
+
+@pytest.mark.parametrize("changes", [{}, {"codebook_size": 12, "low_bits": 2}], ids=["one", "two"])
+def test_no_row_waits_for_the_device(changes):
+    """On the meta device nothing can be read: a number taken from a tensor would raise."""
+    with torch.device("meta"):
+        network = build_network(tiny.network_config(**changes)).eval()
+        tokens, labels = torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+        predictor = CausalPredictor(network, labels, "linear", 3.0)
+        rows, noise = torch.zeros(3, 1, dtype=torch.int64), [torch.rand(3, 1)] * 2
+        with torch.no_grad():
+            predictor.start(tokens)
+            for row in range(16):
+                logits = predictor(tokens, rows, row / 15)
+                drawn, _ = draw_tokens(logits, noise, SamplingConfig())
+                tokens = tokens.flatten(1).scatter(1, rows, drawn).view(3, 4, 4)
+    assert predictor.cache.rows == 16
+    assert {buffer.shape for buffer in predictor.cache.buffers.values()} == {(2, 6, 2, 17, 16)}
 
 
 def test_an_affine_head_is_asked_once(monkeypatch):

@@ -541,3 +541,8 @@ def test_other_architectures_train_and_are_sampled(folder, tmp_path, kind):
 def test_the_published_layout_has_no_raster_order(make):
     with pytest.raises(UserError, match=r"learns objective=mar, not ar"):
         make("network.rotary=published", "objective=ar")
+
+
+def test_captions_cannot_be_trained_on_yet(make):
+    with pytest.raises(UserError, match=r"^network.caption_width asks for captions, and data have"):
+        make("network.caption_width=8", "network.num_classes=0")

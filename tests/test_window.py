@@ -19,11 +19,11 @@ def test_a_window_means_over_steps_and_sums_over_parts():
     for step in range(3):
         for part in (1.0, 2.0):
             window.add({"loss": torch.tensor(part + step)})
-        window.behind_step(torch.tensor(4.0 + step), lr=step)
+        window.behind_step(torch.tensor(4.0 + step), step, torch.tensor(0.0))
     assert window.means() == {"loss": 5.0, "gnorm": 5.0, "lr": 2}  # (3 + 5 + 7) / 3
     window.clear()
     window.add({"loss": torch.tensor(1.0)})
-    window.behind_step(torch.tensor(2.0), lr=0.5)
+    window.behind_step(torch.tensor(2.0), 0.5, torch.tensor(0.0))
     assert window.means() == {"loss": 1.0, "gnorm": 2.0, "lr": 0.5}
 
 

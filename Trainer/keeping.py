@@ -1,0 +1,102 @@
+"""What a run keeps: its log, checkpoints to go on from, and the weights for users beside them."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from MaskGIL.command import Failure, Preempted
+from MaskGIL.distributed import all_reduce, barrier, is_main
+from Trainer.checkpoint import Snapshot, restore, take_snapshot
+from Trainer.logger import Logger, format_seconds
+from Trainer.run_folder import mark_preempted, surroundings
+
+if TYPE_CHECKING:
+    from Trainer.trainer import Trainer
+
+
+def begin_log(trainer: "Trainer", folder: Path) -> None:
+    """Open the log of a run, and say in its first lines what it is."""
+    loop = trainer.config.loop
+    trainer.log = Logger(folder, trainer.step, loop.steps, loop.tracker)
+    trainer.say = trainer.checkpoints.warn = trainer.log.line
+    begun = {"begun with": trainer.begun_with} if trainer.begun_with else {}
+    around = surroundings(folder, trainer.device, trainer.dtype, trainer.step, loop.steps)
+    for name, fact in {**trainer.facts(), **begun, **around}.items():
+        trainer.log.line(f"{name:10s} {fact}")
+
+
+def save(trainer: "Trainer", folder: Path) -> None:
+    """Take a checkpoint and the weights, both written beside the steps; every rank comes here."""
+    snapshot = _snapshot(trainer)
+    if is_main():
+        trainer.checkpoints.save(
+            trainer.step, snapshot, lambda taken: _export(trainer, folder, taken)
+        )
+    trainer.saved = trainer.step
+
+
+def resume(trainer: "Trainer") -> None:
+    """Go on where the newest checkpoint stands, if there is one."""
+    if trainer.newest:
+        moved = trainer.module, trainer.optimizer, trainer.ema.tensors, trainer.extra
+        state = restore(trainer.newest, *moved)
+        if state["scaler"]:  # empty if the run was not in fp16 then
+            trainer.scaler.load_state_dict(state["scaler"])
+        trainer.guard.resume(state.get("guard", {}))  # earlier versions wrote none
+        trainer.step = trainer.saved = state["step"]
+        if not is_main():  # rank 0 goes on with the sums
+            for tensor in trainer.extra.values():
+                tensor.zero_()
+    barrier()
+
+
+def finish(trainer: "Trainer", folder: Path) -> None:
+    """Return when all is on the disk, on every rank. Raises Failure if that is full."""
+    if trainer.step != trainer.saved:  # a signal has ended the loop
+        save(trainer, folder)
+    elif trainer.step == trainer.log.start:  # a finished run that was started again
+        snapshot = _snapshot(trainer)
+        if is_main():
+            _export(trainer, folder, snapshot)
+    trainer.checkpoints.wait()
+    if trainer.checkpoints.is_lost:
+        raise Failure(
+            f"Step {trainer.step} could not be saved, as the disk of {folder} is full; make room "
+            "and start the same command again, which goes on from the checkpoint before."
+        )
+    trainer.signals.rest()
+    barrier()
+
+
+def say_how_it_ended(trainer: "Trainer", folder: Path, seconds: float) -> None:
+    """Write the last line. Raises Preempted unless all steps are done."""
+    step, steps, spent = trainer.step, trainer.config.loop.steps, format_seconds(seconds)
+    more = f" (loop.steps={steps} asks for fewer)" if step > steps else ""
+    saved = f"saved at step {step} of {steps}, {spent}; the same command goes on from there"
+    trainer.log.line(f"done: {step} steps{more}, {spent}" if step >= steps else saved)
+    trainer.log.close()
+    if step < steps:
+        mark_preempted(folder, saved)
+        raise Preempted(saved)
+    barrier()
+
+
+def _snapshot(trainer: "Trainer") -> Snapshot:
+    trainer.hear()  # of the last step, which counts
+    state = {
+        "step": trainer.step,
+        "content": trainer.trained_on,
+        "scaler": trainer.scaler.state_dict(),
+        "guard": trainer.guard.state(),
+    }
+    extra = {name: all_reduce(tensor.clone()) for name, tensor in trainer.extra.items()}
+    return take_snapshot(trainer.module, trainer.optimizer, trainer.ema.tensors, extra, state)
+
+
+def _export(trainer: "Trainer", folder: Path, snapshot: Snapshot) -> None:
+    """Write the weights folder, or leave nothing."""
+    try:
+        trainer.export(folder / "weights", snapshot)
+    except Exception:
+        shutil.rmtree(folder / "weights.tmp", ignore_errors=True)
+        raise

@@ -1,0 +1,70 @@
+"""What is said of a step that was not taken, and when there were too many of them."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from MaskGIL.command import Failure
+from MaskGIL.device import autocast
+from MaskGIL.distributed import all_gather_texts, rank
+from MaskGIL.noise import STREAMS, seed_of
+from Trainer.batches import Batch
+from Trainer.diagnosis import examine
+from Trainer.guard import Heard
+
+if TYPE_CHECKING:
+    from Trainer.trainer import Trainer
+
+
+def tell_of_skipped(trainer: "Trainer", heard: Heard, batch: Batch) -> None:
+    """Log why a step was not taken; its weights are still there, and `batch` is its batch.
+
+    Every rank comes here. Raises Failure if it is one too many in a row.
+    """
+    told = f"step {heard.step + 1} is not taken: {_why(trainer, heard, batch)}"
+    in_a_row = trainer.guard.in_a_row
+    if in_a_row < trainer.config.loop.max_skips:
+        trainer.say(f"warning: {told}")
+        return
+    raise Failure(
+        f"{in_a_row} steps in a row were not taken, as many as loop.max_skips allows; {told}. "
+        "Go on from the last checkpoint with a lower optim.lr or precision=fp32, or look at the "
+        "data."
+    )
+
+
+def _why(trainer: "Trainer", heard: Heard, batch: Batch) -> str:
+    if heard.is_finite:
+        return f"its loss is z{heard.z:+.1f}"
+    if trainer.shards:  # to look closer, each rank would need the others at every block
+        ranks = [str(rank) for rank, loss in enumerate(heard.losses) if not math.isfinite(loss)]
+        where = f"the loss of rank {', '.join(ranks)}" if ranks else "the gradient"
+        return f"not finite is {where}"
+    now, trainer.step = trainer.step, heard.step
+    causes = _causes(trainer, batch)
+    trainer.step = now
+    return causes
+
+
+def _causes(trainer: "Trainer", batch: Batch) -> str:
+    """What was not finite first, on each rank where something was."""
+    has_batch_norm = any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in trainer.module.modules()
+    )
+    images = trainer.part if has_batch_norm else 1  # as it was computed, or one at a time
+
+    def loss_of(part: int) -> Tensor:
+        kept, trainer.part = trainer.part, images
+        seed = seed_of(trainer.config.seed, STREAMS["dropout"], trainer.step, rank(), part)
+        torch.manual_seed(seed)
+        try:
+            with autocast(trainer.device, trainer.dtype):
+                return trainer.loss(trainer.trained, trainer._piece(batch, part))[0]
+        finally:
+            trainer.part = kept
+
+    found = examine(trainer.module, list(batch["samples"].split(images)), loss_of)
+    causes = [each for each in all_gather_texts(found) if each]
+    return "not finite on " + "; on ".join(causes or ["a rank, but not when computed once more"])
