@@ -74,8 +74,9 @@ def _neither(folder: Path, files: list[str]) -> str:
 def _describe_cache(folder: Path, config: InspectConfig, flags: Flags) -> None:
     out = output_path("out", config.out, ".png") if config.out else None
     made_by = find_tokenizer("tokenizer", config.tokenizer) if config.tokenizer else None
-    unread = not made_by or (flags.dry_run and made_by.is_public)  # which would be fetched
-    tokenizer = None if unread else made_by.open()
+    tokenizer = None
+    if made_by and not (flags.dry_run and made_by.is_public):  # which would be fetched
+        tokenizer = made_by.open()
     index, cache = read_index(folder), TokenCache.open(folder, tokenizer=tokenizer)
     encoder, transform = index["tokenizer"], index["transform"]
     height, width = cache.grid
