@@ -6,7 +6,7 @@ Shapes: B images of this rank, S pixels, h x w tokens.
 
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,7 @@ class Shielded(Dataset):
 
 def fetched(
     data: Dataset[Batch], steps: range, workers: int, pinned: bool, timeout: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Items `steps`, fetched by this process or by workers. Raises the UserError they meet.
 
     Close it: workers take no signals but SIGKILL, so that those which end a job do not end them
