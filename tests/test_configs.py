@@ -23,6 +23,7 @@ from Network import NETWORKS, build_network, build_tokenizer
 from Network.tokenizer import FAMILIES
 from Trainer.config import RunConfig
 from Trainer.optim import learning_rate
+from Trainer.study import TRAINERS
 from Trainer.trackers import TRACKERS
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,7 @@ TABLES = {
     "sampling.order": ORDERS,
     "sampling.guidance": GUIDANCE,
     "data.cache_precision": ["fp32", "bf16"],
+    "study.job": TRAINERS,
 }
 # What a branch in the code tells apart, not a table
 BRANCHES = {"data.tokens", "network.norm", "network.rotary", "tokenizer.encoder_middle",
