@@ -66,12 +66,20 @@ def against_ours(times: dict[str, list[float]]) -> Case:
 
 
 def compare(
-    ways: Mapping[str, Way], dtype: torch.dtype, device: torch.device, rounds: int, seconds: float
+    ways: Mapping[str, Way],
+    dtype: torch.dtype,
+    device: torch.device,
+    rounds: int,
+    seconds: float,
+    beside: Mapping[str, Way] | None = None,
 ) -> Case:
-    """Time the ways and tell which share of the machine's best matrix product each one reaches."""
+    """Time the ways and tell which share of the machine's best matrix product each one reaches.
+
+    Those `beside` are timed too: they compute in another precision, which has another best.
+    """
     flops = {name: _flops(way) for name, way in ways.items()}
     matmul = _matmul(dtype, device)
-    times = in_turns({**ways, "matmul": matmul}, rounds, seconds, device)
+    times = in_turns({**ways, **(beside or {}), "matmul": matmul}, rounds, seconds, device)
     peak = _flops(matmul) / min(times.pop("matmul"))
     case = against_ours(times)
     for name in ways:

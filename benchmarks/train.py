@@ -1,23 +1,28 @@
-"""One optimiser step of our network beside the same step of a plain one (benchmarks/plain.py).
+"""One optimiser step of our network beside the same step of a plain one, and of the published one.
 
-Forward, loss, backward, clip and AdamW, same weights and same batch. Ours applies its head to the
-hidden tokens alone, as Trainer/vit.py does; "plain" applies it to all tokens and masks the loss;
-"plain, same rows" takes our rows, so what is left between it and ours is the network. "plain,
-unfused attention" is "plain" with attention as ours computes it on a CPU in bf16.
+Forward, loss, backward, clip and AdamW, on the same batch and with the same dropout. Ours applies
+its head to the hidden tokens alone, as Trainer/vit.py does. Of our weights and our mathematics
+(benchmarks/plain.py) "plain" applies the head to all tokens and masks the loss; "plain, same rows"
+takes our rows, so what is left between it and ours is the network; "plain, unfused attention" has
+attention as ours computes it on a CPU in bf16. "published recipe" is the published network with its
+own loss and optimiser (benchmarks/original.py). A bf16 case has two of them in fp32 as well.
 """
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from networks import BATCHES, NETWORKS, NetworkBenchmark
+from original import original_loss, original_network, original_optimizer
 from paired import Case, Way, command, compare, write
 from plain import plain_copy, unfused_attention
 from torch import Tensor, nn
 
-from MaskGIL.config import MaskingConfig, to_dict
+from MaskGIL.config import MaskingConfig, require_within, to_dict
 from MaskGIL.device import DTYPES, autocast, choose_device
 from MaskGIL.masking import (
     counted_rows,
@@ -30,10 +35,12 @@ from MaskGIL.masking import (
 from Network import NetworkConfig, build_network
 from Network.config import setting
 from Trainer.config import OptimConfig
-from Trainer.optim import build_optimizer, gradient_norm
+from Trainer.optim import EMA, build_optimizer, gradient_norm
 from Trainer.vit import RowLogits
 
 MASKING, OPTIM = MaskingConfig(), OptimConfig()
+AUTOCAST_FREE = ("plain", "published recipe")  # what a bf16 step of ours is compared with, too
+Losses = dict[str, tuple[nn.Module, Callable[[], Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -41,17 +48,28 @@ class TrainBenchmark(NetworkBenchmark):
     """What to measure."""
 
     sizes: tuple[Literal["demo", "B"], ...] = setting(("demo", "B"), "networks")
+    dropout: float = setting(0.1, "dropout of every way: the published recipe has 0.1")
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_within("dropout", self.dropout, 0, 0.9)
 
 
 def main(config: TrainBenchmark) -> None:
     device = choose_device(config.device)
     cases: dict[str, Case] = {}
     for size in config.sizes:
-        batch = Batch(NETWORKS[size], config.batch or BATCHES[size], device)
+        network = replace(NETWORKS[size], dropout=config.dropout)
+        batch = Batch(network, config.batch or BATCHES[size], device)
+        ways = steps(network, batch, device)
         for precision in config.precision:
             dtype = DTYPES[precision]
-            ways = steps(NETWORKS[size], batch, dtype, device)
-            case = compare(ways, dtype, device, config.rounds, config.seconds)
+            own: dict[str, Way] = {name: partial(way, dtype) for name, way in ways.items()}
+            wide: dict[str, Way] = {f"{name}, fp32": ways[name] for name in AUTOCAST_FREE}
+            case = compare(
+                *(own, dtype, device, config.rounds, config.seconds),
+                beside=wide if precision != "fp32" else None,
+            )
             cases[f"{size} {precision}"] = case
     write("train", "seconds of one optimiser step", to_dict(config), cases)
 
@@ -72,10 +90,29 @@ class Batch:
         self.total = counts.sum().float().to(device)
 
 
-def steps(
-    config: NetworkConfig, batch: Batch, dtype: torch.dtype, device: torch.device
-) -> dict[str, Way]:
-    """Every way to make a step, each with a network and an optimiser of its own."""
+@dataclass(frozen=True)
+class Step:
+    """Forward, loss, backward, clip and optimiser, and the average of the weights if there is."""
+
+    module: nn.Module
+    loss: Callable[[], Tensor]
+    optimizer: torch.optim.Optimizer
+    average: EMA | None = None
+
+    def __call__(self, dtype: torch.dtype = torch.float32) -> None:
+        """Make the step, its matrix products in `dtype`."""
+        with autocast(next(self.module.parameters()).device, dtype):
+            value = self.loss()
+        value.backward()
+        gradient_norm(self.module.parameters(), OPTIM.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.module, 10**6)
+
+
+def steps(config: NetworkConfig, batch: Batch, device: torch.device) -> dict[str, Step]:
+    """Every way to make a step; but for the EMA each has a network and an optimiser of its own."""
     torch.manual_seed(0)
     network = build_network(config).to(device)
     nn.init.normal_(network.output.weight, std=0.02)  # a head of zeros would hide differences
@@ -88,24 +125,36 @@ def steps(
         "plain, same rows": (plain[1], lambda: loss_of_rows(plain[1], batch)),
         "plain, unfused attention": (unfused, lambda: loss_of_all(unfused, batch)),
     }
+    check_equal(losses)
+    published = original_network(config).to(device)
+    made = {
+        name: Step(module, loss, build_optimizer(module, OPTIM))
+        for name, (module, loss) in losses.items()
+    }
+    average = EMA(network, OPTIM.ema)
+    return {
+        **made,
+        "ours, with EMA": replace(made["ours"], average=average),
+        "published recipe": Step(
+            published,
+            lambda: original_loss(published, batch.masked, batch.labels, batch.tokens),
+            original_optimizer(published),
+        ),
+    }
+
+
+def check_equal(losses: Losses) -> None:
+    """Refuse ways that do not compute the same; dropout, which draws, is off meanwhile."""
     with torch.no_grad():
-        first = torch.stack([loss() for _, loss in losses.values()])
+        first = torch.stack([_without_dropout(*way) for way in losses.values()])
     assert torch.allclose(first, first[0], rtol=1e-5), "the ways do not compute the same"
-    return {name: step(module, loss, dtype, device) for name, (module, loss) in losses.items()}
 
 
-def step(module: nn.Module, loss: Way, dtype: torch.dtype, device: torch.device) -> Way:
-    optimizer = build_optimizer(module, OPTIM)
-
-    def way() -> None:
-        with autocast(device, dtype):
-            value = loss()
-        value.backward()
-        gradient_norm(module.parameters(), OPTIM.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return way
+def _without_dropout(module: nn.Module, loss: Callable[[], Tensor]) -> Tensor:
+    module.eval()
+    value = loss()
+    module.train()
+    return value
 
 
 def loss_of_rows(network: nn.Module, batch: Batch) -> Tensor:
