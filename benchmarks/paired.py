@@ -58,10 +58,10 @@ def against_ours(times: dict[str, list[float]]) -> Case:
     """Median, least and most seconds of every way, and how many times the seconds of "ours"."""
     case: Case = {}
     for name, seconds in times.items():
-        case[name] = {"seconds": _spread(seconds)}
+        case[name] = {"seconds": spread(seconds)}
         if name != "ours":
             ratios = [other / ours for other, ours in zip(seconds, times["ours"])]
-            case[name]["ratio_to_ours"] = _spread(ratios)
+            case[name]["ratio_to_ours"] = spread(ratios)
     return case
 
 
@@ -77,10 +77,10 @@ def compare(
 
     Those `beside` are timed too: they compute in another precision, which has another best.
     """
-    flops = {name: _flops(way) for name, way in ways.items()}
-    matmul = _matmul(dtype, device)
+    flops = {name: count_flops(way) for name, way in ways.items()}
+    matmul = matmul_way(dtype, device)
     times = in_turns({**ways, **(beside or {}), "matmul": matmul}, rounds, seconds, device)
-    peak = _flops(matmul) / min(times.pop("matmul"))
+    peak = count_flops(matmul) / min(times.pop("matmul"))
     case = against_ours(times)
     for name in ways:
         reached = flops[name] / case[name]["seconds"]["median"]
@@ -128,6 +128,27 @@ def table(cases: dict[str, Case]) -> str:
     return "\n".join(lines)
 
 
+def count_flops(way: Way) -> int:
+    """Floating-point operations of a call, as PyTorch's counter sees them."""
+    with FlopCounterMode(display=False) as counter:
+        way()
+    return counter.get_total_flops()
+
+
+def matmul_way(dtype: torch.dtype, device: torch.device) -> Way:
+    """A large square matrix product: the best that the machine can do."""
+    size = MATMUL[device.type]
+    factor = torch.randn(size, size, device=device).to(dtype)
+    product = torch.empty_like(factor)
+    return lambda: torch.mm(factor, factor, out=product)
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, least, most and all of a row of numbers, to four digits."""
+    spread = {"median": median(values), "min": min(values), "max": max(values), "rounds": values}
+    return {key: _rounded(value) for key, value in spread.items()}
+
+
 def _seconds_per_call(way: Way, seconds: float, device: torch.device) -> float:
     _wait(device)
     started, calls = time.perf_counter(), 0
@@ -141,24 +162,6 @@ def _seconds_per_call(way: Way, seconds: float, device: torch.device) -> float:
 def _wait(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def _flops(way: Way) -> int:
-    with FlopCounterMode(display=False) as counter:
-        way()
-    return counter.get_total_flops()
-
-
-def _matmul(dtype: torch.dtype, device: torch.device) -> Way:
-    size = MATMUL[device.type]
-    factor = torch.randn(size, size, device=device).to(dtype)
-    product = torch.empty_like(factor)
-    return lambda: torch.mm(factor, factor, out=product)
-
-
-def _spread(values: list[float]) -> dict[str, Any]:
-    spread = {"median": median(values), "min": min(values), "max": max(values), "rounds": values}
-    return {key: _rounded(value) for key, value in spread.items()}
 
 
 def _rounded(value: Any) -> Any:

@@ -34,6 +34,7 @@ from MaskGIL.masking import (
 )
 from Network import NetworkConfig, build_network
 from Network.config import setting
+from Network.gpt import GPT
 from Trainer.config import OptimConfig
 from Trainer.optim import EMA, build_optimizer, gradient_norm
 from Trainer.vit import RowLogits
@@ -84,10 +85,15 @@ class Batch:
         tokens = torch.randint(codes, (size, *config.grid), generator=random)
         labels = torch.randint(config.num_classes + 1, (size,), generator=random)
         mask = draw_mask(counts, 0, torch.arange(size), num_tokens)
-        self.masked = mask_tokens(tokens, mask.view_as(tokens), codes).to(device)
-        self.tokens, self.labels, self.mask = (x.to(device) for x in (tokens, labels, mask))
+        self.labels, self.mask, self.mask_id = labels.to(device), mask.to(device), codes
+        self.hide(tokens.to(device))
         self.bound = max_hidden(MASKING.schedule, size, size, num_tokens)
         self.total = counts.sum().float().to(device)
+
+    def hide(self, tokens: Tensor) -> None:
+        """Put other tokens (B, h, w) under the same mask."""
+        self.tokens = tokens
+        self.masked = mask_tokens(tokens, self.mask.view_as(tokens), self.mask_id)
 
 
 @dataclass(frozen=True)
@@ -118,29 +124,42 @@ def steps(config: NetworkConfig, batch: Batch, device: torch.device) -> dict[str
     nn.init.normal_(network.output.weight, std=0.02)  # a head of zeros would hide differences
     plain = [plain_copy(network, network.config) for _ in range(2)]
     unfused = plain_copy(network, network.config, unfused_attention)
-    objective = RowLogits(network)
-    losses = {
-        "ours": (network, lambda: loss_of_rows(objective, batch)),
+    ours = own_step(network, batch)
+    losses: Losses = {
+        "ours": (network, ours.loss),
         "plain": (plain[0], lambda: loss_of_all(plain[0], batch)),
         "plain, same rows": (plain[1], lambda: loss_of_rows(plain[1], batch)),
         "plain, unfused attention": (unfused, lambda: loss_of_all(unfused, batch)),
     }
     check_equal(losses)
-    published = original_network(config).to(device)
-    made = {
+    plainly = {
         name: Step(module, loss, build_optimizer(module, OPTIM))
         for name, (module, loss) in losses.items()
+        if module is not network
     }
-    average = EMA(network, OPTIM.ema)
     return {
-        **made,
-        "ours, with EMA": replace(made["ours"], average=average),
-        "published recipe": Step(
-            published,
-            lambda: original_loss(published, batch.masked, batch.labels, batch.tokens),
-            original_optimizer(published),
-        ),
+        "ours": ours,
+        **plainly,
+        "ours, with EMA": replace(ours, average=EMA(network, OPTIM.ema)),
+        "published recipe": published_step(config, batch, device),
     }
+
+
+def own_step(network: GPT, batch: Batch) -> Step:
+    """Our step, with a fresh optimiser."""
+    objective = RowLogits(network.train())
+    optimizer = build_optimizer(network, OPTIM)
+    return Step(network, lambda: loss_of_rows(objective, batch), optimizer)
+
+
+def published_step(config: NetworkConfig, batch: Batch, device: torch.device) -> Step:
+    """The published step, of a fresh network of its own kind."""
+    network = original_network(config).to(device)
+
+    def loss() -> Tensor:
+        return original_loss(network, batch.masked, batch.labels, batch.tokens)
+
+    return Step(network, loss, original_optimizer(network))
 
 
 def check_equal(losses: Losses) -> None:

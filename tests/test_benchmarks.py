@@ -58,12 +58,25 @@ def test_unfused_attention_changes_no_logits():
         (
             "train",
             ["sizes=demo", "batch=4", "device=cpu"],
-            ["ours", "plain", "plain, same rows", "plain, unfused attention"],
+            [
+                *("ours", "plain", "plain, same rows", "plain, unfused attention"),
+                *("ours, with EMA", "published recipe", "published recipe, fp32", "plain, fp32"),
+            ],
+        ),
+        (
+            "cached",
+            ["size=demo", "batch=2", "device=cpu"],
+            ["ours", "ours, encoding", "published recipe, encoding, fp32"],
         ),
         (
             "decode",
             ["batch=2", "num_steps=2", "device=cpu"],
             ["ours", "published", "published, unfused attention"],
+        ),
+        (
+            "mfu",
+            ["sizes=demo", "images=2", "ways=eager", "precision=fp32", "peak=1", "device=cpu"],
+            ["eager"],
         ),
         ("tokenizer", ["image_size=32", "batch=1", "device=cpu"], ["ours", "plain"]),
         ("images", [], ["ours", "ours, draft", "plain", "decoded alone"]),
