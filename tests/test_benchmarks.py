@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 
 from benchmarks.plain import plain_copy, unfused_attention
 from MaskGIL.config import load_config
+from MaskGIL.data import open_images
 from Trainer.config import RunConfig
+from Trainer.study import cells_of
 
 ROOT = Path(__file__).parent.parent
 SHORT = ("rounds=1", "seconds=0.001")
@@ -49,6 +52,26 @@ def test_unfused_attention_changes_no_logits():
     expected = plain_copy(ours, ours.config)(tokens, labels)
     found = plain_copy(ours, ours.config, unfused_attention)(tokens, labels)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_fine_tuning_draws_classes_that_nobody_has_seen(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import fine_tuning
+
+    config = fine_tuning.FineTuningBenchmark(folder=str(tmp_path), pictures=8)
+    fine_tuning.draw(tmp_path / "pictures" / "old", fine_tuning.OLD, 8)
+    fine_tuning.draw(tmp_path / "pictures" / "new", fine_tuning.NEW, 8)
+    before, study = fine_tuning.before(config), fine_tuning.study(config)
+    scratch, tuned = (cell for cell in cells_of(study) if cell.seed == 0)
+    for run, count in ((before, 14), (scratch.config, 2), (tuned.config, 2)):
+        train, val = (open_images(run.data, split) for split in ("train", "val"))
+        assert len(train.classes) == run.network.num_classes == count
+        assert (len(train), len(val)) == (8 * count, count)
+    classes = [set(open_images(run.data, "train").classes) for run in (before, study)]
+    assert not classes[0] & classes[1]
+    assert tuned.config == replace(
+        scratch.config, out_dir=tuned.config.out_dir, init_from=f"{before.out_dir}/weights"
+    )
 
 
 @pytest.mark.slow
