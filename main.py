@@ -11,7 +11,7 @@ from MaskGIL.device import choose_device
 from MaskGIL.distributed import process_group
 from Trainer.config import RunConfig
 from Trainer.dry_run import dry_run
-from Trainer.report import write_report
+from Trainer.report import compare, write_report
 from Trainer.run_folder import check_run_folder
 from Trainer.study import run_study
 from Trainer.tokens import write_caches
@@ -29,7 +29,10 @@ JOBS = {
 def main(config: RunConfig, flags: Flags) -> None:
     """Do the job of `config`, or say what it would take."""
     if config.report:
-        print(f"wrote {write_report(Path(config.report))}")
+        print("wrote", *write_report(Path(config.report)))
+        return
+    if config.compare:
+        print(compare(config.compare))
         return
     with process_group(choose_device(config.device)):
         check_run_folder(config)

@@ -24,6 +24,8 @@ LARGEST_SEED = 2**63 - 1  # seeds are kept in 64 signed bits
 Schedule = Literal["root", "linear", "square", "cosine", "arccos", "exp"]
 Order = Literal["confidence", "random"]
 Guidance = Literal["constant", "linear"]
+Objective = Literal["mar", "ar", "both"]
+Plan = Literal["auto", "mar", "ar"]
 
 
 class Setting(NamedTuple):
@@ -175,7 +177,12 @@ class MaskingConfig:
 class SamplingConfig:
     """How an empty grid of tokens becomes an image."""
 
-    num_steps: int = setting(8, "decoding steps of an image")
+    plan: Plan = setting(
+        "auto",
+        "mar: many tokens a step; ar: one token a step, in raster order; auto: mar where the "
+        "weights have learned it, else ar",
+    )
+    num_steps: int = setting(8, "decoding steps of an image by plan=mar")
     schedule: Schedule = setting("arccos", "share of tokens that is still hidden after each step")
     order: Order = setting(
         "confidence", "which tokens a step reveals: the most confident ones, or random ones"

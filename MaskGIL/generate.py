@@ -24,6 +24,8 @@ from Network.config import UserError, setting
 SUFFIXES = {"out": ".png", "strip": ".png", "gif": ".gif"}
 CLASSES_SHOWN = 8  # where nobody names any
 STRIP_ROWS = 8
+STRIP_COLUMNS = 16
+GIF_FRAMES = 64
 COLUMNS = 8
 BATCH = 64
 
@@ -38,7 +40,7 @@ class GenerateConfig(SamplingKeys):
     num_images: int = setting(0, "images in all, the classes in equal shares; 0: one per class")
     out: str = setting("grid.png", "PNG file of all images; replaced if it is there")
     strip: str = setting(
-        "", "PNG file of the decoding: a row per image (8 at most), steps as columns"
+        "", "PNG file of the decoding: a row per image (8 at most), 16 steps at most as columns"
     )
     gif: str = setting("", "GIF file of the decoding of all images")
     enlarge: int = setting(1, "pixels of the picture along a side of an image's pixel")
@@ -123,10 +125,19 @@ def write_pictures(
         save_grid(images, paths["out"], columns, enlarge)
     if "strip" in paths:
         rows = slice(STRIP_ROWS)
-        frames = [grey_out(images[rows], step[rows]) for step in hidden]
+        steps = spread_steps(hidden, STRIP_COLUMNS)
+        frames = [grey_out(images[rows], step[rows]) for step in steps]
         save_strip(frames, paths["strip"], enlarge)
     if "gif" in paths:
-        save_gif([grey_out(images, step) for step in hidden], paths["gif"], columns, enlarge)
+        frames = [grey_out(images, step) for step in spread_steps(hidden, GIF_FRAMES)]
+        save_gif(frames, paths["gif"], columns, enlarge)
+
+
+def spread_steps(hidden: Tensor, most: int) -> Tensor:
+    """Of (steps, B, h, w) at most so many steps, evenly spread; the last one is among them."""
+    count = min(most, len(hidden))
+    chosen = (torch.arange(1, count + 1, device=hidden.device) * len(hidden)) // count - 1
+    return hidden[chosen]
 
 
 def _plan(pipe: Pipeline, labels: Tensor, seed: int) -> str:
@@ -137,7 +148,7 @@ def _plan(pipe: Pipeline, labels: Tensor, seed: int) -> str:
     precision = next(name for name, dtype in DTYPES.items() if dtype == pipe.dtype)
     return (
         f"images     {count} of {', '.join(shown)}, seed {seed}\n"
-        f"sampler    {settings.num_steps} steps, guidance {settings.guidance_scale:g}, "
+        f"sampler    {len(pipe.plan())} steps, guidance {settings.guidance_scale:g}, "
         f"temperature {settings.temperature:g}\n"
         f"device     {pipe.device}, {precision}"
     )

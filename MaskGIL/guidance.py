@@ -4,12 +4,14 @@ Guidance with scale s is null + s (cond - null) (Ho & Salimans, 2022, with s = 1
 Shapes: B batch, M rows, V codebook.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from MaskGIL.config import SamplingConfig
+from Network.head import Head
 
 # name -> scale at a progress in [0, 1] when the asked scale is s
 GUIDANCE: dict[str, Callable[[float, float], float]] = {
@@ -23,12 +25,51 @@ def guide(conditional: Tensor, null: Tensor, scale: float) -> Tensor:
     return torch.lerp(null.float(), conditional.float(), scale)
 
 
-def draw_tokens(logits: Tensor, noise: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
+@dataclass
+class PartLogits:
+    """Guided logits of tokens that are predicted in parts, one part at a time.
+
+    A large codebook never becomes a row of all its codes. `hidden` (B, M, D) are the states under
+    the condition and, where there is guidance, under the null condition.
+    """
+
+    head: Head
+    hidden: Sequence[Tensor]
+    scale: float = 1.0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codes of each part."""
+        return self.head.sizes
+
+    def next(self, earlier: Sequence[Tensor]) -> Tensor:
+        """Logits (B, M, size) of the part behind the earlier ones (B, M)."""
+        logits = [self.head.part_logits(hidden, earlier) for hidden in self.hidden]
+        return guide(*logits, self.scale) if len(logits) == 2 else logits[0]
+
+
+def draw_tokens(
+    logits: Tensor | PartLogits, noise: Tensor | Sequence[Tensor], sampling: SamplingConfig
+) -> tuple[Tensor, Tensor]:
     """Draw one token per row of logits (B, M, V) by inverse CDF from uniforms noise (B, M).
 
-    Temperature and top-k shape the draw. Returns tokens (B, M) int64 and the log-probability
-    (B, M) that the untempered, untruncated logits give them.
+    Temperature and top-k shape the draw; of tokens in parts, that of every part, each with
+    uniforms of its own. Returns tokens (B, M) int64 and the log-probability (B, M) that the
+    untempered, untruncated logits give them.
     """
+    noises = [noise] if isinstance(noise, Tensor) else noise
+    if isinstance(logits, Tensor):
+        return _draw(logits.float(), noises[0], sampling)
+    parts: list[Tensor] = []
+    confidence = torch.zeros_like(noises[0])
+    for uniforms in noises:
+        drawn, log_probability = _draw(logits.next(parts).float(), uniforms, sampling)
+        parts.append(drawn)
+        confidence = confidence + log_probability
+    return logits.head.join(parts), confidence
+
+
+def _draw(logits: Tensor, noise: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
     shaped = logits if sampling.temperature == 1 else logits / sampling.temperature
     if sampling.top_k:
         kept = min(sampling.top_k, logits.shape[-1])

@@ -6,7 +6,7 @@ Shapes: B batch, N tokens, V codebook, M counted rows.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from MaskGIL.noise import STREAMS, seed_of, uniform
+from Network.head import split_parts
 
 Schedule = Callable[[float, int], float]
 
@@ -102,16 +103,37 @@ def masked_loss(
     weights: Tensor,
     total: float | Tensor,
     label_smoothing: float,
+    sizes: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of logits (M, V) against targets (M,), weighted by weights (M,).
 
     Divided by `total`, the weight counted over all ranks and micro-batches, so that their sums add
-    up to the mean. Returns the loss and the (equally divided) share of right guesses.
+    up to the mean. Returns the loss and the (equally divided) share of right guesses. `sizes` as
+    `row_losses` has them.
     """
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = F.cross_entropy(wide, targets, reduction="none", label_smoothing=label_smoothing)
-    right = (logits.detach().argmax(-1) == targets).float()
+    losses, right = row_losses(logits, targets, label_smoothing, sizes)
     return (losses * weights).sum() / total, (right * weights).sum() / total
+
+
+def row_losses(
+    logits: Tensor, targets: Tensor, label_smoothing: float, sizes: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (M,) of logits (M, V) against targets (M,), and 1 where the guess is right.
+
+    Where tokens are predicted in parts, of `sizes` codes each, the logits of the parts stand beside
+    each other; the losses of the parts add up, and a guess is right if all of its parts are.
+    """
+    sizes = list(sizes) or [logits.shape[-1]]
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses, right = [], []
+    for part, target in zip(wide.split(sizes, -1), split_parts(targets, sizes)):
+        losses.append(
+            F.cross_entropy(part, target, reduction="none", label_smoothing=label_smoothing)
+        )
+        right.append(part.detach().argmax(-1) == target)
+    if len(sizes) == 1:
+        return losses[0], right[0].float()
+    return torch.stack(losses).sum(0), torch.stack(right).all(0).float()
 
 
 def _counts(schedule: str, progress: np.ndarray, num_tokens: int) -> np.ndarray:

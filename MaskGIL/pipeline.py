@@ -16,10 +16,10 @@ from torch import Tensor
 from MaskGIL.classes import class_index
 from MaskGIL.config import SamplingConfig
 from MaskGIL.data.crops import to_uint8
-from MaskGIL.decoding import decode, mar_plan
+from MaskGIL.decoding import Step, decode, make_plan, plan_kind
 from MaskGIL.device import autocast, choose_device, choose_precision, decoder_dtype
 from MaskGIL.noise import random_bits
-from MaskGIL.predictor import GuidedPredictor
+from MaskGIL.predictor import PREDICTORS
 from MaskGIL.weights import load_weights
 from Network.config import UserError
 from Network.gpt import GPT
@@ -51,10 +51,12 @@ class Pipeline:
         sampling: SamplingConfig | None = None,
         *,
         dtype: torch.dtype = torch.float32,
+        objective: str = "mar",
     ):
+        """`objective` is what the network was trained for, and says how it may be decoded."""
         self.network, self.tokenizer = network.eval(), tokenizer.eval()
         self.classes, self.sampling = list(classes), sampling or SamplingConfig()
-        self.dtype = dtype
+        self.dtype, self.objective = dtype, objective
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +82,14 @@ class Pipeline:
             raise UserError(f"{folder} holds a tokenizer, no generator; give weights=RUN/weights.")
         network, tokenizer = weights.network.to(place), weights.tokenizer.to(place)
         dtype = dtype or choose_precision("auto", place)
-        return cls(network, tokenizer, weights.classes, weights.sampling, dtype=dtype)
+        return cls(
+            network,
+            tokenizer,
+            weights.classes,
+            weights.sampling,
+            dtype=dtype,
+            objective=weights.objective,
+        )
 
     @torch.no_grad()
     def __call__(
@@ -133,9 +142,9 @@ class Pipeline:
     ) -> Tensor:
         """Labels (B,) and seeds (B,), int64 -> tokens (B, h, w), decoded from an empty grid."""
         settings, grid = settings or self.sampling, grid or self.network.config.grid
-        plan = mar_plan(grid[0] * grid[1], settings.num_steps, settings.schedule, settings.order)
+        plan, kind = self.plan(settings, grid), plan_kind(self.objective, settings.plan)
         scale = settings.guidance_scale if self.network.null_label else 1.0
-        predictor = GuidedPredictor(self.network, labels, settings.guidance, scale)
+        predictor = PREDICTORS[kind](self.network, labels, settings.guidance, scale)
         empty = torch.full((len(labels), *grid), self.network.mask_id, device=self.device)
         with autocast(self.device, self.dtype):
             return decode(
@@ -147,6 +156,13 @@ class Pipeline:
                 sampling=settings,
                 on_step=on_step,
             )
+
+    def plan(
+        self, settings: SamplingConfig | None = None, grid: tuple[int, int] | None = None
+    ) -> list[Step]:
+        """The decoding steps of an image. Raises UserError for settings that it cannot have."""
+        height, width = grid or self.network.config.grid
+        return make_plan(height * width, settings or self.sampling, self.objective)
 
     @torch.no_grad()
     def pixels(self, tokens: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from MaskGIL.config import (
     LARGEST_SEED,
     Guidance,
     Order,
+    Plan,
     SamplingConfig,
     Schedule,
     require_within,
 )
-from MaskGIL.decoding import mar_plan
 from MaskGIL.device import Precision, choose_device, choose_precision
 from MaskGIL.pipeline import Pipeline
 from Network.config import UserError, setting
@@ -27,8 +27,11 @@ class SamplingKeys:
 
     weights: str = setting("", "weights folder of a trained generator: RUN/weights")
     seed: int = setting(0, "seed of the set; the noise of image i follows from (seed, i) alone")
+    plan: Plan | None = setting(
+        None, "mar: many tokens a step; ar: one a step; auto: mar where the weights can"
+    )
     num_steps: int | None = setting(
-        None, "decoding steps of an image; null: as the weights have it"
+        None, "decoding steps of an image by plan=mar; null: as the weights have it"
     )
     schedule: Schedule | None = setting(None, "share of tokens still hidden after each step")
     order: Order | None = setting(
@@ -63,9 +66,8 @@ def open_pipeline(keys: SamplingKeys) -> Pipeline:
     pipe = Pipeline.from_pretrained(keys.weights, device, dtype, ema=keys.ema)
     given = {field.name: getattr(keys, field.name, None) for field in fields(SamplingConfig)}
     changes = {name: value for name, value in given.items() if value is not None}
-    pipe.sampling = settings = replace(pipe.sampling, **changes)
-    height, width = pipe.network.config.grid
-    mar_plan(height * width, settings.num_steps, settings.schedule, settings.order)  # it checks
+    pipe.sampling = replace(pipe.sampling, **changes)
+    pipe.plan()  # it checks
     return pipe
 
 

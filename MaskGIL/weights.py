@@ -15,12 +15,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from MaskGIL.config import SamplingConfig, from_dict, to_dict
+from MaskGIL.config import Objective, SamplingConfig, from_dict, to_dict
 from MaskGIL.distributed import first_rank_first
 from MaskGIL.public import public_file
+from MaskGIL.values import choices
 from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig, UserError
-from Network.files import load_strict, read_tensors
+from Network.files import PICKLED, load_strict, read_tensors
+from Network.generator_files import Generator, read_generator
 from Network.gpt import GPT
 from Network.tokenizer.official import WEIGHTS
 from Network.tokenizer.vq import VQTokenizer
@@ -37,6 +39,7 @@ class Weights:
     tokenizer: VQTokenizer
     classes: list[str]
     sampling: SamplingConfig
+    objective: str = "mar"  # what the network was trained for, a key of OBJECTIVES
 
 
 def save_weights(
@@ -47,6 +50,7 @@ def save_weights(
     average: Mapping[str, Tensor] | None = None,
     classes: Sequence[str] = (),
     sampling: SamplingConfig | None = None,
+    objective: str = "mar",
 ) -> None:
     """Write a weights folder aside, then put it in the place of the old one."""
     aside, old = (folder.with_name(folder.name + end) for end in (".tmp", ".old"))
@@ -64,7 +68,7 @@ def save_weights(
     if network is not None:
         assert average is not None
         config |= {"network": to_dict(network.config), "classes": list(classes)}
-        config |= {"sampling": to_dict(sampling or SamplingConfig())}
+        config |= {"sampling": to_dict(sampling or SamplingConfig()), "objective": objective}
         _save(network.state_dict(), aside / NETWORK)
         _save(average, aside / NETWORK_EMA)
     text = json.dumps(config, indent=1, ensure_ascii=False)
@@ -89,29 +93,25 @@ def load_weights(folder: str | Path, *, ema: bool = True) -> Weights:
     network = load_network(folder, ema=ema) if "network" in config else None
     classes = config.get("classes", [])
     sampling = from_dict(SamplingConfig, config["sampling"]) if network else SamplingConfig()
-    return Weights(network, load_tokenizer(folder), classes, sampling)
+    objective = config.get("objective", "mar")  # as all were before it had a name
+    return Weights(network, load_tokenizer(folder), classes, sampling, objective)
 
 
 def load_network(path: str | Path, config: NetworkConfig | None = None, *, ema: bool = True) -> GPT:
-    """A generator of a weights folder, or of one safetensors file and its `config`; on the CPU.
+    """A generator of a weights folder, of a file of ours with its `config`, or of a public file.
 
-    Raises UserError if the folder holds no generator, or if a file comes without a `config`.
+    It comes onto the CPU. Of a public file (see `read_generator`) `config` is told by its shapes,
+    as far as its size is a published one. Raises UserError if there is no generator in it.
     """
     path = Path(path)
-    file = path
-    if path.suffix != ".safetensors":
-        described = read_config(path)
-        if "network" not in described:
-            raise UserError(f"{path} holds a tokenizer, no generator; give weights=RUN/weights.")
-        config = config or from_dict(NetworkConfig, described["network"])
-        file = path / (NETWORK_EMA if ema else NETWORK)
-    if config is None:
-        raise UserError(f"{path} is a bare file; give its folder, with config.json beside it.")
-    with torch.device("meta"):
-        network = build_network(config)
-    network.to_empty(device="cpu")
-    load_strict(network, read_tensors(file), file)
-    return network.eval()
+    if path.is_file() or path.suffix.lower() in (*PICKLED, ".safetensors"):
+        return _filled(read_generator(path, config), path)
+    described = read_config(path)
+    if "network" not in described:
+        raise UserError(f"{path} holds a tokenizer, no generator; give weights=RUN/weights.")
+    config = config or from_dict(NetworkConfig, described["network"])
+    file = path / (NETWORK_EMA if ema else NETWORK)
+    return _filled(Generator(config, read_tensors(file), "mar"), file)
 
 
 def load_tokenizer(folder: str | Path) -> VQTokenizer:
@@ -164,10 +164,21 @@ def read_config(folder: Path) -> dict:
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
         raise UserError(f"{file} has format {found}, this version reads {FORMAT}.")
+    if str(config.get("objective", "mar")) not in choices(Objective):
+        raise UserError(f"{file} is damaged (objective); write the weights again.")
     needed = {"tokenizer", "classes", "sampling"} if "network" in config else {"tokenizer"}
     if missing := sorted(needed - config.keys()):
         raise UserError(f"{file} is damaged (no {missing[0]!r}); write the weights again.")
     return config
+
+
+def _filled(read: Generator, source: object) -> GPT:
+    """The network of what was read, its memory taken once."""
+    with torch.device("meta"):
+        network = build_network(read.config)
+    network.to_empty(device="cpu")
+    load_strict(network, read.state, source)
+    return network.eval()
 
 
 def _ready(tokenizer: VQTokenizer) -> VQTokenizer:

@@ -78,7 +78,7 @@ class Job:
         lines = [
             f"samples    {config.num_images:,} of {height}x{width}, {', '.join(config.classes)}, "
             f"seed {config.seed}, in chunks of {config.chunk}",
-            f"sampler    {settings.num_steps} steps, guidance {settings.guidance_scale:g}, "
+            f"sampler    {len(self.pipe.plan())} steps, guidance {settings.guidance_scale:g}, "
             f"temperature {settings.temperature:g}",
             f"device     {self.pipe.device}, {self.samples['precision']}, {world_size()} ranks",
         ]

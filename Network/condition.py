@@ -1,9 +1,34 @@
-"""What an image is conditioned on, as tokens: here a class label, or nothing.
+"""What an image is conditioned on, as tokens: a class label, the features of a caption, or nothing.
 
-The null condition, which classifier-free guidance needs, is one more row of the table.
+The null condition, which classifier-free guidance needs, is one more row of the table of classes,
+or features of its own. Shapes: B batch, P condition tokens, C width of features, D width.
 """
 
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from Network.config import NetworkConfig, UserError
+
+CAPTION_TOKENS = 120  # of the null caption; LlamaGen pads and cuts every caption to as many
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What a text encoder makes of captions: features (B, P, C), padded in front.
+
+    `mask` (B, P) is True where there is padding, which is hidden from all; None: there is none.
+    """
+
+    features: Tensor
+    mask: Tensor | None = None
+
+    @property
+    def seen(self) -> Tensor | None:
+        """Where attention may look, (B, 1, 1, P) for all heads and queries; None: everywhere."""
+        return None if self.mask is None else ~self.mask[:, None, None]
 
 
 class ClassCondition(nn.Module):
@@ -26,3 +51,41 @@ class ClassCondition(nn.Module):
     def forward(self, labels: Tensor) -> Tensor:
         """Labels (B,) int64 in [0, num_classes] -> tokens (B, 1, D)."""
         return self.table(labels)[:, None]
+
+
+class CaptionCondition(nn.Module):
+    """Features of captions -> as many condition tokens (LlamaGen): two layers with tanh GELU.
+
+    The features of the null caption are learned by nobody: those of the public weights are kept.
+    """
+
+    num_tokens = CAPTION_TOKENS
+    null = 0  # there are no classes: no label but the null one, which stands for no caption
+
+    def __init__(self, caption_width: int, width: int):
+        super().__init__()
+        self.up = nn.Linear(caption_width, width, bias=False)
+        self.down = nn.Linear(width, width, bias=False)
+        null = torch.randn(CAPTION_TOKENS, caption_width) / caption_width**0.5
+        self.register_buffer("null_features", null)
+        self.null_features: Tensor
+
+    def forward(self, captions: Captions) -> Tensor:
+        """Captions of features (B, P, C) -> tokens (B, P, D). Raises UserError for labels."""
+        if not isinstance(captions, Captions):
+            raise UserError(
+                "This generator takes captions (features of a text encoder), not class labels; "
+                "use the weights of a class-conditional one."
+            )
+        return self.down(F.gelu(self.up(captions.features), approximate="tanh"))
+
+    def without(self, captions: Captions) -> Captions:
+        """The null caption in the place of each, with the mask of each. P must be 120."""
+        return Captions(self.null_features.expand(len(captions.features), -1, -1), captions.mask)
+
+
+def build_condition(config: NetworkConfig) -> ClassCondition | CaptionCondition:
+    """The condition that a network of `config` takes."""
+    if config.caption_width:
+        return CaptionCondition(config.caption_width, config.width)
+    return ClassCondition(config.num_classes, config.width)

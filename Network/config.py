@@ -3,13 +3,13 @@
 Every floor declares its own settings with `setting`; the run's configuration nests them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from math import gcd
 from typing import Any, Literal, NamedTuple
 
 Norm = Literal["pre", "post", "sandwich"]
-Rotary = Literal["grid2d", "llamagen"]
+Rotary = Literal["grid2d", "llamagen", "published"]
 Middle = Literal["attention", "blocks", "none"]
 
 
@@ -42,7 +42,28 @@ SIZES = {
     "XXL": Size(48, 1536, 24),  # 1.4B
     "3B": Size(24, 3200, 32),  # 3.1B, LlamaGen's autoregressive one
 }
+SIZES_OF = {
+    "gpt": SIZES,
+    "vit": {  # of the published repository's transformer.py (synbol/MaskGIL 4edf674)
+        "small": Size(24, 768, 16),
+        "big": Size(32, 1024, 16),
+        "huge": Size(48, 1024, 16),
+    },
+    "halton": {  # of Halton-MaskGIT (f61b0a1)
+        "tiny": Size(6, 384, 6),
+        "small": Size(12, 512, 6),  # heads of 85, 510 in all
+        "base": Size(12, 768, 12),
+        "large": Size(24, 1024, 16),
+        "xlarge": Size(28, 1152, 16),
+    },
+}
 UNNAMED = Size(6, 192, 6)
+# What only kind gpt has a choice of
+GPT_ONLY = (
+    *("norm", "qk_norm", "embed_norm", "rotary", "learned_positions", "caption_width"),
+    "low_bits",
+)
+LARGEST_UNSPLIT = 65_536  # codes that are predicted at once
 
 
 def _numbers(size: Size) -> str:
@@ -51,14 +72,23 @@ def _numbers(size: Size) -> str:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Architecture of a generator. `size` names a row of `SIZES`, which fills in the three behind.
+    """Architecture of a generator. `size` names a row of `SIZES_OF`, which fills in the three
+    behind.
 
-    Raises UserError for an unknown size, for numbers beside it that are not its own, and for heads
-    that do not divide the width.
+    Raises UserError for an unknown size, for numbers beside it that are not its own, for heads
+    that do not divide the width, and for settings that `kind` does not know.
     """
 
-    kind: Literal["gpt"] = setting("gpt", "architecture: gpt is the Bi-LLaMA of MaskGIL")
-    size: str = setting("", "a named size (B, L, XL, XXL), or empty to give depth, width and heads")
+    kind: Literal["gpt", "vit", "halton"] = setting(
+        "gpt",
+        "architecture: gpt is the Bi-LLaMA of MaskGIL, vit the transformer of MaskGIT, halton that "
+        "of Halton-MaskGIT with adaptive norms",
+    )
+    size: str = setting(
+        "",
+        "a named size (B, L, XL, XXL; vit: small, big, huge; halton: tiny, small, base, large, "
+        "xlarge), or empty to give depth, width and heads",
+    )
     depth: int = setting(
         0, "number of blocks; 0: as the size has it, without a size 6", follows="size"
     )
@@ -71,6 +101,11 @@ class NetworkConfig:
         follows="size",
     )
     codebook_size: int = setting(16384, "codes of the tokenizer; the mask token is one more")
+    low_bits: int | None = setting(
+        None,
+        "bits of a token that are predicted before the others; 0: all at once; null: 0 up to "
+        "65,536 codes, else a third of the bits",
+    )
     num_classes: int = setting(1000, "classes of the condition; 0 trains without condition")
     grid: tuple[int, int] = setting((16, 16), "height, width of the token grid")
     norm: Norm = setting("post", "where the normalisation of a branch stands")
@@ -79,11 +114,21 @@ class NetworkConfig:
     rotary: Rotary = setting("grid2d", "layout of the rotary positions")
     learned_positions: bool = setting(False, "add a learned embedding of each place in the grid")
     dropout: float = setting(0.0, "dropout of embedded tokens and of both branches")
+    mlp_width: int = setting(0, "of kind vit: inner width of its feed-forward; 0: 4 x width")
+    caption_width: int = setting(
+        0, "width of the text features that take the place of classes; 0: classes"
+    )
 
     def __post_init__(self):
         self._fill_in_size()
         for name in ("depth", "width", "heads", "codebook_size"):
             _require_whole("network", name, getattr(self, name))
+        low_bits, codes = self._low_bits, self.codebook_size
+        if low_bits < 0 or (low_bits and (codes % 2**low_bits or codes == 2**low_bits)):
+            raise UserError(
+                f"network.low_bits={low_bits} does not split network.codebook_size={codes} into "
+                "equal parts; choose another, or 0 to predict a token at once."
+            )
         if self.num_classes < 0 or min(self.grid) < 1:
             raise UserError(
                 f"network.num_classes={self.num_classes} must not be negative, and network.grid="
@@ -91,18 +136,69 @@ class NetworkConfig:
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.dropout must lie in [0, 1), not {self.dropout}.")
-        if self.width % self.heads or self.width // self.heads % 4:
+        self._check_kind()
+        self._check_heads()
+
+    @property
+    def learns_places(self) -> bool:
+        """Whether there is something learned per place, so that `grid` is the only one."""
+        return self.learned_positions or self.kind != "gpt"
+
+    def _check_kind(self) -> None:
+        """Raise UserError for a setting that was given and has no effect."""
+        default = {field.name: field.default for field in fields(self)}
+        useless = ("mlp_width",) if self.kind == "gpt" else GPT_ONLY
+        useless = (*useless, "mlp_width") if self.kind == "halton" else useless
+        for name in useless:
+            if (given := getattr(self, name)) != default[name]:
+                raise UserError(
+                    f"network.{name}={str(given).lower()} has no effect on "
+                    f"network.kind={self.kind}; leave it out."
+                )
+        if self.mlp_width < 0 or self.caption_width < 0:
+            raise UserError("network.mlp_width and network.caption_width must not be negative.")
+        if self.caption_width and (self.num_classes or self.rotary == "published"):
             raise UserError(
-                f"network.heads={self.heads} must divide network.width={self.width} into heads "
-                "whose width is a multiple of 4."
+                f"network.caption_width={self.caption_width} takes captions in the place of "
+                "classes, in front of the image tokens; write network.num_classes=0 with it, and "
+                "leave network.rotary=published out."
             )
 
+    def _check_heads(self) -> None:
+        multiple = 4 if self.kind == "gpt" else 1  # a pair turns with the row, one with the column
+        if self.kind == "halton":  # its heads need not fill the width
+            if self.heads > self.width:
+                raise UserError(
+                    f"network.heads={self.heads} must not exceed network.width={self.width}."
+                )
+        elif self.width % self.heads or self.width // self.heads % multiple:
+            raise UserError(
+                f"network.heads={self.heads} must divide network.width={self.width}"
+                + (" into heads whose width is a multiple of 4." if multiple > 1 else ".")
+            )
+
+    @property
+    def part_sizes(self) -> tuple[int, ...]:
+        """Codes of each part of a token: one part, or its low and its high bits."""
+        if not self._low_bits:
+            return (self.codebook_size,)
+        return 2**self._low_bits, self.codebook_size >> self._low_bits
+
+    @property
+    def _low_bits(self) -> int:
+        if self.low_bits is not None or self.kind != "gpt":
+            return self.low_bits or 0
+        large = self.codebook_size > LARGEST_UNSPLIT
+        return (self.codebook_size - 1).bit_length() // 3 if large else 0
+
     def _fill_in_size(self) -> None:
-        if self.size and self.size not in SIZES:
-            close = get_close_matches(self.size.upper(), SIZES, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"Unknown network.size {self.size!r}.{hint} Known: {', '.join(SIZES)}.")
-        named = SIZES.get(self.size, UNNAMED)
+        sizes = SIZES_OF[self.kind]
+        if self.size and self.size not in sizes:
+            words = {name.lower(): name for name in sizes}
+            close = get_close_matches(self.size.lower(), words, n=1)
+            hint = f" Did you mean {words[close[0]]!r}?" if close else ""
+            raise UserError(f"Unknown network.size {self.size!r}.{hint} Known: {', '.join(sizes)}.")
+        named = sizes.get(self.size, UNNAMED)
         given = Size(self.depth, self.width, self.heads)
         size = Size(*(number or own for number, own in zip(given, named)))
         if self.size and size != named:

@@ -5,7 +5,8 @@ Shapes: B batch, P condition tokens, N image tokens, D width, H heads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,39 +17,63 @@ class Context:
     """What image tokens need of the condition: per block keys and values (B, H, P, head_dim).
 
     `last` (B, 1, D) is the last condition token behind all blocks: it predicts image token 0 in
-    causal order, and is None in bidirectional order.
+    causal order, and is None in bidirectional order. `mask` (B, 1, 1, P) is False at condition
+    tokens that nobody may look at, None where there are none such.
+    Other networks have instead `tokens` (B, P, D), the embedded condition, where it attends jointly
+    with the image; or `vectors`, per block (B, 6, D) and at the end (B, 2, D), of adaptive norms.
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
     last: Tensor | None = None
+    mask: Tensor | None = None
+    tokens: Tensor | None = None
+    vectors: list[Tensor] = field(default_factory=list)
 
     @staticmethod
     def cat(contexts: list[Context]) -> Context:
         """Join along the batch, as guidance does with condition and null condition."""
-        depth = range(len(contexts[0].keys))
-        lasts = [context.last for context in contexts if context.last is not None]
-        return Context(
-            [torch.cat([context.keys[block] for context in contexts]) for block in depth],
-            [torch.cat([context.values[block] for context in contexts]) for block in depth],
-            torch.cat(lasts) if lasts else None,
-        )
+        names = [part.name for part in fields(Context)]
+        return Context(**{name: _cat([getattr(each, name) for each in contexts]) for name in names})
 
 
 @dataclass
 class KVCache:
-    """Keys and values of the image tokens seen so far, per block; grows in place up to N."""
+    """Keys and values of condition and image tokens seen so far, per block, in one place.
+
+    The room for all is taken at once and filled in place. `rows` counts the predictions made.
+    """
 
     num_tokens: int
-    length: int = 0
+    rows: int = 0
     buffers: dict[int, Tensor] = field(default_factory=dict)
 
-    def extend(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append keys and values (B, H, n, head_dim); return all so far (B, H, length + n, .)."""
+    @property
+    def length(self) -> int:
+        """Image tokens stored: the last one is read only when its successor is asked for."""
+        return max(0, self.rows - 1)
+
+    def extend(
+        self, block: int, past: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Append keys and values (B, H, n, head_dim) to `past` of the condition and those stored.
+
+        Returns all of them, (B, H, P + length + n, head_dim) each.
+        """
         batch, heads, new, width = keys.shape
+        num_condition = past[0].shape[2]
         if block not in self.buffers:
-            self.buffers[block] = keys.new_empty(2, batch, heads, self.num_tokens, width)
-        buffer, end = self.buffers[block], self.length + new
-        buffer[0, :, :, self.length : end] = keys
-        buffer[1, :, :, self.length : end] = values
-        return buffer[0, :, :, :end], buffer[1, :, :, :end]
+            room = num_condition + self.num_tokens
+            self.buffers[block] = keys.new_empty(2, batch, heads, room, width)
+            self.buffers[block][:, :, :, :num_condition] = torch.stack(past)
+        buffer, start = self.buffers[block], num_condition + self.length
+        buffer[0, :, :, start : start + new] = keys
+        buffer[1, :, :, start : start + new] = values
+        return buffer[0, :, :, : start + new], buffer[1, :, :, : start + new]
+
+
+def _cat(parts: list[Any]) -> Any:
+    """Join tensors, or lists of them place by place; nothing stays nothing."""
+    if isinstance(parts[0], list):
+        return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+    return None if parts[0] is None else torch.cat(parts)

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Network.condition import ClassCondition
+from Network.condition import Captions, build_condition
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
+from Network.feed_forward import FeedForward
+from Network.head import build_embedding, build_head
 from Network.norm import RMSNorm
 from Network.rotary import condition_table, rotary_table, rotate
 
@@ -22,14 +24,14 @@ from Network.rotary import condition_table, rotary_table, rotate
 class GPT(nn.Module):
     """LLaMA blocks over image tokens. `tokens == codebook_size` means hidden."""
 
-    head_is_linear = True  # so guidance may mix hidden states instead of logits
+    objectives = ("mar", "ar", "both")  # of training that it is made for
 
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.config = config
         width = config.width
-        self.token_embedding = nn.Embedding(config.codebook_size + 1, width)
-        self.condition = ClassCondition(config.num_classes, width)
+        self.token_embedding = build_embedding(config)
+        self.condition = build_condition(config)
         num_tokens = config.grid[0] * config.grid[1]
         self.position_embedding = (
             nn.Embedding(num_tokens, width) if config.learned_positions else None
@@ -38,9 +40,10 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(width)
-        self.output = nn.Linear(width, config.codebook_size, bias=False)
+        self.output = build_head(config)
+        self.head_is_linear = self.output.is_affine  # so guidance may mix hidden states
         self.apply(_initialise)
-        nn.init.zeros_(self.output.weight)
+        self.output.forget()
 
     @property
     def mask_id(self) -> int:
@@ -52,19 +55,18 @@ class GPT(nn.Module):
         """The label of the null condition."""
         return self.condition.null
 
-    def forward(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
-        """Tokens (B, h, w) or (B, N) and labels (B,) -> logits (B, N, V)."""
-        if causal:
-            return self.head(self.hidden(tokens, self.encode(condition, causal), causal=causal))
-        return self.head(self.hidden_at_once(tokens, condition))
+    def forward(self, tokens: Tensor, condition: Tensor | Captions, causal: bool = False) -> Tensor:
+        """Tokens (B, h, w) or (B, N) and labels (B,) or captions -> logits (B, N, V)."""
+        return self.head(self.hidden_at_once(tokens, condition, causal))
 
-    def encode(self, condition: Tensor, causal: bool = False) -> Context:
-        """Labels (B,) -> the context of their images, for every step of decoding."""
+    def encode(self, condition: Tensor | Captions, causal: bool = False) -> Context:
+        """Labels (B,) or captions -> the context of their images, for every step of decoding."""
         x = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
         head_dim = self.config.width // self.config.heads
         table = condition_table(self.config.rotary, x.shape[1], head_dim, x.device)
-        mask = _causal_mask(x.shape[1], 0, x.device) if causal and x.shape[1] > 1 else None
-        context = Context([], [])
+        seen = condition.seen if isinstance(condition, Captions) else None
+        mask = _condition_mask(x.shape[1], seen, causal, x.device)
+        context = Context([], [], mask=seen)
         for block in self.blocks:
             x, keys, values = block(x, table, mask=mask)
             context.keys.append(keys)
@@ -83,41 +85,53 @@ class GPT(nn.Module):
         """Hidden states before the head: (B, N, D), or (B, M, D) of rows (B, M) int64.
 
         Row j predicts token rows[:, j]. In causal order it has seen the tokens before it; a
-        `cache` then keeps what earlier calls computed, and only tokens up to the last row are
-        read. In bidirectional order it has seen all tokens, and the cache must be None.
+        `cache` then keeps what earlier calls computed: `rows` must be those that follow the rows
+        of the last call, the same for all images, and only tokens before the last one are read. In
+        bidirectional order it has seen all tokens, and the cache must be None.
         """
         grid, tokens = self._grid(tokens)
         if causal:
             return self._hidden_causal(tokens, grid, context, rows, cache)
         assert cache is None
         x, table = self._embed(tokens, grid), self._table(grid, tokens.device)
+        mask = _with_seen(None, context.mask, x.shape[1])
         for index, block in enumerate(self.blocks):
             last = index == len(self.blocks) - 1
             past = (context.keys[index], context.values[index])
-            x, _, _ = block(x, table, past=past, rows=rows if last else None)
+            x, _, _ = block(x, table, past=past, mask=mask, rows=rows if last else None)
         return self.norm(x)
 
-    def hidden_at_once(self, tokens: Tensor, condition: Tensor) -> Tensor:
-        """What `hidden` of `encode` gives in bidirectional order, (B, N, D), in one pass.
+    def hidden_at_once(
+        self, tokens: Tensor, condition: Tensor | Captions, causal: bool = False
+    ) -> Tensor:
+        """What `hidden` of `encode` gives, (B, N, D), in one pass.
 
         Faster where a context serves once: condition and tokens share every matrix product.
         """
+        if isinstance(condition, Captions) and condition.mask is not None:  # two masks, two passes
+            return self.hidden(tokens, self.encode(condition, causal), causal=causal)
         grid, tokens = self._grid(tokens)
         condition_tokens = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
-        x = torch.cat([condition_tokens, self._embed(tokens, grid)], 1)
+        seen = tokens[:, :-1] if causal else tokens  # nothing stands behind the last one
+        x = torch.cat([condition_tokens, self._embed(seen, grid)], 1)
         head_dim, num_condition = self.config.width // self.config.heads, condition_tokens.shape[1]
         table = torch.cat(
             [
                 condition_table(self.config.rotary, num_condition, head_dim, x.device),
-                self._table(grid, x.device),
+                self._table(grid, x.device)[: seen.shape[1]],
             ]
         )
+        apart = 0 if causal else num_condition  # a triangle keeps the condition to itself anyway
         for block in self.blocks:
-            x, _, _ = block(x, table, num_condition=num_condition)
-        return self.norm(x[:, num_condition:])
+            x, _, _ = block(x, table, num_condition=apart, causal=causal)
+        return self.norm(x[:, num_condition - causal :])  # its last token predicts image token 0
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Hidden states (..., D) -> logits (..., V) over exactly the codes of the tokenizer."""
+    def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Hidden states (..., D) -> logits (..., V) over exactly the codes of the tokenizer.
+
+        `rows` (...) are their places in the grid, which this head has no use for; without them
+        hidden is (B, N, D). A factorised head gives log-probabilities.
+        """
         return self.output(hidden)
 
     def _hidden_causal(
@@ -128,22 +142,27 @@ class GPT(nn.Module):
         rows: Tensor | None,
         cache: KVCache | None,
     ) -> Tensor:
-        first = cache.length if cache else 0  # tokens before it are in the cache
-        end = tokens.shape[1] - 1 if rows is None or cache is None else int(rows.max())
         assert context.last is not None, "encode the condition with causal=True"
-        x = self._embed(tokens[:, first:end], grid, first)  # (B, n, D)
-        table = self._table(grid, tokens.device)[first:end]
-        mask = _causal_mask(end - first, context.keys[0].shape[2] + first, tokens.device)
-        if end > first:
+        first, asked = 0, tokens.shape[1]  # tokens stored, rows answered behind this call
+        if cache:  # counted, never read from `rows`: that would wait for the device
+            first = cache.length
+            asked = asked if rows is None else cache.rows + rows.shape[1]
+        x = self._embed(tokens[:, first : asked - 1], grid, first)  # (B, n, D)
+        table = self._table(grid, tokens.device)[first : asked - 1]
+        num_earlier = context.keys[0].shape[2] + first
+        mask = _causal_mask(x.shape[1], num_earlier, x.device) if x.shape[1] > 1 else None
+        mask = _with_seen(mask, context.mask, asked - 1)
+        if x.shape[1]:
             for index, block in enumerate(self.blocks):
                 past = (context.keys[index], context.values[index])
                 store = (cache, index) if cache else None
                 x, _, _ = block(x, table, past=past, mask=mask, store=store)
+        if not cache or not cache.rows:
+            x = torch.cat([context.last, x], 1)  # row j predicts token j
         if cache:
-            cache.length = max(first, end)
-        x = torch.cat([context.last, x], 1) if first == 0 else x  # row j now predicts token j
-        if rows is not None:
-            x = _gather(x, rows - (first + 1 if first else 0))
+            cache.rows = asked
+        elif rows is not None:
+            x = _gather(x, rows)
         return self.norm(x)
 
     def _embed(self, tokens: Tensor, grid: tuple[int, int], first: int = 0) -> Tensor:
@@ -181,7 +200,7 @@ class Block(nn.Module):
         super().__init__()
         pre, post = config.norm != "post", config.norm != "pre"
         self.attention = Attention(config)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config.width)
         self.attention_norm_in = RMSNorm(config.width) if pre else nn.Identity()
         self.attention_norm_out = RMSNorm(config.width) if post else nn.Identity()
         self.feed_forward_norm_in = RMSNorm(config.width) if pre else nn.Identity()
@@ -198,11 +217,19 @@ class Block(nn.Module):
         rows: Tensor | None = None,
         store: tuple[KVCache, int] | None = None,
         num_condition: int = 0,
+        causal: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """X (B, n, D) -> the same, or its rows (B, M, D), and the keys and values it made."""
         x_in = self.attention_norm_in(x)
         branch, keys, values = self.attention(
-            x_in, table, past=past, mask=mask, rows=rows, store=store, num_condition=num_condition
+            x_in,
+            table,
+            past=past,
+            mask=mask,
+            rows=rows,
+            store=store,
+            num_condition=num_condition,
+            causal=causal,
         )
         x = x if rows is None else _gather(x, rows)
         x = x + self.dropout(self.attention_norm_out(branch))
@@ -231,20 +258,24 @@ class Attention(nn.Module):
         rows: Tensor | None,
         store: tuple[KVCache, int] | None,
         num_condition: int,
+        causal: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """X (B, n, D) attends to `past`, the stored tokens and itself; queries may be rows only.
 
         The first `num_condition` tokens attend only to each other, and `past` is none of theirs.
+        `causal` tokens attend to those before them and to themselves.
         """
         q, k, v = self._project(x, rows)
         q = rotate(self.q_norm(q), table if rows is None else table[rows]).to(v.dtype)
         k = rotate(self.k_norm(k), table).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, n, head_dim)
-        keys, values = store[0].extend(store[1], k, v) if store else (k, v)
-        if past is not None:
-            keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
+        keys, values = k, v
+        if past is not None and store:
+            keys, values = store[0].extend(store[1], past, k, v)
+        elif past is not None:
+            keys, values = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         attended = attend(
-            q[:, :, num_condition:], keys, values, mask
+            q[:, :, num_condition:], keys, values, mask, causal
         )  # (B, H, n - num_condition, head_dim)
         if num_condition:
             first = attend(
@@ -267,34 +298,20 @@ class Attention(nn.Module):
         return q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
 
 
-def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention of q (B, H, n, head_dim) over keys and values (B, H, m, .)."""
+def attend(
+    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False
+) -> Tensor:
+    """Scaled dot-product attention of q (B, H, n, head_dim) over keys and values (B, H, m, .).
+
+    `mask` (n, m) is True where a query sees a key; `causal` says that it is a triangle.
+    """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         # The fused kernel's backward pass is 2 to 5 times slower here (torch 2.15, AVX512-BF16)
+        mask = _causal_mask(q.shape[2], 0, q.device) if causal else mask
         scores = (q * q.shape[-1] ** -0.5) @ keys.mT  # (B, H, n, m)
         scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
         return scores.softmax(-1).to(values.dtype) @ values
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-
-
-class FeedForward(nn.Module):
-    """SwiGLU (Shazeer, 2020): down(silu(gate x) * up x)."""
-
-    def __init__(self, config: NetworkConfig):
-        super().__init__()
-        inner = feed_forward_width(config.width)
-        self.gate = nn.Linear(config.width, inner, bias=False)
-        self.up = nn.Linear(config.width, inner, bias=False)
-        self.down = nn.Linear(inner, config.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """X (B, n, D) -> (B, n, D)."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-def feed_forward_width(width: int) -> int:
-    """LLaMA's inner width: 2/3 of 4 x width, rounded up to a multiple of 256."""
-    return -(-(8 * width // 3) // 256) * 256
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal)
 
 
 def _gather(x: Tensor, rows: Tensor) -> Tensor:
@@ -304,6 +321,25 @@ def _gather(x: Tensor, rows: Tensor) -> Tensor:
 def _causal_mask(num_queries: int, num_earlier: int, device: torch.device) -> Tensor:
     ones = torch.ones(num_queries, num_earlier + num_queries, dtype=torch.bool, device=device)
     return ones.tril(num_earlier)
+
+
+def _condition_mask(
+    num_tokens: int, seen: Tensor | None, causal: bool, device: torch.device
+) -> Tensor | None:
+    """Who sees whom among condition tokens: nobody what is not `seen`, but each one itself."""
+    mask = _causal_mask(num_tokens, 0, device) if causal and num_tokens > 1 else None
+    if seen is None:
+        return mask
+    own = torch.eye(num_tokens, dtype=torch.bool, device=device)
+    return (seen if mask is None else seen & mask) | own  # (B, 1, P, P)
+
+
+def _with_seen(mask: Tensor | None, seen: Tensor | None, num_tokens: int) -> Tensor | None:
+    """`mask` (n, P + num_tokens) or None for all, without what is not `seen` of the condition."""
+    if seen is None:
+        return mask
+    seen = F.pad(seen, (0, num_tokens), value=True)  # (B, 1, 1, P + num_tokens)
+    return seen if mask is None else seen & mask
 
 
 def _initialise(module: nn.Module) -> None:

@@ -45,10 +45,24 @@ def condition_table(layout: str, num_tokens: int, head_dim: int, device: torch.d
     """Complex table (num_tokens, head_dim / 2) of the condition tokens.
 
     `grid2d` leaves them at angle 0; `llamagen` multiplies their queries and keys by zero, a
-    quirk that its published weights were trained with.
+    quirk that its published weights were trained with. For `published`, see `published_table`.
     """
     fill = {"grid2d": 1.0, "llamagen": 0.0}[layout]
     return torch.full((num_tokens, head_dim // 2), fill, dtype=torch.complex64, device=device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def published_table(num_tokens: int, head_dim: int, device: torch.device) -> Tensor:
+    """Complex table (num_tokens + 1, head_dim / 2) of the published MaskGIL: one dimension.
+
+    The class token stands last, but the zero row, which was meant for it, first: image token 0 is
+    multiplied by zero, token i has the angle of position i - 1.
+    """
+    frequencies = BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angles = torch.arange(num_tokens).float()[:, None] * frequencies  # (N, D/2)
+    table = torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([torch.zeros_like(table[:1]), table]).to(device)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

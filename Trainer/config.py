@@ -7,6 +7,7 @@ from MaskGIL.config import (
     LARGEST_SEED,
     DataConfig,
     MaskingConfig,
+    Objective,
     SamplingConfig,
     require_at_least,
     require_within,
@@ -151,6 +152,11 @@ class RunConfig:
         "generator",
         "train a generator, train a tokenizer, only write the token cache, or run a grid of runs",
     )
+    objective: Objective = setting(
+        "mar",
+        "what a generator learns: mar fills in hidden tokens, ar predicts the next one in raster "
+        "order, both takes turns by chance",
+    )
     out_dir: str = setting("", "folder of the run; running again resumes it", free=True)
     init_from: str = setting(
         "",
@@ -158,6 +164,12 @@ class RunConfig:
         free=True,
     )
     report: str = setting("", "folder of a run: draw its curves and do nothing else", free=True)
+    compare: tuple[str, ...] = setting(
+        (),
+        "folder of a run: compare its curves with those of its recipe, or RUN,OTHER, and do "
+        "nothing else",
+        free=True,
+    )
     seed: int = setting(0, "seed of weights, order, crops and masks")
     device: str = setting("auto", "auto, cuda, mps or cpu", free=True)
     precision: Precision = setting(

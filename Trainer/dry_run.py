@@ -119,7 +119,7 @@ class Generator:
         grid, masking = self.config.network.grid, self.config.masking
         tokens = torch.empty(count, *grid, dtype=torch.int64, device="meta")
         rows = None
-        if count > 1 and not masking.visible_weight:
+        if count > 1 and not masking.visible_weight and self.config.objective == "mar":
             batch, num_tokens = self.config.optim.batch, grid[0] * grid[1]
             bound = max_hidden(masking.schedule, batch, count, num_tokens)
             rows = torch.empty(bound, dtype=torch.int64, device="meta")

@@ -50,11 +50,12 @@ class Logger:
         self._tracker.log(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def tell(self, step: int, kind: str, values: dict[str, float]) -> None:
-        """Keep values of a step and print them."""
+        """Keep values of a step and print them, but for the details, whose names end in %."""
         self.record(step, kind, values)
         shown = (
             f"{name} {value}" if isinstance(value, int) else f"{name} {value:.4g}"
             for name, value in values.items()
+            if not name.endswith("%")
         )
         self.line(" | ".join([f"{kind} at step {step}", *shown]))
 

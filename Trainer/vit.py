@@ -1,4 +1,4 @@
-"""Trains a MaskGIL generator: masked tokens in, the hidden ones out.
+"""Trains a MaskGIL generator: hidden tokens from all others (MAR), or the next from those before.
 
 Stands on cached tokens, or encodes images in every step. Shapes: B images, h x w = N tokens, V
 codebook, M counted rows.
@@ -17,22 +17,15 @@ from MaskGIL.cached_rows import CachedRows
 from MaskGIL.data import Images, Split
 from MaskGIL.data.crops import num_crops, to_uint8
 from MaskGIL.data.sampler import Sampler, spread
-from MaskGIL.decoding import mar_plan
+from MaskGIL.decoding import OBJECTIVES, make_plan
 from MaskGIL.imagenet import describe_count
-from MaskGIL.masking import (
-    counted_rows,
-    draw_mask,
-    hidden_counts,
-    mask_tokens,
-    masked_loss,
-    max_hidden,
-)
+from MaskGIL.masking import masked_loss, max_hidden
 from MaskGIL.noise import uniform
 from MaskGIL.pictures import save_grid
 from MaskGIL.pipeline import Pipeline, image_seeds
 from MaskGIL.weights import load_network, open_tokenizer, save_weights
 from Metrics.sample_and_eval import choose_labels, sample_chunks
-from Network import build_network
+from Network import NETWORKS, build_network
 from Network.config import UserError
 from Network.gpt import GPT
 from Network.tokenizer.vq import VQTokenizer
@@ -47,18 +40,25 @@ from Trainer.batches import (
 from Trainer.config import RunConfig
 from Trainer.content import Content
 from Trainer.logger import format_bytes
+from Trainer.objective import RowLogits, masked_question, mode_of, next_question
 from Trainer.tokens import VALIDATION_IMAGES, cached_tokens, describe_validation
 from Trainer.trainer import Trainer
+from Trainer.validation import VALIDATIONS
 from Trainer.window import Metrics
 
 # Eight classes of ImageNet that DiT and LlamaGen show, so that pictures compare
 FAVOURITES = (207, 360, 387, 974, 88, 979, 417, 279)
+AIMS = {
+    "ar": "ar: every token from those before it",
+    "both": "both: by chance hidden tokens from all others, or every token from those before it",
+}
 
 
 class GeneratorTrainer(Trainer):
     """A run that trains a generator on tokens."""
 
     module: GPT
+    _fitting = False  # whether it tries how much fits into memory
 
     def open(self) -> None:
         """Open the tokenizer, and check that it, the images and the network fit."""
@@ -90,49 +90,54 @@ class GeneratorTrainer(Trainer):
         return MaskedBatches(source, schedule, batch, self.num_tokens, config.seed, self.share)
 
     def objective(self) -> nn.Module:
-        """Tokens, labels and rows -> logits of the rows."""
+        """Tokens, labels, rows, targets and order -> logits of the rows."""
         return RowLogits(self.module)
 
     def loss(self, objective: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Masked cross-entropy of tokens (B, h, w), over the counted tokens of all ranks."""
-        masking, seed = self.config.masking, self.config.seed
+        """Cross-entropy of tokens (B, h, w), over the counted tokens of all ranks."""
+        masking, config = self.config.masking, self.config
         tokens = batch["tokens"] if "tokens" in batch else self._encode(batch["images"])
-        mask = draw_mask(batch["hidden"], seed, batch["samples"], self.num_tokens)  # (B, N)
-        masked = mask_tokens(tokens, mask.view_as(tokens), self.module.mask_id)
         labels = self._dropped(batch["labels"], batch["samples"])
-        total = batch["hidden_total"][0].float()
-        if masking.visible_weight:
-            rows, weights = None, torch.where(mask, 1.0, masking.visible_weight).flatten()
-            visible = self.num_tokens * self.config.optim.batch - total
-            total = total + masking.visible_weight * visible
+        if self.mode() == "ar":
+            asked, total = next_question(tokens), self.num_tokens * config.optim.batch
         else:
-            rows, weights = counted_rows(mask, self._bound())
-        logits = objective(masked, labels, rows)  # (M, V)
-        targets = tokens.flatten() if rows is None else tokens.flatten()[rows]
-        loss, accuracy = masked_loss(logits, targets, weights, total, masking.label_smoothing)
-        return loss, {"acc": accuracy}
+            asked = masked_question(
+                tokens,
+                batch["hidden"],
+                batch["samples"],
+                seed=config.seed,
+                mask_id=self.module.mask_id,
+                bound=self._bound(),
+                visible_weight=masking.visible_weight,
+            )
+            total = batch["hidden_total"][0].float()
+            visible = self.num_tokens * config.optim.batch - total
+            total = total + masking.visible_weight * visible
+        logits = objective(asked.tokens, labels, asked.rows, tokens, asked.causal)  # (M, V)
+        targets = tokens.flatten() if asked.rows is None else tokens.flatten()[asked.rows]
+        sizes, smoothing = self.module.config.part_sizes, masking.label_smoothing
+        loss, right = masked_loss(logits, targets, asked.weights, total, smoothing, sizes)
+        return loss, {"acc": right}
+
+    def mode(self) -> str:
+        """What this step asks for: "mar" or "ar", the same on all ranks and in all parts."""
+        return (
+            "ar" if self._fitting else mode_of(self.config.objective, self.config.seed, self.step)
+        )
 
     def validate(self) -> dict[str, float]:
-        """Loss without smoothing, and accuracy, on validation tokens under fixed masks."""
-        all_tokens, all_labels = self.validation
-        sums = torch.zeros(3, device=self.device)
-        schedule, count = self.config.masking.schedule, len(all_tokens)
-        counts = torch.from_numpy(hidden_counts(schedule, count, self.num_tokens, 0, 0))
-        network, batch = RowLogits(self.module), self.chunk
-        for start in range(0, count, batch):
-            tokens = all_tokens[start : start + batch].to(self.device)
-            labels = all_labels[start : start + batch].to(self.device)
-            samples = torch.arange(start, start + len(tokens), device=self.device)
-            hidden = counts[start : start + batch].to(self.device)
-            mask = draw_mask(hidden, 0, samples, self.num_tokens)
-            masked = mask_tokens(tokens, mask.view_as(tokens), self.module.mask_id)
-            rows = mask.flatten().nonzero()[:, 0]  # waits for the device; training must not
-            logits, targets = network(masked, self._known(labels), rows), tokens.flatten()[rows]
-            weights = torch.ones_like(rows, dtype=torch.float32)
-            loss, accuracy = masked_loss(logits, targets, weights, 1.0, 0.0)
-            sums += torch.stack([loss, accuracy, weights.sum()])
-        loss, accuracy, hidden = sums.tolist()
-        return {"loss": loss / hidden, "acc": accuracy / hidden}
+        """Loss without smoothing, and accuracy, on validation tokens in every mode it learns."""
+        tokens, labels = self.validation
+        values: dict[str, float] = {}
+        for mode in OBJECTIVES[self.config.objective]:
+            values |= VALIDATIONS[mode](
+                RowLogits(self.module),
+                tokens,
+                self._known(labels),
+                schedule=self.config.masking.schedule,
+                chunk=self.chunk,
+            )
+        return values
 
     def picture(self, path: Path) -> None:
         """A grid of samples: fixed classes, fixed seeds."""
@@ -163,6 +168,7 @@ class GeneratorTrainer(Trainer):
             average=self.ema.tensors,
             classes=self.images.classes,
             sampling=self.config.sampling,
+            objective=self.config.objective,
         )
 
     def content(self) -> Content:
@@ -186,7 +192,9 @@ class GeneratorTrainer(Trainer):
             "data": f"{describe_count(self.images, 'train')} of {len(classes)} classes, {source}; "
             f"{describe_validation(self.validation_images, self.images)} validate",
         }
-        if weight := self.config.masking.visible_weight:
+        if self.config.objective != "mar":
+            facts["objective"] = AIMS[self.config.objective]
+        elif weight := self.config.masking.visible_weight:
             facts["loss"] = f"of all tokens, visible ones count {weight:g}: every row is computed"
         return facts
 
@@ -216,8 +224,19 @@ class GeneratorTrainer(Trainer):
 
     def _pipeline(self) -> Pipeline:
         return Pipeline(
-            self.module, self.tokenizer, self.images.classes, self.config.sampling, dtype=self.dtype
+            self.module,
+            self.tokenizer,
+            self.images.classes,
+            self.config.sampling,
+            dtype=self.dtype,
+            objective=self.config.objective,
         )
+
+    def _fit_into_memory(self) -> None:
+        """As the dearest step: one in raster order computes every row."""
+        self._fitting = self.config.objective != "mar"
+        super()._fit_into_memory()
+        self._fitting = False
 
     def _encode(self, images: Tensor) -> Tensor:
         return encode_crops(self.tokenizer, images, self.config.data.cache_precision)
@@ -235,19 +254,6 @@ class GeneratorTrainer(Trainer):
         seed = torch.full((), self.config.seed, device=labels.device)
         drop = uniform(seed, "class drop", samples, 0) < self.config.masking.class_drop
         return torch.where(drop, self.module.null_label, self._known(labels))
-
-
-class RowLogits(nn.Module):
-    """What DDP and compile wrap: the network, its head only where the loss looks."""
-
-    def __init__(self, network: GPT):
-        super().__init__()
-        self.network = network
-
-    def forward(self, tokens: Tensor, labels: Tensor, rows: Tensor | None) -> Tensor:
-        """Tokens (B, h, w), labels (B,), flat rows (M,) or None for all -> logits (M, V)."""
-        hidden = self.network.hidden_at_once(tokens, labels).flatten(0, 1)
-        return self.network.head(hidden if rows is None else hidden.index_select(0, rows))
 
 
 def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -> None:
@@ -274,7 +280,13 @@ def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -
             f"Data has {num_classes} classes, network.num_classes is {network.num_classes}. "
             f"Use network.num_classes={num_classes} or other data."
         )
-    mar_plan(side * side, sampling.num_steps, sampling.schedule, sampling.order)  # or it raises
+    known = NETWORKS[network.kind].objectives
+    if config.objective not in known:
+        raise UserError(
+            f"A network of network.kind={network.kind} learns objective={' or '.join(known)}, not "
+            f"{config.objective}."
+        )
+    make_plan(side * side, sampling, config.objective)  # or it raises
 
 
 def shown_classes(num_classes: int) -> list[int]:

@@ -1,6 +1,10 @@
+import pytest
+import tiny
 import torch
 
-from Network.condition import ClassCondition
+from Network.condition import Captions, ClassCondition
+from Network.config import NetworkConfig, UserError
+from Network.context import Context
 
 
 def test_a_label_is_its_row_of_the_table():
@@ -21,3 +25,84 @@ def test_without_classes_only_the_null_condition_is_left():
     condition = ClassCondition(0, 8)
     assert condition.null == 0
     assert condition(torch.tensor([0, 0])).shape == (2, 1, 8)
+
+
+# Captions
+
+
+def captions(batch=2, tokens=5, padding=(0, 3), seed=0):
+    """Random features, image i padded in front by `padding[i]`."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(batch, tokens, 6, generator=generator, dtype=torch.float64)
+    mask = torch.arange(tokens) < torch.tensor(padding)[:, None]
+    return Captions(features, mask)
+
+
+def network(**changes):
+    return tiny.network(num_classes=0, caption_width=6, **changes)
+
+
+def test_features_become_tokens():
+    condition, given = network().condition, captions()
+    hidden = given.features @ condition.up.weight.T
+    inner = (2 / torch.pi) ** 0.5 * (hidden + 0.044715 * hidden**3)  # GELU, tanh approximation
+    expected = 0.5 * hidden * (1 + inner.tanh()) @ condition.down.weight.T
+    torch.testing.assert_close(condition(given), expected)
+
+
+def test_the_null_caption_keeps_the_mask():
+    condition, given = network().condition, captions(tokens=120)
+    null = condition.without(given)
+    assert torch.equal(null.features[1], condition.null_features)
+    assert null.mask is given.mask
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+def test_padding_does_not_matter(causal):
+    """The same caption, once without padding: what stands there is seen by nobody else."""
+    ours, tokens = network(), tiny.tokens()
+    given = captions()
+    with torch.no_grad():
+        found = ours(tokens, given, causal=causal)
+        other = Captions(given.features + 9 * given.mask[..., None], given.mask)
+        torch.testing.assert_close(ours(tokens, other, causal=causal), found, rtol=0, atol=1e-11)
+        bare = Captions(given.features[1:, 3:])
+        expected = ours(tokens[1:], bare, causal=causal)
+    torch.testing.assert_close(found[1:], expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+def test_captions_train(causal):
+    """Through the mask of padding and without it, which are two ways in masked order."""
+    for given in (captions(), Captions(captions().features)):
+        ours = network()
+        ours(tiny.tokens(), given, causal=causal).square().sum().backward()
+        for name, parameter in ours.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
+
+
+def test_contexts_of_captions_join():
+    ours, tokens, given = network(), tiny.tokens(), captions()
+    with torch.no_grad():
+        parts = [Captions(given.features[i, None], given.mask[i, None]) for i in range(2)]
+        joined = Context.cat([ours.encode(part, True) for part in parts])
+        found = ours.head(ours.hidden(tokens, joined, causal=True))
+        torch.testing.assert_close(found, ours(tokens, given, causal=True), rtol=0, atol=1e-11)
+
+
+def test_labels_are_no_captions():
+    with pytest.raises(UserError) as error:
+        network()(tiny.tokens(), torch.tensor([0, 0]))
+    assert str(error.value) == (
+        "This generator takes captions (features of a text encoder), not class labels; use the "
+        "weights of a class-conditional one."
+    )
+
+
+@pytest.mark.parametrize("changes", [{"num_classes": 3}, {"rotary": "published"}])
+def test_captions_take_the_place_of_classes(changes):
+    settings = {"caption_width": 6, "num_classes": 0, **changes}
+    with pytest.raises(UserError, match=r"^network.caption_width=6 takes captions in the place of"):
+        NetworkConfig(**settings)

@@ -12,14 +12,16 @@ from MaskGIL.config import leaves, load_config
 from MaskGIL.data import SOURCES
 from MaskGIL.data.crops import CROPS
 from MaskGIL.data.sampler import split_ranks
-from MaskGIL.decoding import ORDERS, mar_plan
+from MaskGIL.decoding import OBJECTIVES, ORDERS, make_plan
 from MaskGIL.device import DTYPES
 from MaskGIL.generate import GenerateConfig
 from MaskGIL.guidance import GUIDANCE
 from MaskGIL.masking import SCHEDULES
+from MaskGIL.predictor import PREDICTORS
 from MaskGIL.values import choices
 from Metrics.sample_and_eval import SampleConfig
-from Network import NETWORKS, build_network, build_tokenizer
+from Network import build_network, build_tokenizer
+from Network.config import SIZES_OF
 from Network.tokenizer import FAMILIES
 from Trainer.config import RunConfig
 from Trainer.optim import learning_rate
@@ -55,13 +57,15 @@ def load(file):
 
 TABLES = {
     "job": main.JOBS,
+    "objective": OBJECTIVES,
     "precision": ["auto", *DTYPES],
     "data.source": SOURCES,
     "loop.tracker": TRACKERS,
     "data.crops": CROPS,
-    "network.kind": NETWORKS,
+    "network.kind": SIZES_OF,
     "tokenizer.family": FAMILIES,
     "masking.schedule": SCHEDULES,
+    "sampling.plan": ["auto", *PREDICTORS],
     "sampling.schedule": SCHEDULES,
     "sampling.order": ORDERS,
     "sampling.guidance": GUIDANCE,
@@ -129,8 +133,8 @@ def test_its_network_builds_and_answers_its_grid(file):
         tokens = torch.empty(2, height, width, dtype=torch.int64)
         logits = network(tokens, tokens[:, 0, 0])
     assert logits.shape == (2, height * width, run.network.codebook_size)
-    plan = mar_plan(height * width, run.sampling.num_steps, run.sampling.schedule)
-    assert len(plan) == run.sampling.num_steps
+    assert run.objective in network.objectives
+    assert make_plan(height * width, run.sampling, run.objective)
 
 
 @pytest.mark.parametrize("file", GENERATORS, **by_name)
@@ -142,7 +146,7 @@ def test_a_generator_fits_the_tokenizer_it_names(file):
     tokenizer = ours[run.tokenizer.weights]
     assert run.network.codebook_size == tokenizer.tokenizer.codebook_size
     assert run.data.source == tokenizer.data.source
-    assert run.data.image_size == tokenizer.data.image_size
+    assert run.data.image_size >= tokenizer.data.image_size  # it is convolutional: larger is fine
     with torch.device("meta"):
         stride = build_tokenizer(tokenizer.tokenizer).stride
     assert run.network.grid == (run.data.image_size // stride,) * 2

@@ -8,7 +8,7 @@ from tiny_runs import config, image_folder, tokenizer_weights, tree
 
 from Network import build_network
 from Network.config import UserError
-from Network.gpt import feed_forward_width
+from Network.feed_forward import feed_forward_width
 from Trainer.dry_run import (
     STATE_BYTES,
     Generator,

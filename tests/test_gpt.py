@@ -1,21 +1,19 @@
-"""Expected numbers: a plain formulation with one head at a time, and logits of LlamaGen's own
-classes (`fixtures/network/NOTES.md`)."""
+"""Expected numbers: a plain formulation with one head at a time; those of LlamaGen's own classes
+are in test_generator_files.py."""
 
 from dataclasses import astuple, replace
 from itertools import product
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from fixtures.network import filler
-from safetensors.torch import load_file
 from torch import nn
 
 from Network import build_network
 from Network.config import SIZES, NetworkConfig, UserError
-from Network.gpt import Context, KVCache, feed_forward_width
+from Network.context import Context, KVCache
+from Network.feed_forward import feed_forward_width
 
 NORMS = [
     {"norm": norm, "qk_norm": qk_norm, "embed_norm": embed_norm}
@@ -48,13 +46,6 @@ def test_parameters_of_the_named_sizes(size, millions):
     block = 4 * width**2 + 3 * width * feed_forward_width(width)
     tables = (2 * 16384 + 1 + 1001) * width
     assert found == pytest.approx(depth * block + tables, rel=0.001)  # the rest are gains
-
-
-@pytest.mark.parametrize(
-    ("width", "inner"), [(768, 2048), (1024, 2816), (1280, 3584), (1536, 4096), (3200, 8704)]
-)
-def test_inner_widths_of_llama(width, inner):
-    assert feed_forward_width(width) == inner  # DESIGN's table, from LlamaGen's find_multiple
 
 
 def test_the_head_has_no_mask_token():
@@ -183,6 +174,30 @@ def test_equals_the_plain_formulation(changes, rotary, causal):
         for image, label, logits in zip(tokens, LABELS, found):
             expected = plain_logits(network, image, label, causal)
             torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)  # float32 angles
+
+
+@pytest.mark.parametrize("rotary", ["grid2d", "llamagen"])
+@pytest.mark.parametrize("changes", [*NORMS, {"learned_positions": True}])
+@pytest.mark.parametrize("grid", [(2, 3), (1, 1)])
+def test_one_pass_in_causal_order_is_encode_and_hidden(changes, rotary, grid):
+    network, tokens = tiny.network(rotary=rotary, grid=grid, **changes), tiny.tokens(grid=grid)
+    with torch.no_grad():
+        found = network.hidden_at_once(tokens, LABELS, causal=True)
+        expected = network.hidden(tokens, network.encode(LABELS, True), causal=True)
+    torch.testing.assert_close(found, expected, **EXACT)
+
+
+def test_one_pass_in_causal_order_needs_no_mask(monkeypatch):
+    """So a fused kernel may skip what lies above the diagonal."""
+    seen, attention = [], F.scaled_dot_product_attention
+
+    def spy(*inputs, attn_mask=None, is_causal=False):
+        seen.append((attn_mask, is_causal))
+        return attention(*inputs, attn_mask=attn_mask, is_causal=is_causal)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    tiny.network().hidden_at_once(tiny.tokens(), LABELS, causal=True)
+    assert seen == [(None, True)] * 2
 
 
 # Who sees whom
@@ -326,83 +341,6 @@ def test_a_cache_takes_a_whole_sequence():
     assert cache.length == 15
 
 
-# LlamaGen's own numbers
-
-LLAMAGEN = load_file(Path(__file__).parent / "fixtures/network/llamagen_c2i_tiny.safetensors")
-LLAMAGEN_KEYS = {
-    "tok_embeddings": "token_embedding",
-    "cls_embedding.embedding_table": "condition.table",
-    "attention.wqkv": "attention.qkv",
-    "attention.wo": "attention.out",
-    "feed_forward.w1": "feed_forward.gate",
-    "feed_forward.w3": "feed_forward.up",
-    "feed_forward.w2": "feed_forward.down",
-    "attention_norm": "attention_norm_in",
-    "ffn_norm": "feed_forward_norm_in",
-    "layers": "blocks",
-}
-# Of the float32 arithmetic, as measured with LlamaGen's classes themselves, cached and not
-SCALES = [(0.02, "", 1e-5), (0.2, "_hot", 1e-4)]
-SHA256 = {  # of the weights that the stored logits were made with
-    0.02: "39368b7a57002126c60ea63ed4fa626ee06689c848e46290338984c969f50e26",
-    0.2: "53a2cffb1f37f4cf06887a55efee34923a7fc3fec17e9ec47a34640957766cff",
-}
-
-
-def llamagen(scale):
-    """Our network with the weights of the stored one; its table has no row for a mask token."""
-    network = build_network(
-        tiny.network_config(
-            width=64, heads=4, codebook_size=32, num_classes=10, grid=(8, 8), norm="pre",
-            qk_norm=False, embed_norm=False, rotary="llamagen",
-        )
-    ).eval()  # fmt: skip
-    shapes, theirs = {}, {}
-    for ours, tensor in network.state_dict().items():
-        name = ours
-        for their_part, our_part in LLAMAGEN_KEYS.items():
-            name = name.replace(our_part, their_part)
-        theirs[ours] = name
-        shapes[name] = (32, 64) if name == "tok_embeddings.weight" else tuple(tensor.shape)
-    weights = filler.transformer_weights(shapes, scale)
-    assert filler.digest(weights) == SHA256[scale]
-    weights["tok_embeddings.weight"] = F.pad(weights["tok_embeddings.weight"], (0, 0, 0, 1))
-    network.load_state_dict({ours: weights[name] for ours, name in theirs.items()}, strict=True)
-    return network
-
-
-@pytest.mark.parametrize(("scale", "suffix", "tolerance"), SCALES)
-@pytest.mark.parametrize("chunk", [None, 1, 16])
-def test_logits_of_llamagen(scale, suffix, tolerance, chunk):
-    network, tokens = llamagen(scale), LLAMAGEN["idx"].long()
-    with torch.no_grad():
-        context = network.encode(LLAMAGEN["labels"], causal=True)
-        if chunk:
-            cache = KVCache(64)
-            parts = torch.arange(64).expand(2, -1).split(chunk, 1)
-            hidden = [network.hidden(tokens, context, part, True, cache) for part in parts]
-        else:
-            hidden = [network.hidden(tokens, context, causal=True)]
-        found = network.head(torch.cat(hidden, 1))
-    expected = LLAMAGEN[f"logits{suffix}"][:, :64]
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize(("scale", "suffix", "tolerance"), SCALES)
-def test_guided_tokens_of_llamagen(scale, suffix, tolerance):
-    network, labels = llamagen(scale), LLAMAGEN["labels"]
-    tokens, cache = torch.full((4, 64), network.mask_id), KVCache(64)
-    with torch.no_grad():
-        both = torch.cat([labels, torch.full_like(labels, network.null_label)])
-        context = network.encode(both, causal=True)
-        for row in range(64):
-            rows = torch.full((4, 1), row)
-            logits = network.head(network.hidden(tokens, context, rows, True, cache))
-            conditional, null = logits[:, 0].chunk(2)
-            tokens[:, row] = (null + 2 * (conditional - null)).argmax(-1).repeat(2)
-    assert torch.equal(tokens[:2], LLAMAGEN[f"greedy_cfg2{suffix}"].long())
-
-
 # States and sentences
 
 
@@ -422,13 +360,14 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(network(tokens, LABELS), network(tokens, LABELS))
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
 @pytest.mark.parametrize("norms", NORMS)
-def test_runs_in_bfloat16(norms):
+def test_runs_in_bfloat16(norms, causal):
     network, tokens = tiny.network(**norms).float(), tiny.tokens()
     with torch.no_grad():
-        exact = network(tokens, LABELS)
+        exact = network(tokens, LABELS, causal=causal)
         with torch.autocast("cpu", torch.bfloat16):
-            found = network(tokens, LABELS).float()
+            found = network(tokens, LABELS, causal=causal).float()
     assert (found - exact).norm() / exact.norm() < 0.05  # 8 bits, two blocks
     assert not torch.equal(found, exact)
 

@@ -141,7 +141,10 @@ def test_the_report_of_a_run(main_py, folder):
     code, out, err = main_py(f"report={folder / 'tokenizer'}")
     assert (code, err) == (0, "")
     picture = folder / "tokenizer" / "curves.png"
-    assert out == f"wrote {picture}\n"
+    file = picture.with_name("run.curves.json")
+    assert out == f"wrote {picture} {file}\n"
+    _, out, _ = main_py(f"compare={folder / 'tokenizer'},{file}")
+    assert "are equal\n" in out
     assert Image.open(picture).size[0] > 100
 
 

@@ -14,7 +14,7 @@ from MaskGIL.config import SamplingConfig
 from MaskGIL.decoding import decode, mar_plan
 from MaskGIL.masking import counted_rows, masked_loss
 from MaskGIL.predictor import GuidedPredictor
-from Network.gpt import feed_forward_width
+from Network.feed_forward import feed_forward_width
 
 GRID = (3, 5)  # rows and columns differ, so that they cannot be mistaken for each other
 LABELS = torch.tensor([1, 3])  # a class and the null condition

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
@@ -14,6 +16,7 @@ class Toy:
     """Hidden state (label, row, tokens' sum); a head linear or not. Counts what it is asked."""
 
     null_label = NULL
+    config = SimpleNamespace(part_sizes=(3,))
 
     def __init__(self, head_is_linear):
         self.head_is_linear = head_is_linear
@@ -31,7 +34,8 @@ class Toy:
         total = tokens.flatten(1).sum(1, keepdim=True).expand_as(rows)
         return torch.stack([label, rows.double(), total.double()], -1).float()
 
-    def head(self, hidden):
+    def head(self, hidden, rows):
+        assert hidden.shape[:-1] == rows.shape
         return 2 * hidden if self.head_is_linear else hidden**2
 
 
@@ -41,7 +45,7 @@ LABELS = torch.tensor([4, 0, 7])
 
 
 def alone(toy, labels):
-    return toy.head(toy.hidden(TOKENS, toy.encode(labels), ROWS))
+    return toy.head(toy.hidden(TOKENS, toy.encode(labels), ROWS), ROWS)
 
 
 @pytest.mark.parametrize("linear", [True, False])

@@ -51,8 +51,9 @@ def make(folder, tmp_path):
 class Spy:
     """An objective whose logits are all zero, and which keeps what it was asked."""
 
-    def __call__(self, tokens, labels, rows):
+    def __call__(self, tokens, labels, rows, targets, causal):
         self.tokens, self.labels, self.rows = tokens, labels, rows
+        self.targets, self.causal = targets, causal
         num_rows = tokens.numel() if rows is None else len(rows)
         return torch.zeros(num_rows, CODES)
 
@@ -106,7 +107,7 @@ def test_counted_tokens_of_all_parts_sum_to_the_announced_total(make, monkeypatc
     counted = []
     trainer = make("loop.accumulation=4", "data.tokens=online")
 
-    def masked_loss(logits, targets, weights, total, label_smoothing):
+    def masked_loss(logits, targets, weights, total, label_smoothing, sizes):
         counted.append((weights.sum().item(), float(total)))
         return logits.sum(), logits.sum()
 
@@ -141,7 +142,7 @@ def test_visible_tokens_count_as_much_as_asked(make):
     hidden = batch["hidden"].float()
     right = torch.arange(16) < 8
 
-    def objective(tokens, labels, rows):
+    def objective(tokens, labels, rows, targets, causal):
         assert rows is None
         logits = 1e4 * torch.nn.functional.one_hot(batch["tokens"].flatten(), CODES).float()
         return logits * right.repeat_interleave(16)[:, None]
@@ -167,14 +168,6 @@ def test_an_unconditional_network_learns_the_null_label(make):
     trainer, spy = make("network.num_classes=0", "data.tokens=online"), Spy()
     trainer.loss(spy, trainer.dataset()[0])
     assert set(spy.labels.tolist()) == {0}
-
-
-def test_rows_of_the_objective_are_rows_of_the_network():
-    network = tiny.network()
-    tokens, labels, rows = tiny.tokens(), torch.tensor([0, 2]), torch.tensor([3, 0, 20, 31])
-    every = RowLogits(network)(tokens, labels, None)
-    torch.testing.assert_close(every, network(tokens, labels).flatten(0, 1))
-    torch.testing.assert_close(RowLogits(network)(tokens, labels, rows), every[rows])
 
 
 def test_it_learns(folder, tmp_path):

@@ -1,0 +1,81 @@
+import math
+
+import pytest
+import tiny
+import torch
+
+from MaskGIL.masking import draw_mask, hidden_counts
+from Trainer.objective import RowLogits
+from Trainer.validation import QUARTERS, VALIDATIONS, validate_masked, validate_next
+
+COUNT = 24
+LABELS = torch.arange(COUNT) % 4
+TOKENS = tiny.tokens(COUNT, codes=10)
+SETTINGS = {"schedule": "arccos", "chunk": 7}
+
+
+@pytest.fixture
+def network():
+    return tiny.network()
+
+
+@torch.no_grad()
+def rows_by_image(network):
+    """For each image its share of hidden tokens, and losses and right guesses at these."""
+    counts = hidden_counts("arccos", COUNT, 16, 0, 0)
+    for image, count in enumerate(counts.tolist()):
+        mask = draw_mask(torch.tensor([count]), 0, torch.tensor([image]), 16)[0]
+        tokens = TOKENS[image].flatten()
+        masked = tokens.masked_fill(mask, 11).view(1, 4, 4)
+        logits = network(masked, LABELS[image, None])[0, mask]
+        losses = -logits.log_softmax(-1).gather(1, tokens[mask, None])[:, 0]
+        yield count / 16, losses, (logits.argmax(-1) == tokens[mask]).double()
+
+
+def mean(pieces):
+    return torch.cat(list(pieces)).mean().item()
+
+
+def test_hidden_tokens_are_scored_in_all_and_by_quarters(network):
+    with torch.no_grad():
+        found = validate_masked(RowLogits(network), TOKENS, LABELS, **SETTINGS)
+    rows = list(rows_by_image(network))
+    assert found.pop("loss") == pytest.approx(mean(loss for _, loss, _ in rows))
+    assert found.pop("acc") == pytest.approx(mean(right for _, _, right in rows))
+    for quarter, name in enumerate(QUARTERS):
+        inside = [row for row in rows if quarter / 4 < row[0] <= (quarter + 1) / 4]
+        assert found.pop(f"loss {name}") == pytest.approx(mean(loss for _, loss, _ in inside))
+        assert found.pop(f"acc {name}") == pytest.approx(mean(right for _, _, right in inside))
+    assert found == {}
+
+
+def test_a_quarter_without_images_is_left_out(network):
+    with torch.no_grad():
+        found = validate_masked(RowLogits(network), TOKENS[:1], LABELS[:1], **SETTINGS)
+    hidden = hidden_counts("arccos", 1, 16, 0, 0)[0] / 16
+    (name,) = [name for q, name in enumerate(QUARTERS) if q / 4 < hidden <= (q + 1) / 4]
+    assert set(found) == {"loss", "acc", f"loss {name}", f"acc {name}"}
+
+
+def test_next_tokens_are_scored(network):
+    with torch.no_grad():
+        found = validate_next(RowLogits(network), TOKENS, LABELS, **SETTINGS)
+        logits = network(TOKENS, LABELS, causal=True)
+    targets = TOKENS.flatten(1)
+    losses = -logits.log_softmax(-1).gather(2, targets[..., None])
+    right = (logits.argmax(-1) == targets).double()
+    expected = {"ar_loss": losses.mean().item(), "ar_acc": right.mean().item()}
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("mode", VALIDATIONS)
+def test_tokens_in_parts_are_scored_as_whole_ones(mode):
+    """-log of the joint probability; a guess is right if both of its parts are."""
+    network = tiny.network(codebook_size=12, low_bits=2)
+    with torch.no_grad():
+        network.output.forget()
+        found = VALIDATIONS[mode](RowLogits(network), TOKENS, LABELS, **SETTINGS)
+    prefix = "ar_" if mode == "ar" else ""
+    assert found[f"{prefix}loss"] == pytest.approx(math.log(12))
+    if mode == "ar":  # the first of equals is guessed: token 0
+        assert found["ar_acc"] == pytest.approx((TOKENS == 0).double().mean().item())
