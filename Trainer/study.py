@@ -96,7 +96,7 @@ def cells_of(config: RunConfig) -> Iterator[Cell]:
     study, found = config.study, set()
     arms = [_read_arm(row) for row in study.arms] or [("", [])]
     axes = [_read_axis(row) for row in study.axes]
-    for (arm, changes), *values, seed in product(arms, *axes, study.seeds):
+    for (arm, changes), values, seed in product(arms, list(product(*axes)), study.seeds):
         words = [arm, *(f"{key}={value}" for key, value in values), f"seed={seed}"]
         name = "_".join(re.sub(r"[^\w.=+]+", "-", word).strip("-") for word in words if word)
         if name in found:
@@ -149,7 +149,7 @@ def diverged(losses: list[float | None], factor: float) -> str:
     finite = [loss for loss in losses if loss is not None]
     if len(finite) < len(losses):
         return "a loss that is not finite"
-    excess = losses[-1] / min(finite)
+    excess = finite[-1] / min(finite)
     return f"last loss {excess:.3g} times its least" if excess > factor else ""
 
 
