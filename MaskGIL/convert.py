@@ -24,10 +24,12 @@ from MaskGIL.cache_index import CHUNK, UNKNOWN, Index, dtype_of, new_index
 from MaskGIL.command import Flags
 from MaskGIL.data.folders import UnreadableImage
 from MaskGIL.durable import replace_file, sha256, to_json, write_durably
-from MaskGIL.foreign_tokens import ForeignTokens, Row, open_foreign_tokens
+from MaskGIL.foreign_generators import is_generator, open_foreign_generator
+from MaskGIL.foreign_tokens import CODES, LABELS, ForeignTokens, Row, open_foreign_tokens
 from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
-from MaskGIL.public import describe, public_file
+from MaskGIL.public import GENERATORS, describe, public_file
 from MaskGIL.sampling import check_writable, output_path
+from MaskGIL.tokenizer_source import find_tokenizer
 from MaskGIL.values import did_you_mean
 from MaskGIL.weights import load_tokenizer, read_config, save_weights
 from Network import build_tokenizer
@@ -48,15 +50,17 @@ class ConvertConfig:
 
     source: str = setting(
         "",
-        "file of a public tokenizer, or its name; weights folder of ours; LlamaGen's folder of "
-        "codes, or a .jsonl file of tokens as RAR's",
+        "file of a public tokenizer or generator, or its name; weights folder of ours; LlamaGen's "
+        "folder of codes, or a .jsonl file of tokens as RAR's",
     )
     out: str = setting("", "weights folder, token cache or (to=official) .safetensors file to make")
     to: Literal["ours", "official"] = setting(
         "ours", "our format, or official: the tokenizer of a weights folder by its authors' names"
     )
     tokenizer: str = setting(
-        "", "name of the tokenizer in a file; of tokens the weights folder of theirs"
+        "",
+        "name of the tokenizer in a file; of a generator that of its tokens, or a weights folder; "
+        "of tokens the one that made them: a weights folder, NAME or NAME:FILE",
     )
     classes: str = setting("", "of tokens: text file with the name of each class, a line each")
 
@@ -86,20 +90,30 @@ def convert(config: ConvertConfig, flags: Flags) -> None:
         )
     elif tokens is not None:
         _convert_tokens(tokens, config, flags)
-    elif source.is_dir() or not (source.exists() or config.source in NAMED):
+    elif source.is_dir() or not (source.exists() or config.source in (*NAMED, *GENERATORS)):
         _refuse(source)
+    elif _is_known(source) and is_generator(config.source):
+        _convert_generator(config, flags)
     else:
         _convert_weights(config, flags)
 
 
 def _refuse(source: Path) -> NoReturn:
+    if source.name.endswith((CODES, LABELS)) and source.is_dir():
+        raise UserError(f"{source} is one of two folders of a data set; give {source.parent}.")
     if source.exists():
         raise UserError(
             f"{source} holds nothing that can be converted: neither config.json nor folders "
             "NAME_codes and NAME_labels."
         )
-    hint = did_you_mean(source.name, NAMED)
-    raise UserError(f"No such source: {source}.{hint} Names are {', '.join(NAMED)}.")
+    names = (*NAMED, *GENERATORS)
+    hint = did_you_mean(source.name, names)
+    raise UserError(f"No such source: {source}.{hint} Names are {', '.join(names)}.")
+
+
+def _is_known(source: Path) -> bool:
+    """Whether a file ends as those that are converted; a name does not have to."""
+    return not source.exists() or source.suffix.lower() in (*PICKLED, ".safetensors")
 
 
 # ------------------------------------------------------------------------------------- weights
@@ -111,7 +125,7 @@ def _convert_weights(config: ConvertConfig, flags: Flags) -> None:
             raise UserError(f"source={source} is no file and tokenizer={name} another; leave it.")
         name = config.source
         source = None if flags.dry_run else public_file(name)
-    elif source.suffix.lower() not in (*PICKLED, ".safetensors"):
+    elif not _is_known(source):
         kinds = ", ".join((*PICKLED, ".safetensors", ".jsonl"))
         raise UserError(f"{source} is of no known kind: files to convert end in {kinds}.")
     elif not name:
@@ -127,6 +141,34 @@ def _convert_weights(config: ConvertConfig, flags: Flags) -> None:
         save_weights(out, tokenizer)
         _say("wrote", f"{out}, a weights folder")
     _tell(tokenizer, known=source is not None)
+
+
+def _convert_generator(config: ConvertConfig, flags: Flags) -> None:
+    """A generator of others, fetched first if it is only named -> a folder of ours."""
+    out, source = Path(config.out), config.source
+    if flags.dry_run:
+        if source in GENERATORS:
+            for name in (source, GENERATORS[source].tokenizer_file):
+                _say("would fetch", describe(name))
+        _say("would write", f"{out}, a weights folder")
+        return
+    weights = open_foreign_generator(source, config.tokenizer)
+    network = weights.network
+    assert network is not None
+    save_weights(
+        out,
+        weights.tokenizer,
+        network=network,
+        classes=weights.classes,
+        sampling=weights.sampling,
+        objective=weights.objective,
+    )
+    made_of, (height, width) = network.config, network.config.grid
+    count = sum(parameter.numel() for parameter in network.parameters())
+    _say("wrote", f"{out}, a weights folder")
+    _say("generator", f"{made_of.kind}, {count:,} parameters, objective={weights.objective}")
+    _say("tokens", f"{height}x{width} of {made_of.codebook_size} codes")
+    _tell(weights.tokenizer)
 
 
 def _write_official(config: ConvertConfig, flags: Flags) -> None:
@@ -178,27 +220,32 @@ def _convert_tokens(tokens: ForeignTokens, config: ConvertConfig, flags: Flags) 
     """Tokens of others -> a token cache of ours."""
     if not config.tokenizer:
         raise UserError(
-            f"tokenizer is empty; name a weights folder of the one that made {config.source} "
-            "(python -m MaskGIL convert FILE FOLDER tokenizer=NAME makes it)."
+            f"tokenizer is empty; name the one that made {config.source}: a weights folder, or "
+            f"NAME or NAME:FILE, with NAME one of {', '.join(NAMED)}."
         )
-    tokenizer, out = load_tokenizer(config.tokenizer), Path(config.out)
+    made_by, out = find_tokenizer("tokenizer", config.tokenizer), Path(config.out)
     names = _read_names(Path(config.classes)) if config.classes else []
     crops, height, width = tokens.shape()
-    size = cache_size(tokens.num_rows, crops, (height, width), tokenizer.codebook_size)
+    codes = made_by.described.codebook_size
+    size = cache_size(tokens.num_rows, crops, (height, width), codes)
     free = shutil.disk_usage(next(p for p in out.absolute().parents if p.exists())).free
     if size > free:
         raise UserError(
             f"out={out} needs {size / 1e9:.1f} GB, its disk has only {free / 1e9:.1f} GB left; "
             "choose another disk."
         )
+    if unread := flags.dry_run and made_by.is_public:
+        _say("would fetch", describe(made_by.value))
+    tokenizer = made_by.described if unread else made_by.open()
     if flags.dry_run:
         _say("would write", f"{out}, a token cache")
     else:
         num_classes = _write_tokens(tokens, tokenizer, names, out)
         _say("wrote", f"{out}, a token cache of {num_classes:,} classes")
     _say("images", f"{tokens.num_rows:,} of {crops} crops ({tokens.format})")
-    _say("tokens", f"{height}x{width} of {tokenizer.codebook_size} codes, {size:,} bytes in all")
-    _say("tokenizer", f"{tokenizer.name}, fingerprint {tokenizer.fingerprint[:16]}")
+    _say("tokens", f"{height}x{width} of {codes} codes, {size:,} bytes in all")
+    known = "" if unread else f", fingerprint {tokenizer.fingerprint[:16]}"
+    _say("tokenizer", f"{tokenizer.name}{known}")
 
 
 def _read_names(file: Path) -> list[str]:

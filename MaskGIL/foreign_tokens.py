@@ -8,10 +8,11 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from math import isqrt
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,6 @@ LONGEST_LINE = 2**26  # bytes; what is longer is no line of tokens and must not 
 CODES, LABELS = "_codes", "_labels"  # how LlamaGen's two folders of a data set end
 # What NumPy raises for a file that is no array, or whose header is damaged
 NO_ARRAY = (ValueError, EOFError, OSError, MemoryError, RecursionError, SyntaxError, TokenError)
-_BLOCK = 2**24
 
 
 class Row(NamedTuple):
@@ -151,25 +151,22 @@ def _shape(array: np.ndarray) -> str:
 # ------------------------------------------------------------------------------ lines of JSON
 def _open_lines(file: Path) -> ForeignTokens:
     """Each line is {"class_id": 7, "tokens": [...]}, one crop, as RAR's pretokenised sets are."""
-    num_rows = _count_lines(file)
+    with file.open("rb") as stream:
+        num_rows = sum(1 for line in _lines(stream) if line.strip())  # blank ones may end it
     if not num_rows:
         raise UserError(f"{file} is empty; copy or download it again.")
 
     def read() -> Iterator[Row]:
         with file.open("rb") as stream:
-            for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE), b""), 1):
+            for number, line in enumerate(islice(_lines(stream), num_rows), 1):
                 yield _read_line(line, f"{file}, line {number},")
 
     return ForeignTokens("jsonl", num_rows, read)
 
 
-def _count_lines(file: Path) -> int:
-    """Lines of a file, the last perhaps without its end."""
-    count, last = 0, b"\n"
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            count, last = count + block.count(b"\n"), block[-1:]
-    return count + (last != b"\n")
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines of a file, the last perhaps without its end; one that is too long comes in pieces."""
+    return iter(lambda: stream.readline(LONGEST_LINE), b"")
 
 
 def _read_line(line: bytes, place: str) -> Row:
@@ -177,6 +174,8 @@ def _read_line(line: bytes, place: str) -> Row:
         row: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0]
+        if isinstance(error, json.JSONDecodeError):  # whose own line is 1, which confuses
+            reason = f"{error.msg} at character {error.pos + 1}"
         raise UserError(f"{place} is not JSON ({reason}); give a whole file.") from None
     fields = row if isinstance(row, dict) else {}
     label, listed = fields.get("class_id"), fields.get("tokens")

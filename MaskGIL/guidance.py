@@ -22,7 +22,8 @@ GUIDANCE: dict[str, Callable[[float, float], float]] = {
 
 def guide(conditional: Tensor, null: Tensor, scale: float) -> Tensor:
     """Null + scale (conditional - null), elementwise over tensors of one shape."""
-    return torch.lerp(null.float(), conditional.float(), scale)
+    wide = torch.promote_types(null.dtype, torch.float32)
+    return torch.lerp(null.to(wide), conditional.to(wide), scale)
 
 
 @dataclass

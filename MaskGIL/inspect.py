@@ -20,7 +20,8 @@ from MaskGIL.data.crops import to_uint8
 from MaskGIL.data.sampler import spread
 from MaskGIL.pictures import save_grid
 from MaskGIL.sampling import output_path
-from MaskGIL.weights import load_tokenizer, load_weights
+from MaskGIL.tokenizer_source import find_tokenizer
+from MaskGIL.weights import load_weights
 from Network.config import UserError, setting
 from Network.tokenizer.vq import VQTokenizer
 
@@ -33,7 +34,9 @@ class InspectConfig:
     """A folder to look into; of a token cache also some of its images, decoded."""
 
     path: str = setting("", "token cache or weights folder")
-    tokenizer: str = setting("", "weights folder whose tokenizer decodes images of the token cache")
+    tokenizer: str = setting(
+        "", "of a token cache what decodes images: a folder of weights, NAME, NAME:FILE"
+    )
     out: str = setting("", "PNG file of decoded images; replaced if it is there")
     num_images: int = setting(64, "decoded images, spread over the rows of the cache")
     enlarge: int = setting(1, "pixels of the picture along a side of an image's pixel")
@@ -70,9 +73,11 @@ def _neither(folder: Path, files: list[str]) -> str:
 # --------------------------------------------------------------------------------- token cache
 def _describe_cache(folder: Path, config: InspectConfig, flags: Flags) -> None:
     out = output_path("out", config.out, ".png") if config.out else None
-    tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
+    made_by = find_tokenizer("tokenizer", config.tokenizer) if config.tokenizer else None
+    unread = not made_by or (flags.dry_run and made_by.is_public)  # which would be fetched
+    tokenizer = None if unread else made_by.open()
     index, cache = read_index(folder), TokenCache.open(folder, tokenizer=tokenizer)
-    made_by, transform = index["tokenizer"], index["transform"]
+    encoder, transform = index["tokenizer"], index["transform"]
     height, width = cache.grid
     _say("token cache", folder)
     _say("images", f"{len(cache):,} in {len(cache.classes)} classes, {index['skipped']} unreadable")
@@ -80,7 +85,7 @@ def _describe_cache(folder: Path, config: InspectConfig, flags: Flags) -> None:
         "crops", f"{cache.num_crops} each ({transform['crops']}), {transform['image_size']} pixels"
     )
     _say("tokens", f"{height}x{width} of {cache.codebook_size} codes, {cache.num_bytes:,} bytes")
-    _say("tokenizer", f"{made_by['name']}, fingerprint {made_by['fingerprint'][:16]}")
+    _say("tokenizer", f"{encoder['name']}, fingerprint {encoder['fingerprint'][:16]}")
     precision = transform["precision"]
     told = "unknown: the tokens were converted, and their source does not say"
     _say("precision", told if precision == UNKNOWN else precision)
@@ -136,6 +141,7 @@ def _describe_weights(folder: Path, config: InspectConfig, flags: Flags) -> None
         _say("", f"{made_of.depth} blocks, width {made_of.width}, {made_of.heads} heads")
         _say("tokens", f"{height}x{width} of {made_of.codebook_size} codes")
         _say("classes", _some(weights.classes, made_of.num_classes))
+        _say("objective", weights.objective)
         settings = to_dict(weights.sampling).items()
         _say("sampler", ", ".join(f"{key}={value}" for key, value in settings))
     tokenizer = weights.tokenizer

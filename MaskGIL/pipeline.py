@@ -189,7 +189,7 @@ class Pipeline:
         if height % stride or width % stride or min(height, width) < stride:
             raise UserError(f"height={height} and width={width} must be multiples of {stride}.")
         asked = height // stride, width // stride
-        if self.network.config.learned_positions and asked != grid:
+        if self.network.config.learns_places and asked != grid:
             raise UserError(
                 f"This generator has learned the places of {grid[0] * stride}x{grid[1] * stride} "
                 "pixels; leave height and width out."

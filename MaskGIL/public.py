@@ -1,8 +1,8 @@
 """Weights that others released, by name: where they lie, under which licence, and fetched once.
 
-We have never been able to fetch any of them: places and licences are as their authors give them,
-sizes and hashes are not known to us. The fingerprint of a tokenizer, kept in every cache and
-weights folder, tells one file from another.
+We have never been able to fetch any of them: places, licences and samplers are as their authors
+give them, a hash is the one that a public page tells. The fingerprint of a tokenizer, kept in every
+cache and weights folder, tells one file from another.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from MaskGIL.config import SamplingConfig
 from MaskGIL.distributed import is_main
 from MaskGIL.download import fetch
 from MaskGIL.values import did_you_mean
@@ -23,8 +24,8 @@ class PublicFile(NamedTuple):
     file: str
     licence: str
     url: str = ""
-    revision: str = "main"  # a branch may move: no commit is known to us
-    sha256: str = ""  # not known to us; the hub says it while it is fetched
+    revision: str = "main"  # a branch may move: a commit where one is known to us
+    sha256: str = ""  # where it is known to us; the hub says it while it is fetched
     size: int = 0  # bytes; not known to us
     note: str = ""
 
@@ -44,9 +45,21 @@ def _magvit2(side: int) -> PublicFile:
     return PublicFile(repository, f"imagenet_{side}_L.ckpt", "Apache-2.0")
 
 
+def _llamagen(file: str, sha256: str = "") -> PublicFile:
+    revision = "dc1fec543f6ac82e0cb9bbed058d5eaa26a30e6e" if sha256 else "main"
+    return PublicFile("FoundationVision/LlamaGen", file, "MIT", revision=revision, sha256=sha256)
+
+
+def _llamagen_t2i(file: str) -> PublicFile:
+    return PublicFile("peizesun/llamagen_t2i", file, "MIT")
+
+
+# Files of tokenizers. The last one has no architecture of its own: it is that of llamagen-vq16
 PUBLIC = {
-    "llamagen-vq16": PublicFile("FoundationVision/LlamaGen", "vq_ds16_c2i.pt", "MIT"),
-    "llamagen-vq8": PublicFile("FoundationVision/LlamaGen", "vq_ds8_c2i.pt", "MIT"),
+    "llamagen-vq16": _llamagen("vq_ds16_c2i.pt"),
+    "llamagen-vq8": _llamagen(
+        "vq_ds8_c2i.pt", "c70d2966ec012f378793214ff0755087e7c5fe6f035b469995143325dca4a4e3"
+    ),
     "taming-f16-1024": _taming("8088892a516d4e3baf92"),
     "taming-f16-16384": _taming("a7530b09fed84f80a887"),
     "maskgit-vq": PublicFile(
@@ -63,21 +76,79 @@ PUBLIC = {
     ),
     "magvit2-f16": _magvit2(256),
     "magvit2-f8": _magvit2(128),
+    "llamagen-vq16-t2i": _llamagen_t2i("vq_ds16_t2i.pt"),
+}
+
+
+class PublicGenerator(NamedTuple):
+    """A generator: its file, whose tokens it makes, and how its authors sample it."""
+
+    file: PublicFile
+    grid: tuple[int, int]  # which LlamaGen's files do not tell
+    sampling: SamplingConfig
+    objective: str = "ar"
+    tokenizer: str = "llamagen-vq16"  # the name of its architecture
+    tokenizer_file: str = "llamagen-vq16"  # a key of PUBLIC
+
+
+def _c2i(file: str, side: int, scale: float, sha256: str = "") -> PublicGenerator:
+    """Scales as in the commands for LlamaGen's table of FIDs (GETTING_STARTED.md)."""
+    sampling = SamplingConfig(guidance="constant", guidance_scale=scale)
+    return PublicGenerator(_llamagen(file, sha256), (side, side), sampling)
+
+
+def _t2i(file: str, side: int) -> PublicGenerator:
+    """Scale and top-k are the defaults of LlamaGen's sample_t2i.py."""
+    sampling = SamplingConfig(guidance="constant", guidance_scale=7.5, top_k=1000)
+    row = PublicGenerator(_llamagen_t2i(file), (side, side), sampling)
+    return row._replace(tokenizer_file="llamagen-vq16-t2i")
+
+
+def _halton(file: str, side: int, sha256: str = "") -> PublicGenerator:
+    """Steps and scale (1 + w) of its README; its Halton order and its temperatures we lack."""
+    public = PublicFile("llvictorll/Halton-MaskGIT", file, "MIT", sha256=sha256)
+    sampling = SamplingConfig(num_steps=32, order="random", guidance="constant", guidance_scale=3.0)
+    return PublicGenerator(public, (side, side), sampling, "mar")
+
+
+GENERATORS = {
+    "llamagen-b": _c2i("c2i_B_256.pt", 16, 2.0),
+    "llamagen-b-384": _c2i("c2i_B_384.pt", 24, 2.0),
+    "llamagen-l": _c2i("c2i_L_256.pt", 16, 2.0),
+    "llamagen-l-384": _c2i("c2i_L_384.pt", 24, 2.0),
+    "llamagen-xl-384": _c2i(
+        "c2i_XL_384.pt",
+        24,
+        1.75,
+        "736cb92bebdcb16737dbd35210a07ae4f7fd001cdfd55b26205d89182d1807ba",
+    ),
+    "llamagen-xxl-384": _c2i(
+        "c2i_XXL_384.pt",
+        24,
+        1.75,
+        "cba5a780b9d2394386e7410c630bced3a70e109cf7107e1783c9a986e9e7754e",
+    ),
+    "llamagen-3b-384": _c2i("c2i_3B_384.pt", 24, 1.65),
+    "llamagen-t2i-xl-256": _t2i("t2i_XL_stage1_256.pt", 16),
+    "llamagen-t2i-xl-512": _t2i("t2i_XL_stage2_512.pt", 32),
+    "halton-base": _halton(
+        "ImageNet_256_base.pth",
+        16,
+        "7fe25cb80b05743e8b42dacc61d88792a9ab5217d6bd756bef28821e0a5fc68f",
+    ),
+    "halton-large-384": _halton("ImageNet_384_large.pth", 24),
 }
 
 
 def public_file(name: str) -> Path:
-    """The file of a name of `PUBLIC`, fetched first if it is not there, as it then says.
+    """The file of a name of `PUBLIC` or `GENERATORS`, fetched first if it is not there.
 
     It lies where PyTorch keeps downloads; TORCH_HOME moves that. Raises UserError for an unknown
     name, for what cannot be had, and with HF_HUB_OFFLINE if it is not there.
     """
     from huggingface_hub import constants, get_token, hf_hub_url
 
-    if name not in PUBLIC:
-        hint = did_you_mean(name, PUBLIC)
-        raise UserError(f"Unknown public weights {name!r}.{hint} Known: {', '.join(PUBLIC)}.")
-    public = PUBLIC[name]
+    public = _row(name)
     path = _folder() / name / Path(public.file).name
     if path.is_file():
         return path
@@ -85,7 +156,7 @@ def public_file(name: str) -> Path:
     if constants.HF_HUB_OFFLINE:
         raise UserError(
             f"HF_HUB_OFFLINE is set, and {path} is not there; fetch {url} elsewhere and put it "
-            "there, or name it, tokenizer.weights=FILE."
+            f"there{'' if name in GENERATORS else ', or name it, tokenizer.weights=FILE'}."
         )
     if is_main():
         print(f"fetching   {describe(name)}, to {path}", flush=True)
@@ -94,11 +165,21 @@ def public_file(name: str) -> Path:
 
 
 def describe(name: str) -> str:
-    """What a row of `PUBLIC` is, for a line of text."""
-    public = PUBLIC[name]
+    """What a row of `PUBLIC` or `GENERATORS` is, for a line of text."""
+    public = _row(name)
     size = f"{public.size / 1e6:,.1f} MB" if public.size else "size unknown"
     source = f"{public.repository} {public.file}" + (f" ({public.note})" if public.note else "")
     return f"{name}: {source}, {size}, licence {public.licence}"
+
+
+def _row(name: str) -> PublicFile:
+    if name in GENERATORS:
+        return GENERATORS[name].file
+    if name not in PUBLIC:
+        known = [*PUBLIC, *GENERATORS]
+        hint = did_you_mean(name, known)
+        raise UserError(f"Unknown public weights {name!r}.{hint} Known: {', '.join(known)}.")
+    return PUBLIC[name]
 
 
 def _folder() -> Path:

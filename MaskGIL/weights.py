@@ -17,12 +17,13 @@ from torch import Tensor
 
 from MaskGIL.config import Objective, SamplingConfig, from_dict, to_dict
 from MaskGIL.distributed import first_rank_first
-from MaskGIL.public import public_file
-from MaskGIL.values import choices
+from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
+from MaskGIL.public import GENERATORS, public_file
+from MaskGIL.values import choices, did_you_mean
 from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig, UserError
 from Network.files import PICKLED, load_strict, read_tensors
-from Network.generator_files import Generator, read_generator
+from Network.generator_files import UNSHAPED, Generator, check_alike, read_generator
 from Network.gpt import GPT
 from Network.tokenizer.official import WEIGHTS
 from Network.tokenizer.vq import VQTokenizer
@@ -52,7 +53,10 @@ def save_weights(
     sampling: SamplingConfig | None = None,
     objective: str = "mar",
 ) -> None:
-    """Write a weights folder aside, then put it in the place of the old one."""
+    """Write a weights folder aside, then put it in the place of the old one.
+
+    Without an `average` the network is all there is: weights of others, which came so.
+    """
     aside, old = (folder.with_name(folder.name + end) for end in (".tmp", ".old"))
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -66,11 +70,13 @@ def save_weights(
     }
     _save(tokenizer.state_dict(), aside / TOKENIZER)
     if network is not None:
-        assert average is not None
         config |= {"network": to_dict(network.config), "classes": list(classes)}
         config |= {"sampling": to_dict(sampling or SamplingConfig()), "objective": objective}
         _save(network.state_dict(), aside / NETWORK)
-        _save(average, aside / NETWORK_EMA)
+        if average is not None:
+            _save(average, aside / NETWORK_EMA)
+        else:
+            config |= {"averaged": False}
     text = json.dumps(config, indent=1, ensure_ascii=False)
     (aside / "config.json").write_text(text, "utf-8")
     for file in aside.iterdir():
@@ -84,10 +90,13 @@ def save_weights(
 
 
 def load_weights(folder: str | Path, *, ema: bool = True) -> Weights:
-    """Read a weights folder onto the CPU; `ema` takes the averaged generator.
+    """Read a weights folder onto the CPU, or public weights by their name in `GENERATORS`.
 
-    Raises UserError for a missing folder or file and for weights that do not fit.
+    `ema` takes the averaged generator, where there are two. Raises UserError for a missing folder
+    or file and for weights that do not fit.
     """
+    if _is_public(folder):
+        return _public_weights(str(folder))
     folder = Path(folder)
     config = read_config(folder)
     network = load_network(folder, ema=ema) if "network" in config else None
@@ -100,18 +109,59 @@ def load_weights(folder: str | Path, *, ema: bool = True) -> Weights:
 def load_network(path: str | Path, config: NetworkConfig | None = None, *, ema: bool = True) -> GPT:
     """A generator of a weights folder, of a file of ours with its `config`, or of a public file.
 
-    It comes onto the CPU. Of a public file (see `read_generator`) `config` is told by its shapes,
-    as far as its size is a published one. Raises UserError if there is no generator in it.
+    It comes onto the CPU. Of a public file or name (see `read_network`) `config` is told, as far as
+    its size is a published one. Raises UserError if there is no generator in it.
     """
+    read, source = read_network(path, config, ema=ema)
+    return _filled(read, source)
+
+
+def read_network(
+    path: str | Path, config: NetworkConfig | None = None, *, ema: bool = True
+) -> tuple[Generator, Path]:
+    """What `load_network` loads, as tensors by our names, and the file that it lies in.
+
+    Where a folder has a `config` of its own, another must agree with it in what no shape tells.
+    All ranks must come here with the name of public weights, which are fetched once.
+    """
+    if _is_public(path):
+        with first_rank_first():
+            file = public_file(str(path))
+        read = read_generator(file, config)
+        told = replace(read.config, grid=GENERATORS[str(path)].grid)
+        return read._replace(config=config or told), file
     path = Path(path)
     if path.is_file() or path.suffix.lower() in (*PICKLED, ".safetensors"):
-        return _filled(read_generator(path, config), path)
+        return read_generator(path, config), path
     described = read_config(path)
     if "network" not in described:
         raise UserError(f"{path} holds a tokenizer, no generator; give weights=RUN/weights.")
-    config = config or from_dict(NetworkConfig, described["network"])
-    file = path / (NETWORK_EMA if ema else NETWORK)
-    return _filled(Generator(config, read_tensors(file), "mar"), file)
+    stored = from_dict(NetworkConfig, described["network"])
+    if config:
+        check_alike(path, {key: getattr(stored, key) for key in UNSHAPED}, config)
+    file = path / (NETWORK_EMA if ema and described.get("averaged", True) else NETWORK)
+    objective = described.get("objective", "mar")
+    return Generator(config or stored, read_tensors(file), objective), file
+
+
+def open_generator(file: Path, tokenizer: VQTokenizer, name: str = "") -> Weights:
+    """A generator of a public file with the tokenizer whose tokens it makes.
+
+    `name` is its row of `GENERATORS`, empty for a file that has none. Raises UserError if the
+    codebooks differ.
+    """
+    row = GENERATORS.get(name)
+    read = read_generator(file)
+    config = replace(read.config, grid=row.grid) if row else read.config
+    if config.codebook_size != tokenizer.codebook_size:
+        raise UserError(
+            f"{file} generates {config.codebook_size} codes, the tokenizer {tokenizer.name} has "
+            f"{tokenizer.codebook_size}; name another one, tokenizer=NAME."
+        )
+    network = _filled(read._replace(config=config), file)
+    classes = list(imagenet_synsets()) if config.num_classes == NUM_CLASSES else []
+    sampling = row.sampling if row else SamplingConfig()
+    return Weights(network, tokenizer, classes, sampling, read.objective)
 
 
 def load_tokenizer(folder: str | Path) -> VQTokenizer:
@@ -136,6 +186,11 @@ def open_tokenizer(config: TokenizerConfig) -> VQTokenizer:
         with first_rank_first():
             weights = public_file(config.name)
         return _ready(build_tokenizer(config.name, weights))
+    if Path(config.weights).is_file():
+        raise UserError(
+            f"tokenizer.weights={config.weights} is a file, which does not say what it is; name "
+            "the weights folder that it lies in, or give tokenizer.name=NAME beside it."
+        )
     if not config.weights:
         raise UserError(
             "tokenizer.weights is empty; name the weights folder of a trained tokenizer, "
@@ -144,11 +199,25 @@ def open_tokenizer(config: TokenizerConfig) -> VQTokenizer:
     return load_tokenizer(config.weights)
 
 
+def public_tokenizer(name: str) -> VQTokenizer:
+    """The tokenizer of a row of `GENERATORS`, fetched first; all ranks must come here."""
+    row = GENERATORS[name]
+    with first_rank_first():
+        file = public_file(row.tokenizer_file)
+    return _ready(build_tokenizer(row.tokenizer, file))
+
+
 def read_config(folder: Path) -> dict:
     """The `config.json` of a weights folder. Raises UserError if it is missing or damaged."""
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is a file; give the weights folder that it lies in, or make one of it and "
+            f"of its tokenizer: python -m MaskGIL convert {folder} FOLDER tokenizer=NAME."
+        )
     if not folder.is_dir():
         near = sorted(p.name for p in folder.parent.iterdir()) if folder.parent.is_dir() else []
         there = f" {folder.parent} holds: {', '.join(near[:8])}." if near else " Train it first."
+        there += did_you_mean(str(folder), GENERATORS)
         if (kept := folder.with_name(f"{folder.name}.old")).is_dir():
             there = f" A save was cut short and left {kept}: rename it to {folder.name}."
         raise UserError(f"No such weights folder: {folder}.{there}")
@@ -170,6 +239,17 @@ def read_config(folder: Path) -> dict:
     if missing := sorted(needed - config.keys()):
         raise UserError(f"{file} is damaged (no {missing[0]!r}); write the weights again.")
     return config
+
+
+def _is_public(path: str | Path) -> bool:
+    return str(path) in GENERATORS and not Path(path).exists()
+
+
+def _public_weights(name: str) -> Weights:
+    """Generator and tokenizer of a row of `GENERATORS`, fetched first; all ranks come here."""
+    with first_rank_first():
+        file = public_file(name)
+    return open_generator(file, public_tokenizer(name), name)
 
 
 def _filled(read: Generator, source: object) -> GPT:

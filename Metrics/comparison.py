@@ -15,8 +15,7 @@ from MaskGIL.distributed import world_size
 from MaskGIL.durable import replace_file, to_json
 from MaskGIL.pictures import save_grid
 from MaskGIL.sampling import output_path
-from MaskGIL.weights import open_tokenizer
-from Metrics.candidates import find_candidate
+from MaskGIL.tokenizer_source import find_tokenizer
 from Metrics.features import load_feature_network
 from Metrics.inception import INCEPTION, open_inception
 from Metrics.perceptual import VGG, Perceptual, open_perceptual
@@ -66,14 +65,19 @@ class Comparison:
             if file.exists():
                 raise UserError(f"{file} is there already; name another out.")
         self.grid = output_path("grid", config.grid, ".png") if config.grid else None
-        self.candidates = [find_candidate("reconstruct", value) for value in config.reconstruct]
+        self.candidates = [find_tokenizer("reconstruct", value) for value in config.reconstruct]
         if len({candidate.value for candidate in self.candidates}) < len(self.candidates):
             raise UserError("reconstruct names a tokenizer twice; name each once.")
         for candidate in self.candidates:
-            if side % candidate.stride:
+            if side % candidate.described.stride:
                 raise UserError(
-                    f"image_size={side} is no multiple of {candidate.stride}, the stride of "
-                    f"{candidate.value}; choose one that is."
+                    f"image_size={side} is no multiple of {candidate.described.stride}, the stride "
+                    f"of {candidate.value}; choose one that is."
+                )
+            if side < (smallest := candidate.described.smallest_side):
+                raise UserError(
+                    f"image_size={side} is too small for {candidate.value}, which cannot draw an "
+                    f"image of one token; choose {smallest} or more."
                 )
         self.reference = open_image_set(
             "reference", config.reference, "val", (side, side), config.num_reference
@@ -89,10 +93,10 @@ class Comparison:
         """What will be done, for people."""
         config, side, lines = self.config, self.config.image_size, []
         for candidate in self.candidates:
-            grid = f"{side // candidate.stride}x{side // candidate.stride}"
+            tokens = side // candidate.described.stride
             fetched = ", fetched unless it is there" if candidate.is_public else ""
-            codes = f"{candidate.codebook_size:,} codes{fetched}"
-            lines.append(f"tokenizer  {candidate.value}: {grid} tokens of {codes}")
+            codes = f"{candidate.described.codebook_size:,} codes{fetched}"
+            lines.append(f"tokenizer  {candidate.value}: {tokens}x{tokens} tokens of {codes}")
         lines += [
             f"images     {self.reference.name}: {len(self.reference):,} of {side}x{side}, "
             f"{1 + len(self.candidates) + len(self._grids())} times, in chunks of {config.chunk}",
@@ -105,7 +109,7 @@ class Comparison:
 
     def run(self, progress: Progress) -> str:
         """Redraw all images by all tokenizers and write what comes of it; returns the table."""
-        tokenizers = [open_tokenizer(candidate.config) for candidate in self.candidates]
+        tokenizers = [candidate.open() for candidate in self.candidates]
         networks = self._open_networks()
         redraws: dict[str, Redraw] = {
             candidate.value: ThroughTokens(tokenizer, self.device, self.dtype)
@@ -142,7 +146,8 @@ class Comparison:
 
     def _grids(self) -> list[tuple[int, int]]:
         """Of the tokens, each once."""
-        sides = [self.config.image_size // candidate.stride for candidate in self.candidates]
+        strides = [candidate.described.stride for candidate in self.candidates]
+        sides = [self.config.image_size // stride for stride in strides]
         return [(side, side) for side in dict.fromkeys(sides)]
 
     def _open_networks(self) -> Networks:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from MaskGIL.config import changed_keys, to_dict
+from MaskGIL.decoding import plan_kind
 from MaskGIL.device import DTYPES
 from MaskGIL.durable import replace_file, sha256, to_json
 from MaskGIL.pipeline import Pipeline
@@ -39,7 +40,7 @@ def describe_samples(
         "tokenizer": pipe.tokenizer.name,
         "tokenizer_sha256": pipe.tokenizer.fingerprint,
         "precision": next(name for name, dtype in DTYPES.items() if dtype == pipe.dtype),
-        **to_dict(pipe.sampling),
+        **_sampler(pipe),
     }
 
 
@@ -89,6 +90,16 @@ def kept_scores(record: Record, scores: Record) -> Record:
     if scores["fid"] is None and (record["fid"] is not None or not new):
         kept |= {key: record[key] for key in ("fid", "fid_note")}
     return kept
+
+
+def _sampler(pipe: Pipeline) -> dict[str, Any]:
+    """The settings that a set follows from; those of a masked plan as records always had them."""
+    settings = to_dict(pipe.sampling)
+    if plan_kind(pipe.objective, settings.pop("plan")) == "mar":
+        return settings
+    of_masks = {"num_steps", "schedule", "order", "noise"}
+    kept = {key: value for key, value in settings.items() if key not in of_masks}
+    return {"plan": "ar", **kept}
 
 
 def _stands_on_train(metric: str) -> bool:

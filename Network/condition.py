@@ -89,3 +89,29 @@ def build_condition(config: NetworkConfig) -> ClassCondition | CaptionCondition:
     if config.caption_width:
         return CaptionCondition(config.caption_width, config.width)
     return ClassCondition(config.num_classes, config.width)
+
+
+def condition_mask(
+    num_tokens: int, seen: Tensor | None, causal: bool, device: torch.device
+) -> Tensor | None:
+    """Who sees whom among condition tokens: nobody what is not `seen`, but each one itself.
+
+    `seen` (B, 1, 1, P) or None for all -> (B, 1, P, P), (P, P) or None for all.
+    """
+    ones = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device)
+    mask = ones.tril() if causal and num_tokens > 1 else None
+    if seen is None:
+        return mask
+    own = torch.eye(num_tokens, dtype=torch.bool, device=device)
+    return (seen if mask is None else seen & mask) | own
+
+
+def with_seen(mask: Tensor | None, seen: Tensor | None, num_tokens: int) -> Tensor | None:
+    """`mask` (n, P + num_tokens) or None for all, without what is not `seen` of the condition.
+
+    `seen` (B, 1, 1, P) or None for all -> (B, 1, n or 1, P + num_tokens), or `mask` as it is.
+    """
+    if seen is None:
+        return mask
+    seen = F.pad(seen, (0, num_tokens), value=True)
+    return seen if mask is None else seen & mask

@@ -58,11 +58,8 @@ SIZES_OF = {
     },
 }
 UNNAMED = Size(6, 192, 6)
-# What only kind gpt has a choice of
-GPT_ONLY = (
-    *("norm", "qk_norm", "embed_norm", "rotary", "learned_positions", "caption_width"),
-    "low_bits",
-)
+# What only kind gpt has a choice of; learned positions the others always have
+GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "caption_width", "low_bits")
 LARGEST_UNSPLIT = 65_536  # codes that are predicted at once
 
 
@@ -155,6 +152,11 @@ class NetworkConfig:
                     f"network.{name}={str(given).lower()} has no effect on "
                     f"network.kind={self.kind}; leave it out."
                 )
+        if self.kind != "gpt" and len(self.part_sizes) > 1:
+            raise UserError(
+                f"network.codebook_size={self.codebook_size} is predicted in parts, which "
+                f"network.kind={self.kind} cannot; use network.kind=gpt."
+            )
         if self.mlp_width < 0 or self.caption_width < 0:
             raise UserError("network.mlp_width and network.caption_width must not be negative.")
         if self.caption_width and (self.num_classes or self.rotary == "published"):

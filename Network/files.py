@@ -4,7 +4,7 @@ import hashlib
 import struct
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -89,23 +89,37 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: object) 
     at most five tensors that do not fit.
     """
     given = {unwrapped(name): tensor for name, tensor in state.items()}
-    wanted = module.state_dict()
+    if wrong := differences(given, module.state_dict()):
+        raise UserError(f"The weights in {source} do not fit this architecture: {some(wrong)}.")
+    check_finite(given, source)
+    module.load_state_dict(given, strict=True)
+
+
+def differences(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """What is wrong with the names and shapes of `given`, a phrase for each tensor."""
     wrong = [f"missing {name}" for name in wanted if name not in given]
     wrong += [f"unexpected {name}" for name in given if name not in wanted]
-    wrong += [
+    return wrong + [
         f"{name} is {_shape(given[name])}, not {_shape(tensor)}"
         for name, tensor in wanted.items()
         if name in given and given[name].shape != tensor.shape
     ]
-    if wrong:
-        raise UserError(f"The weights in {source} do not fit this architecture: {_some(wrong)}.")
-    broken = [name for name, tensor in given.items() if not tensor.isfinite().all()]
+
+
+def check_finite(state: Mapping[str, Tensor], source: object) -> None:
+    """Raise UserError that names `source` unless every number is finite."""
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         raise UserError(
-            f"The weights in {source} are not all finite: {_some(broken)}; the run that wrote them "
+            f"The weights in {source} are not all finite: {some(broken)}; the run that wrote them "
             "had diverged: train again, with a smaller optim.lr."
         )
-    module.load_state_dict(given, strict=True)
+
+
+def some(names: Sequence[str], between: str = "; ") -> str:
+    """Five of the names at most, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return between.join(names[:5]) + more
 
 
 def unwrapped(name: str) -> str:
@@ -154,11 +168,6 @@ def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any]
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return "; ".join(names[:5]) + more
 
 
 def _shape(tensor: Tensor) -> str:

@@ -23,6 +23,7 @@ CONTAINERS = ("model", "module", "model_state_dict", "state_dict")
 UNUSED = ("freqs_cis", "head.weight")  # rotary tables of old files; Halton's head is its embedding
 OURS = "token_embedding.weight"
 NUM_CLASSES = 1000  # of a table that holds codes and classes and does not say how many of each
+UNSHAPED = ("kind", "rotary", "heads")  # of NetworkConfig: what changes no shape, or all names
 BLOCK = re.compile(r"(?:transformer\.)?layers\.(\d+)\.")
 
 
@@ -73,10 +74,16 @@ def read_generator(path: str | Path, config: NetworkConfig | None = None) -> Gen
         ) from None
 
 
+def holds_generator(path: str | Path) -> bool:
+    """Whether a file holds a generator of a layout that is known. Raises as `read_contents`."""
+    state = _container(read_contents(path))
+    return OURS in state or any(_is_layout(layout, state) for layout in LAYOUTS.values())
+
+
 def tell_layout(state: State, path: object) -> str:
     """The key of `LAYOUTS` for tensors of these names. Raises UserError if there is none."""
     for name, layout in LAYOUTS.items():
-        if all(mark in state for mark in layout.marks):
+        if _is_layout(layout, state):
             return name
     if any(name.startswith(("encoder.", "decoder.")) for name in state):
         raise UserError(f"{path} holds a tokenizer, no generator; give weights=RUN/weights.")
@@ -97,6 +104,16 @@ def our_name(layout: Layout, name: str) -> str:
     return name
 
 
+def check_alike(source: object, facts: Mapping[str, Any], config: NetworkConfig) -> None:
+    """Raise UserError unless `config` has these values of keys that no shape tells."""
+    for key, value in facts.items():
+        if (asked := getattr(config, key)) != value:
+            raise UserError(
+                f"{source} has network.{key}={value}, but network.{key}={asked} is asked for; use "
+                f"network.{key}={value}."
+            )
+
+
 def _container(contents: Mapping[str, Any]) -> dict[str, Tensor]:
     inside = (contents[name] for name in CONTAINERS if isinstance(contents.get(name), Mapping))
     found = next(inside, contents)
@@ -105,24 +122,28 @@ def _container(contents: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name not in UNUSED}
 
 
+def _is_layout(layout: Layout, state: State) -> bool:
+    return all(mark in state for mark in layout.marks)
+
+
 def _told_config(
     layout: Layout, state: State, path: object, config: NetworkConfig | None
 ) -> NetworkConfig:
     """The configuration that the shapes tell, or `config` if it is of this architecture."""
     settings = layout.settings(state)
-    if config is not None:
-        for key, value in settings.items():
-            if key in ("kind", "rotary") and getattr(config, key) != value:
-                raise UserError(
-                    f"{path} is a generator of {layout.project}, network.{key}={value}, but "
-                    f"network.{key}={getattr(config, key)} is asked for; say the same."
-                )
-        return config
     depth = len({found[1] for name in state if (found := BLOCK.match(name))})
-    sizes = SIZES_OF[settings.get("kind", "gpt")]
-    for name, size in sizes.items():
-        if (size.depth, size.width) == (depth, settings["width"]):
-            return NetworkConfig(size=name, **settings)
+    sizes = SIZES_OF[settings.get("kind", "gpt")].items()
+    named = (name for name, s in sizes if (s.depth, s.width) == (depth, settings["width"]))
+    name = next(named, None)
+    told = NetworkConfig(size=name, **settings) if name else None
+    if config is not None:
+        facts = {key: settings[key] for key in ("kind", "rotary") if key in settings}
+        if told and told.kind != "vit":  # of which there are 768x24 with 8 heads and with 16
+            facts["heads"] = told.heads
+        check_alike(path, facts, config)
+        return config
+    if told:
+        return told
     raise UserError(
         f"{path} has {depth} blocks of width {settings['width']}, which no published size of "
         f"{layout.project} has; its heads cannot be told: load it with a NetworkConfig."

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Network.condition import Captions, build_condition
+from Network.condition import Captions, build_condition, condition_mask, with_seen
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
 from Network.feed_forward import FeedForward
@@ -65,7 +65,7 @@ class GPT(nn.Module):
         head_dim = self.config.width // self.config.heads
         table = condition_table(self.config.rotary, x.shape[1], head_dim, x.device)
         seen = condition.seen if isinstance(condition, Captions) else None
-        mask = _condition_mask(x.shape[1], seen, causal, x.device)
+        mask = condition_mask(x.shape[1], seen, causal, x.device)
         context = Context([], [], mask=seen)
         for block in self.blocks:
             x, keys, values = block(x, table, mask=mask)
@@ -94,7 +94,7 @@ class GPT(nn.Module):
             return self._hidden_causal(tokens, grid, context, rows, cache)
         assert cache is None
         x, table = self._embed(tokens, grid), self._table(grid, tokens.device)
-        mask = _with_seen(None, context.mask, x.shape[1])
+        mask = with_seen(None, context.mask, x.shape[1])
         for index, block in enumerate(self.blocks):
             last = index == len(self.blocks) - 1
             past = (context.keys[index], context.values[index])
@@ -151,7 +151,7 @@ class GPT(nn.Module):
         table = self._table(grid, tokens.device)[first : asked - 1]
         num_earlier = context.keys[0].shape[2] + first
         mask = _causal_mask(x.shape[1], num_earlier, x.device) if x.shape[1] > 1 else None
-        mask = _with_seen(mask, context.mask, asked - 1)
+        mask = with_seen(mask, context.mask, first + x.shape[1])
         if x.shape[1]:
             for index, block in enumerate(self.blocks):
                 past = (context.keys[index], context.values[index])
@@ -321,25 +321,6 @@ def _gather(x: Tensor, rows: Tensor) -> Tensor:
 def _causal_mask(num_queries: int, num_earlier: int, device: torch.device) -> Tensor:
     ones = torch.ones(num_queries, num_earlier + num_queries, dtype=torch.bool, device=device)
     return ones.tril(num_earlier)
-
-
-def _condition_mask(
-    num_tokens: int, seen: Tensor | None, causal: bool, device: torch.device
-) -> Tensor | None:
-    """Who sees whom among condition tokens: nobody what is not `seen`, but each one itself."""
-    mask = _causal_mask(num_tokens, 0, device) if causal and num_tokens > 1 else None
-    if seen is None:
-        return mask
-    own = torch.eye(num_tokens, dtype=torch.bool, device=device)
-    return (seen if mask is None else seen & mask) | own  # (B, 1, P, P)
-
-
-def _with_seen(mask: Tensor | None, seen: Tensor | None, num_tokens: int) -> Tensor | None:
-    """`mask` (n, P + num_tokens) or None for all, without what is not `seen` of the condition."""
-    if seen is None:
-        return mask
-    seen = F.pad(seen, (0, num_tokens), value=True)  # (B, 1, 1, P + num_tokens)
-    return seen if mask is None else seen & mask
 
 
 def _initialise(module: nn.Module) -> None:

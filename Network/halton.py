@@ -89,8 +89,7 @@ class HaltonTransformer(nn.Module):
 
     def hidden_at_once(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
         """What `hidden` of `encode` gives, (B, N, D)."""
-        assert not causal, "see `objectives`"
-        return self.hidden(tokens, self.encode(condition))
+        return self.hidden(tokens, self.encode(condition, causal), causal=causal)
 
     def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Hidden states (..., D) -> logits (..., V), alike at every place."""

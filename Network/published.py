@@ -49,5 +49,4 @@ class PublishedGPT(GPT):
         self, tokens: Tensor, condition: Tensor | Captions, causal: bool = False
     ) -> Tensor:
         """What `hidden` of `encode` gives, (B, N, D)."""
-        assert not causal, "see `objectives`"
-        return self.hidden(tokens, self.encode(condition))
+        return self.hidden(tokens, self.encode(condition, causal), causal=causal)

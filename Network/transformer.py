@@ -77,8 +77,7 @@ class MaskTransformer(nn.Module):
 
     def hidden_at_once(self, tokens: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
         """What `hidden` of `encode` gives, (B, N, D)."""
-        assert not causal, "see `objectives`"
-        return self.hidden(tokens, self.encode(condition))
+        return self.hidden(tokens, self.encode(condition, causal), causal=causal)
 
     def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Hidden states (..., D) of the places rows (...) -> logits (..., V).

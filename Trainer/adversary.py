@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from MaskGIL.distributed import all_reduce, world_size
+from MaskGIL.values import show_value
 from Network.config import UserError
 from Network.tokenizer.discriminator import PatchDiscriminator
 from Trainer.config import AdversaryConfig
@@ -31,6 +32,17 @@ class Verdicts(NamedTuple):
     real: Tensor
     drawn: Tensor
     heard: Tensor
+
+
+def refuse_useless(config: AdversaryConfig) -> None:
+    """Raise UserError for keys of a contest that does not take place."""
+    of_contest = {"start": config.start, "adaptive": config.adaptive, "lecam": config.lecam}
+    for key, value in of_contest.items():
+        if value and not config.weight:
+            raise UserError(
+                f"adversary.{key}={show_value(value)} does nothing with adversary.weight=0; give "
+                "a weight, or leave it out."
+            )
 
 
 def build_discriminator(config: AdversaryConfig, image_size: int) -> PatchDiscriminator | None:

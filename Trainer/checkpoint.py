@@ -21,12 +21,14 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
+    set_model_state_dict,
     set_optimizer_state_dict,
 )
 from torch.optim import Optimizer
 
 from MaskGIL.distributed import is_main
 from Network.config import UserError
+from Trainer.parallel import fill_in, whole
 
 FORMAT = 2
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -121,7 +123,7 @@ def take_snapshot(
     extra: Mapping[str, Tensor],
     state: dict,
 ) -> Snapshot:
-    """Copy everything that resuming needs to the CPU."""
+    """Copy everything that resuming needs to the CPU; every rank must come, rank 0 gets it."""
     moments = get_optimizer_state_dict(module, optimizer, options=_FLAT)
     tensors = {name: value for name, value in moments.items() if isinstance(value, Tensor)}
     numbers = {name: value for name, value in moments.items() if not isinstance(value, Tensor)}
@@ -148,22 +150,26 @@ def restore(
 ) -> dict:
     """Load a checkpoint into what it was taken of; returns the rest of the state."""
     state = read_state(folder)
-    module.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    weights = load_file(folder / "model.safetensors")
+    set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True))
     for file, tensors in (("ema.safetensors", ema), ("extra.safetensors", extra)):
         saved = load_file(folder / file)
         assert saved.keys() == tensors.keys()
         for name, tensor in tensors.items():
-            tensor.copy_(saved[name])
+            fill_in(tensor, saved[name])
     moments = {**load_file(folder / "optim.safetensors"), **state.pop("optimizer")}
     set_optimizer_state_dict(module, optimizer, moments, options=_WHOLE)
     return state
 
 
 def _copied(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """On the CPU and apart from the originals, which the next step changes."""
-    return {
-        name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()
-    }
+    """On the CPU and apart from the originals, which the next step changes; of rank 0 alone."""
+    copies: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())  # one after the other, so that no rank holds them all
+        if is_main():
+            copies[name] = torch.empty(full.shape, dtype=full.dtype).copy_(full)
+    return copies
 
 
 def _sha256(path: Path) -> str:

@@ -13,9 +13,10 @@ from MaskGIL.config import (
     require_within,
 )
 from MaskGIL.device import Precision
-from Network.config import NetworkConfig, TokenizerConfig, setting
+from Network.config import NetworkConfig, TokenizerConfig, UserError, setting
 
 Contest = Literal["hinge", "non-saturating"]
+Parallel = Literal["auto", "ddp", "fsdp"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,17 @@ class LoopConfig:
         "parts that a rank's share of a batch is computed in; 0: as few as fit into memory; a "
         "discriminator's batch norm and the entropy of tokens see one part",
     )
-    compile: bool = setting(False, "torch.compile the network")
+    compile: bool = setting(False, "torch.compile the network, a generator block by block")
+    parallel: Parallel = setting(
+        "auto",
+        "how ranks hold a generator: ddp, a copy each; fsdp, a share each; auto: fsdp where a copy "
+        "would take more than half of a card's memory",
+    )
+    checkpoint_blocks: float = setting(
+        0.0,
+        "share of a generator's blocks that are computed again in the backward pass instead of "
+        "kept: 1 takes the least memory and a third more time",
+    )
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = setting(
         "tensorboard", "where curves can be watched, beside metrics.jsonl"
     )
@@ -72,6 +83,7 @@ class LoopConfig:
         for name in ("steps", "log_every", "save_every"):
             require_at_least(f"loop.{name}", getattr(self, name), 1)
         require_at_least("loop.accumulation", self.accumulation, 0)
+        require_within("loop.checkpoint_blocks", self.checkpoint_blocks, 0, 1)
         require_at_least("loop.sample_every", self.sample_every, 0)
         require_at_least("loop.validate_every", self.validate_every, 0)
         require_at_least("loop.score_every", self.score_every, 0)
@@ -160,7 +172,14 @@ class RunConfig:
     out_dir: str = setting("", "folder of the run; running again resumes it", free=True)
     init_from: str = setting(
         "",
-        "weights to begin with instead of random ones, a folder or a file: fine-tuning",
+        "weights to begin with instead of random ones, a folder, a file or a public name: "
+        "fine-tuning",
+        free=True,
+    )
+    init_skip: tuple[str, ...] = setting(
+        (),
+        "of init_from for a generator: beginnings of names of tensors that are random all the "
+        "same; * stands for anything",
         free=True,
     )
     report: str = setting("", "folder of a run: draw its curves and do nothing else", free=True)
@@ -188,3 +207,5 @@ class RunConfig:
 
     def __post_init__(self):
         require_within("seed", self.seed, 0, LARGEST_SEED)
+        if self.init_skip and not (self.init_from and self.job == "generator"):
+            raise UserError("init_skip is for job=generator with init_from=WEIGHTS; leave it out.")

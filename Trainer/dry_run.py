@@ -181,7 +181,7 @@ def _kind(config: RunConfig) -> type[Trainer]:
 
 def _time_step(trainer: Trainer, batch: dict[str, Tensor]) -> float:
     """Seconds of a step behind the first one, which warms up."""
-    objective, window = trainer.objective(), Window()
+    objective, window = trainer.trained, Window()
     trainer.train_step(objective, batch, window)
     window.means()  # waits for the device: the first step may still be running there
     started = time.monotonic()

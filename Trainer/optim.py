@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from Trainer.config import OptimConfig
+from Trainer.parallel import local, whole
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> AdamW:
@@ -51,15 +52,16 @@ class EMA:
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards `module` behind step number `step`; integers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = module.state_dict()
-        floats = [name for name, t in self.tensors.items() if t.is_floating_point()]
+        current = {name: local(tensor) for name, tensor in module.state_dict().items()}
+        average = {name: local(tensor) for name, tensor in self.tensors.items()}  # the same memory
+        floats = [name for name, tensor in average.items() if tensor.is_floating_point()]
         torch._foreach_lerp_(
-            [self.tensors[name] for name in floats], [current[name] for name in floats], 1 - decay
+            [average[name] for name in floats], [current[name] for name in floats], 1 - decay
         )
-        for name in self.tensors.keys() - set(floats):
-            self.tensors[name].copy_(current[name])
+        for name in average.keys() - set(floats):
+            average[name].copy_(current[name])
 
 
 def gradient_norm(parameters: Iterable[Tensor], clip: float) -> Tensor:
     """Norm of all gradients, which are clipped to `clip` if it is above 0."""
-    return nn.utils.clip_grad_norm_(parameters, clip or math.inf)
+    return whole(nn.utils.clip_grad_norm_(parameters, clip or math.inf))

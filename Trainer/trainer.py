@@ -7,7 +7,7 @@ those alone, so a run that was stopped goes on exactly as if it had not been.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,13 +20,14 @@ from MaskGIL.distributed import all_reduce, barrier, is_main, rank, world_size
 from MaskGIL.noise import STREAMS, seed_of
 from Network.config import UserError
 from Trainer.batches import Batch, fetched
+from Trainer.blocks import recompute
 from Trainer.checkpoint import Checkpoints, read_state, restore, take_snapshot
 from Trainer.config import RunConfig
 from Trainer.content import Content, check_content, data_content
 from Trainer.logger import Logger, format_seconds
 from Trainer.memory import fewest_parts
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
-from Trainer.parallel import accumulating, parallelise
+from Trainer.parallel import accumulating, holding, is_sharded, parallelise, shard, whole_on_cpu
 from Trainer.run_folder import open_run_folder, surroundings
 from Trainer.scoring import Scorer
 from Trainer.tokens import open_split
@@ -74,6 +75,10 @@ class Trainer(ABC):
     @abstractmethod
     def build(self) -> nn.Module:
         """Build the freshly initialised module to train, on the CPU."""
+
+    def outline(self) -> nn.Module | None:
+        """What `build` builds, on the meta device, if it may be sharded over ranks."""
+        return None
 
     @abstractmethod
     def dataset(self) -> Dataset[Batch]:
@@ -130,9 +135,15 @@ class Trainer(ABC):
     def prepare(self) -> None:
         """Build what a step needs, and encode what has to be in a cache first."""
         config = self.config.optim
-        module = self.build()  # or it raises, before anything is encoded
+        self.shards = is_sharded(self.config.loop.parallel, self.outline(), self.device)
+        with torch.device("meta") if self.shards and not is_main() else nullcontext():
+            module = self.build()  # or it raises, before anything is encoded
+        recompute(module, self.config.loop.checkpoint_blocks)
         self.data = self.dataset()
-        self.module = module.to(self.device)
+        self.module = module if self.shards else module.to(self.device)
+        self.trained = self.objective()
+        if self.shards:
+            shard(self.trained, self.module, self.device, self.dtype)
         self.ema = EMA(self.module, config.ema)
         self.optimizer = build_optimizer(self.module, config)
         scaled = self.dtype == torch.float16  # small gradients would vanish in fp16
@@ -150,7 +161,7 @@ class Trainer(ABC):
             self.log.line(f"{name:10s} {fact}")
         if not loop.accumulation:
             self._fit_into_memory()
-        objective = parallelise(self.objective(), self.device, loop.compile)
+        objective = parallelise(self.trained, self.device, loop.compile)
         started, window = time.monotonic(), Window()
         pinned, steps = self.device.type == "cuda", range(self.step, loop.steps)
         batches = fetched(self.data, steps, self.config.data.workers, pinned)
@@ -165,8 +176,8 @@ class Trainer(ABC):
                 self._look(folder)
                 if self._due(loop.save_every):
                     self._save(folder)
-        if is_main() and self.step == self.log.start:  # a finished run that was started again
-            self.export(folder / "weights")
+        if self.step == self.log.start:  # a finished run that was started again
+            self._export(folder)
         self.checkpoints.wait()
         spent = format_seconds(time.monotonic() - started)
         more = f" (loop.steps={loop.steps} asks for fewer)" if self.step > loop.steps else ""
@@ -201,14 +212,12 @@ class Trainer(ABC):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The module in evaluation mode with its averaged weights, and back."""
-        current = {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
-        self.module.load_state_dict(self.ema.tensors)
-        self.module.eval()
+        mine, outline = self.module, self.outline() if self.shards else None
         try:
-            with torch.no_grad():
+            with holding(mine, self.ema.tensors, outline) as self.module:
                 yield
         finally:
-            self.module.load_state_dict(current)
+            self.module = mine
 
     def _cut(self, accumulation: int) -> None:
         """Compute a rank's share of each batch in so many parts. Raises UserError if it cannot."""
@@ -261,7 +270,7 @@ class Trainer(ABC):
 
     def _fit_into_memory(self) -> None:
         """Cut a step into as few parts as fit, by computing one part without taking the step."""
-        batch, objective = self.data[self.step], self.objective()
+        batch, objective = self.data[self.step], self.trained
         # As the last step will be computed: whatever joins the loss later has joined it by then
         now, self.step = self.step, max(self.step, self.config.loop.steps - 1)
         before = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
@@ -321,7 +330,15 @@ class Trainer(ABC):
         snapshot = take_snapshot(self.module, self.optimizer, self.ema.tensors, extra, state)
         if is_main():
             self.checkpoints.save(self.step, snapshot)
+        self._export(folder)
+
+    def _export(self, folder: Path) -> None:
+        """Write the weights for users; every rank must come, as they may be sharded."""
+        mine = self.module, self.ema.tensors
+        self.module, self.ema.tensors = whole_on_cpu(*mine, self.outline() if self.shards else None)
+        if is_main():
             self.export(folder / "weights")
+        self.module, self.ema.tensors = mine
 
     def _resume(self) -> None:
         if self.newest:

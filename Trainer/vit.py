@@ -19,13 +19,14 @@ from MaskGIL.data.crops import num_crops, to_uint8
 from MaskGIL.data.sampler import Sampler, spread
 from MaskGIL.decoding import OBJECTIVES, make_plan
 from MaskGIL.imagenet import describe_count
+from MaskGIL.initial import begin_network, describe_beginning
 from MaskGIL.masking import masked_loss, max_hidden
 from MaskGIL.noise import uniform
 from MaskGIL.pictures import save_grid
 from MaskGIL.pipeline import Pipeline, image_seeds
-from MaskGIL.weights import load_network, open_tokenizer, save_weights
+from MaskGIL.weights import open_tokenizer, save_weights
 from Metrics.sample_and_eval import choose_labels, sample_chunks
-from Network import NETWORKS, build_network
+from Network import build_network, network_class
 from Network.config import UserError
 from Network.gpt import GPT
 from Network.tokenizer.vq import VQTokenizer
@@ -72,7 +73,16 @@ class GeneratorTrainer(Trainer):
     def build(self) -> nn.Module:
         """Build the network. Raises UserError for weights to begin with that do not fit."""
         network, source = self.config.network, self.begun_with
-        return load_network(source, network) if source else build_network(network)
+        if not source:
+            return build_network(network)
+        begun, fresh = begin_network(network, source, self.config.init_skip)
+        self.begun_with = describe_beginning(source, fresh)
+        return begun
+
+    def outline(self) -> nn.Module:
+        """The network without memory."""
+        with torch.device("meta"):
+            return build_network(self.config.network)
 
     def dataset(self) -> Dataset[Batch]:
         """Tokens or images of the training split, and how many tokens to hide."""
@@ -280,7 +290,7 @@ def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -
             f"Data has {num_classes} classes, network.num_classes is {network.num_classes}. "
             f"Use network.num_classes={num_classes} or other data."
         )
-    known = NETWORKS[network.kind].objectives
+    known = network_class(network).objectives
     if config.objective not in known:
         raise UserError(
             f"A network of network.kind={network.kind} learns objective={' or '.join(known)}, not "

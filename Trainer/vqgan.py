@@ -5,13 +5,11 @@ Shapes: B images, H x W pixels, C code width, h x w tokens, K codes.
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from MaskGIL.config import from_dict, to_dict
 from MaskGIL.data.crops import num_crops, to_float, to_uint8
 from MaskGIL.data.sampler import Sampler, spread
 from MaskGIL.device import decoder_dtype
@@ -19,29 +17,24 @@ from MaskGIL.distributed import all_gather, all_reduce, first_rank_first, world_
 from MaskGIL.imagenet import describe_count
 from MaskGIL.noise import random_bits
 from MaskGIL.pictures import save_grid
-from MaskGIL.public import public_file
-from MaskGIL.values import show_value
-from MaskGIL.weights import read_config, save_weights
+from MaskGIL.weights import save_weights
 from Metrics.codebook import usage
 from Metrics.perceptual import VGG, open_perceptual
 from Metrics.pretrained import file_sha256
 from Network import build_tokenizer
-from Network.config import TokenizerConfig, UserError
-from Network.files import load_strict
+from Network.config import UserError
 from Network.Taming.quantiser import VectorQuantiser, flat_latents
-from Network.tokenizer import NAMED
-from Network.tokenizer.official import official_state
 from Network.tokenizer.vq import VQTokenizer
 from Trainer import adversary
 from Trainer.autoencoding import Reconstructed, Reconstruction, pixel_loss
 from Trainer.batches import Batch, ImageBatches, bad_files, center_crops
 from Trainer.config import RunConfig
 from Trainer.content import Content
+from Trainer.fine_tuning import begin_from
 from Trainer.trainer import Trainer
 from Trainer.window import Metrics
 
 VALIDATION_IMAGES = 512
-LOSSES = {"codebook_weight", "commitment_weight", "entropy_weight"}  # keys of no architecture
 
 
 class TokenizerTrainer(Trainer):
@@ -87,6 +80,8 @@ class TokenizerTrainer(Trainer):
         )
         tokenizer = module.tokenizer
         check_tokenizer(config, tokenizer)
+        if not self.newest:  # a run that was begun with such keys may end with them
+            refuse_useless(config)
         if self.begun_with:
             begin_from(tokenizer, self.begun_with)
         if config.reconstruction.perceptual:
@@ -283,6 +278,11 @@ def check_tokenizer(config: RunConfig, tokenizer: VQTokenizer) -> None:
             f"data.image_size={config.data.image_size} is not divisible by the tokenizer's "
             f"stride {tokenizer.stride}."
         )
+    if config.data.image_size < (smallest := tokenizer.smallest_side):
+        raise UserError(
+            f"data.image_size={config.data.image_size} is one token of {tokenizer.name}, which "
+            f"cannot draw an image of one; use {smallest} or more."
+        )
     is_looked_up = isinstance(tokenizer.quantize, VectorQuantiser)
     if config.reconstruction.revive_every and not is_looked_up:
         raise UserError(
@@ -300,29 +300,16 @@ def check_tokenizer(config: RunConfig, tokenizer: VQTokenizer) -> None:
         )
 
 
-def begin_from(tokenizer: VQTokenizer, source: str) -> None:
-    """Load a weights folder of ours, a file of the authors or a public name.
-
-    Raises UserError for what is not there and for another architecture, also where no shape tells.
-    """
-    path = Path(source)
-    if source in NAMED:
-        with first_rank_first():
-            path = public_file(source)
-    elif path.is_dir():
-        _check_architecture(tokenizer.config, read_config(path)["tokenizer"]["config"], source)
-    load_strict(tokenizer, official_state(path, tokenizer.config.family), path)
-
-
-def _check_architecture(config: TokenizerConfig, stored: dict[str, Any], source: str) -> None:
-    """Raise UserError unless both agree in all that makes tokens and pixels."""
-    found, wanted = to_dict(from_dict(TokenizerConfig, stored)), to_dict(config)
-    for key in wanted.keys() - LOSSES - {"name", "weights"}:
-        if found[key] != wanted[key]:
-            raise UserError(
-                f"init_from={source} has tokenizer.{key}={show_value(found[key])}, this run "
-                f"{show_value(wanted[key])}; give it the tokenizer section of that run."
-            )
+def refuse_useless(config: RunConfig) -> None:
+    """Raise UserError for keys that would change nothing."""
+    if config.tokenizer.name:
+        raise UserError(
+            f"tokenizer.name={config.tokenizer.name} is what a generator reads, and the loss "
+            "weights beside it would do nothing; to train such a tokenizer use its recipe, "
+            f"MaskGIL/configs/tokenizers/{config.tokenizer.name}.yaml, and to train its weights "
+            f"further init_from={config.tokenizer.name} with it."
+        )
+    adversary.refuse_useless(config.adversary)
 
 
 def _parameters(module: nn.Module) -> str:

@@ -104,6 +104,16 @@ def test_a_tokenizer_scores_the_same_alone_and_beside_another(compare, weights, 
     assert [first["figures"][name] for name in same] == [second["figures"][name] for name in same]
 
 
+def test_an_image_of_one_token_is_refused_where_it_cannot_be_drawn(compare):
+    with pytest.raises(UserError) as error:
+        compare(reconstruct=("magvit2-f16",), image_size=16)
+    assert str(error.value) == (
+        "image_size=16 is too small for magvit2-f16, which cannot draw an image of one token; "
+        "choose 32 or more."
+    )
+    compare(reconstruct=("llamagen-vq16",), image_size=16)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -123,7 +133,7 @@ def test_a_tokenizer_scores_the_same_alone_and_beside_another(compare, weights, 
 def test_mistakes_are_told_before_any_weights_are_read(
     compare, tmp_path, monkeypatch, changes, sentence
 ):
-    monkeypatch.delattr("Metrics.comparison.open_tokenizer")
+    monkeypatch.delattr("MaskGIL.tokenizer_source.open_tokenizer")
     for name in ("there.json", "table.md"):
         (tmp_path / name).write_text("kept")
     with pytest.raises(UserError) as error:

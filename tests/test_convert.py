@@ -175,6 +175,25 @@ def test_tokens_become_a_cache(convert, weights, tmp_path, form):
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "weights", source.name}
 
 
+def test_tokens_of_a_public_tokenizer(convert, small, tmp_path, monkeypatch):
+    """By its name, fetched when it is needed, or with its file: the same cache."""
+    (name, tokenizer), (source, *_) = small, write_source(tmp_path, "llamagen")
+    file = write_public(tmp_path / "vq.pt", tokenizer)
+    monkeypatch.setattr(module, "describe", "where {} lies".format)
+    code, told, _ = convert(source, tmp_path / "named", f"tokenizer={name}", "--dry-run")
+    assert (code, (tmp_path / "named").exists()) == (0, False)  # nor is anything fetched
+    assert "would fetch  where small lies\nwould write  " in told
+    assert told.endswith("tokenizer    small\n")
+    monkeypatch.setattr("MaskGIL.weights.public_file", {name: file}.__getitem__)
+    for out, value in (("named", name), ("filed", f"{name}:{file}")):
+        code, told, _ = convert(source, tmp_path / out, f"tokenizer={value}")
+        assert code == 0
+        assert told.endswith(f"tokenizer    small, fingerprint {tokenizer.fingerprint[:16]}\n")
+        cache = TokenCache.open(tmp_path / out, tokenizer=tokenizer)
+        assert read_index(tmp_path / out)["tokenizer"]["name"] == name
+        assert len(cache) == CHUNK + 3
+
+
 @pytest.mark.parametrize("form", SOURCES)
 def test_a_dry_run_writes_nothing_and_tells_the_same(convert, weights, tmp_path, form):
     source, *_ = write_source(tmp_path, form)
@@ -228,6 +247,11 @@ def test_what_is_no_source(complaint, weights, tmp_path):
     assert complaint(tmp_path / "none", out).startswith(f"No such source: {tmp_path / 'none'}. Nam")
     assert "Did you mean 'llamagen-vq16'?" in complaint("llamagen-vq61", out)
     assert "holds nothing that can be converted" in complaint(tmp_path / "empty", out)
+    for name in ("imagenet256_codes", "imagenet256_labels"):
+        (tmp_path / name).mkdir()
+        assert complaint(tmp_path / name, out) == (
+            f"{tmp_path / name} is one of two folders of a data set; give {tmp_path}."
+        )
     (tmp_path / "empty/config.json").write_text("{}")
     assert "config.json has format None" in complaint(tmp_path / "empty", out)
     assert "files to convert end in .pt, " in complaint(tmp_path / "a.zip", out)
@@ -268,7 +292,8 @@ def test_a_bad_row_late_leaves_nothing(complaint, weights, tmp_path, form):
 def test_tokens_need_their_tokenizer_and_names(complaint, weights, tmp_path):
     source, *_ = write_source(tmp_path, "jsonl")
     words, names = (source, tmp_path / "cache"), tmp_path / "names.txt"
-    assert complaint(*words).startswith("tokenizer is empty; name a weights folder of the one that")
+    assert complaint(*words).startswith(f"tokenizer is empty; name the one that made {source}: a ")
+    assert "Did you mean 'llamagen-vq16'?" in complaint(*words, "tokenizer=llamagen-vq61")
     assert "No such weights folder" in complaint(*words, f"tokenizer={tmp_path / 'none'}")
     words = (*words, f"tokenizer={weights}", f"classes={names}")
     assert f"classes={names} cannot be read" in complaint(*words)

@@ -8,9 +8,19 @@ import torch
 from scipy.stats import binomtest, chisquare
 
 from MaskGIL.config import SamplingConfig
-from MaskGIL.decoding import ORDERS, Step, decode, mar_plan
+from MaskGIL.decoding import (
+    OBJECTIVES,
+    ORDERS,
+    Step,
+    ar_plan,
+    decode,
+    make_plan,
+    mar_plan,
+    plan_kind,
+)
 from MaskGIL.masking import SCHEDULES
-from MaskGIL.predictor import GuidedPredictor
+from MaskGIL.noise import uniform
+from MaskGIL.predictor import CausalPredictor, GuidedPredictor
 from Network.config import UserError
 
 CODES, MASK = 7, 7
@@ -316,3 +326,145 @@ def test_equal_confidence_reveals_in_order():
 def test_every_schedule_and_order_decodes(schedule, order):
     found = run(partly_hidden(16, 5), mar_plan(16, 7, schedule, order))
     assert (found != MASK).all()
+
+
+# Raster order
+
+
+class Raster:
+    """Logits of a position, code, and the tokens before it; it reads nothing else."""
+
+    def __init__(self):
+        self.rows, self.progress = [], []
+
+    def start(self, tokens):
+        pass
+
+    def __call__(self, tokens, rows, progress):
+        self.rows.append(rows[0].tolist())
+        self.progress.append(progress)
+        assert (rows == rows[0]).all()
+        row = self.rows[-1][-1]
+        seen = (tokens.flatten(1)[:, :row] * torch.arange(3, 3 + row)).sum(1)
+        mixed = row * 31 + torch.arange(CODES) * 17 + seen[:, None] * 13
+        return (mixed % 23 / 4)[:, None]
+
+
+def raster(tokens, seeds=None, sampling=SAMPLINGS[0], predictor=None, on_step=None):
+    plan = ar_plan(tokens[0].numel())
+    return run(tokens, plan, seeds, sampling, predictor or Raster(), on_step)
+
+
+def test_a_raster_plan_reveals_one_token_a_step():
+    for num_tokens in (1, 16, 256):
+        plan = ar_plan(num_tokens)
+        assert [step.count for step in plan] == [1] * num_tokens
+        assert plan[0].progress == 0
+        assert num_tokens == 1 or plan[-1].progress == 1
+
+
+def test_the_plan_that_weights_have_learned():
+    assert plan_kind("mar", "auto") == plan_kind("both", "auto") == "mar"
+    assert plan_kind("ar", "auto") == plan_kind("both", "ar") == "ar"
+    assert make_plan(16, SamplingConfig(num_steps=5)) == mar_plan(16, 5)
+    assert make_plan(16, SamplingConfig(plan="ar", num_steps=99), "both") == ar_plan(16)
+    for objective, plan in (("ar", "mar"), ("mar", "ar")):
+        with pytest.raises(UserError) as error:
+            plan_kind(objective, plan)
+        assert str(error.value) == (
+            f"plan={plan} asks for what these weights have not learned: they were trained with "
+            f"objective={objective}; use plan={objective} or plan=auto."
+        )
+    assert list(OBJECTIVES) == list(tiny.network().objectives)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_each_token_is_drawn_after_those_before_it(sampling):
+    """By the law that its predecessors leave, as a loop without any masks has it."""
+    seeds = torch.arange(40, 45)
+    found = raster(empty(5, 4, 4), seeds, sampling).flatten(1)
+    plain = torch.full((5, 16), MASK)
+    for row in range(16):
+        logits = Raster()(plain, torch.full((5, 1), row), 0.0)[:, 0] / sampling.temperature
+        kept = sampling.top_k or CODES
+        logits = logits.masked_fill(logits < logits.topk(kept).values[:, -1:], -torch.inf)
+        cumulative = logits.softmax(-1).cumsum(-1)
+        noise = uniform(seeds, "token", row, torch.tensor(row))
+        plain[:, row] = (noise[:, None] > cumulative).sum(1).clamp_max(CODES - 1)
+    assert torch.equal(found, plain)
+
+
+def test_given_tokens_are_forced_and_never_change():
+    """With another mask in every image; where all have a token nothing is asked."""
+    tokens = partly_hidden(16, 9, 1, 0, 15)
+    tokens.flatten(1)[:, :3] = tokens.flatten(1)[:, 8] = 5
+    before, predictor, frames = tokens.clone(), Raster(), []
+    found = raster(tokens, predictor=predictor, on_step=lambda i, t: frames.append(t))
+    given = before != MASK
+    assert torch.equal(found[given], before[given])
+    assert torch.equal(tokens, before)
+    assert found.max() < CODES
+    assert predictor.rows[0] == [0, 1, 2, 3]
+    assert [row for rows in predictor.rows for row in rows] == list(range(16))  # none twice
+    assert [7, 8] not in predictor.rows
+    assert [8, 9] in predictor.rows
+    assert len(frames) == 16
+    assert torch.equal(frames[-1], found)
+    for index, frame in enumerate(frames):
+        shown = frame.flatten(1) != MASK
+        assert shown[:, : index + 1].all()
+        assert torch.equal(shown[:, index + 1 :], given.flatten(1)[:, index + 1 :])
+    assert predictor.progress == [rows[-1] / 15 for rows in predictor.rows]
+
+
+def test_the_batch_does_not_matter_in_raster_order():
+    tokens, seeds = partly_hidden(*range(0, 16, 3)), torch.arange(100, 106)
+    together = raster(tokens, seeds)
+    shuffled = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(raster(tokens[shuffled], seeds[shuffled]), together[shuffled])
+    for image in range(6):
+        alone = raster(tokens[image, None], seeds[image, None])
+        assert torch.equal(alone[0], together[image])
+
+
+@pytest.mark.parametrize("changes", [{}, {"codebook_size": 12, "low_bits": 2}], ids=["one", "two"])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_cache_draws_what_all_rows_at_once_draw(scale, changes):
+    """Greedily, with given tokens, from networks of one head and of two."""
+    network = tiny.network(**changes)
+    mask_id, labels = network.mask_id, torch.tensor([0, 2, 1])
+    tokens = torch.full((3, 16), mask_id)
+    tokens[0, 4:7], tokens[2, 15] = 3, 8
+    greedy, predictor = SamplingConfig(top_k=1), CausalPredictor(network, labels, "constant", scale)
+    found = decode(
+        predictor, tokens.view(3, 4, 4), ar_plan(16), torch.arange(3), mask_id=mask_id,
+        sampling=greedy,
+    )  # fmt: skip
+    plain = tokens.clone()
+    with torch.no_grad():
+        for row in range(16):
+            states = [
+                network.hidden_at_once(plain.view(3, 4, 4), condition, causal=True)[:, row]
+                for condition in (labels, torch.full_like(labels, network.null_label))
+            ]
+            parts = []
+            for _ in network.output.sizes:
+                logits, null = (network.output.part_logits(state, parts) for state in states)
+                parts.append((null + scale * (logits - null)).argmax(-1))
+            drawn = network.output.join(parts)
+            plain[:, row] = torch.where(tokens[:, row] == mask_id, drawn, tokens[:, row])
+    assert torch.equal(found.flatten(1), plain)
+    assert len(set(plain.flatten().tolist())) > 3
+
+
+def test_parts_have_noise_of_their_own():
+    """The same uniform for both would leave most pairs out."""
+    network = tiny.network(codebook_size=12, low_bits=2)
+    with torch.no_grad():
+        network.output.forget()  # all codes alike
+    predictor = GuidedPredictor(network, torch.zeros(400, dtype=torch.int64), "constant", 1.0)
+    tokens, sampling = torch.full((400, 4, 4), 12), SamplingConfig()
+    found = decode(
+        predictor, tokens, mar_plan(16, 2), torch.arange(400), mask_id=12, sampling=sampling
+    )
+    assert chisquare(torch.bincount(found.flatten(), minlength=12).numpy()).pvalue > 0.001

@@ -119,3 +119,23 @@ def test_latents_without_a_convolution_behind_them_are_codes():
         "tokenizer.latent_width=8 must equal tokenizer.code_width=4: nothing stands between them "
         "in the family maskgit."
     )
+
+
+def test_a_grid_of_one_token_is_refused_where_it_has_no_deviation():
+    """Open-MAGVIT2's decoder makes NaN of it; two tokens, side by side, are enough."""
+    tokenizer = small("magvit2")
+    assert (tokenizer.stride, tokenizer.smallest_side) == (2, 4)
+    sentence = (
+        "The decoder of magvit2-f2 needs 2 tokens an image, not 1x1; use images of 4 pixels or "
+        "more along a side."
+    )
+    one = images(side=2)
+    for draw in (lambda: tokenizer.decode(tokenizer.encode(one)), lambda: tokenizer(one)):
+        with pytest.raises(UserError) as error:
+            draw()
+        assert str(error.value) == sentence
+    assert tokenizer.decode(torch.zeros(1, 1, 2, dtype=torch.int64)).isfinite().all()
+    for family in FAMILIES.keys() - {"magvit2"}:
+        other = small(family)
+        assert other.smallest_side == other.stride
+        assert other(one)[0].isfinite().all()

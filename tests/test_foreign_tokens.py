@@ -116,6 +116,26 @@ def test_bad_lines(tmp_path, line, expected):
     assert re.search(f"^{file}, {expected}", complaint(file))
 
 
+def test_the_place_in_a_line_that_is_no_json(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"class_id": 4, "tokens": [1, 2, 3, 10]}\n{"class_id": 4, tokens: [1]}\n')
+    assert complaint(file) == (
+        f"{file}, line 2, is not JSON (Expecting property name enclosed in double quotes at "
+        "character 17); give a whole file."
+    )
+
+
+@pytest.mark.parametrize("blank", ["\n", "\r\n", " \n\n", "  "])
+def test_blank_lines_at_the_end_are_none(tmp_path, blank):
+    tokens = random_tokens(2, 1, 4)
+    file = write_lines(tmp_path / "a.jsonl", tokens, [0, 1])
+    file.write_text(file.read_text() + blank, newline="")
+    assert opened(file).num_rows == 2
+    assert [row.label for row in opened(file).rows(11, 5)] == [0, 1]
+    file.write_text(blank, newline="")
+    assert "a.jsonl is empty;" in sentence(open_foreign_tokens, file)
+
+
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(foreign_tokens, "LONGEST_LINE", 64)
     file = write_lines(tmp_path / "a.jsonl", random_tokens(1, 1, 100), [0])

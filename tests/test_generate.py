@@ -6,7 +6,7 @@ from tiny_weights import GRID, SIDE, save_tiny_weights
 
 from MaskGIL.__main__ import main
 from MaskGIL.config import load_config
-from MaskGIL.generate import GenerateConfig, choose_labels, decode_steps
+from MaskGIL.generate import GenerateConfig, choose_labels, decode_steps, spread_steps
 from MaskGIL.imagenet import imagenet_synsets
 from MaskGIL.pictures import MASKED_GREY
 from MaskGIL.pipeline import Pipeline, image_seeds
@@ -66,6 +66,47 @@ def test_strip_and_gif_end_with_the_images_and_begin_grey(generate, tmp_path):
     assert grey[0] > grey[1] > grey[2]
     with Image.open(tmp_path / "decode.gif") as gif:
         assert gif.n_frames == 3
+
+
+@pytest.mark.parametrize("columns", [1, 5, 16, 64, 100])
+def test_steps_are_spread_evenly_and_the_last_is_shown(columns):
+    steps = torch.arange(64).view(64, 1, 1, 1)
+    shown = spread_steps(steps, columns).flatten().tolist()
+    assert len(shown) == min(columns, 64)
+    assert shown[-1] == 63
+    gaps = {after - before for before, after in zip([-1, *shown], shown)}
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_a_decoding_in_raster_order_is_shown(generate, tmp_path):
+    folder = save_tiny_weights(tmp_path / "weights", objective="ar")
+    words = [f"weights={folder}", "class_labels=0,1,2", "strip=strip.png", "gif=decode.gif"]
+    code, out, _ = generate(*words)
+    assert code == 0
+    assert "sampler    64 steps, guidance 3" in out
+    strip = cells(Image.open(tmp_path / "strip.png"))
+    assert strip.shape[:2] == (3, 16)
+    side = SIDE // GRID
+    for column in range(15):
+        hidden = (strip[0, column] == MASKED_GREY).all(-1)[::side, ::side].flatten()
+        shown = 4 * (column + 1)  # tokens, in raster order
+        assert not hidden[:shown].all()
+        assert hidden[shown:].all()
+    with Image.open(tmp_path / "decode.gif") as gif:
+        assert gif.n_frames == 64
+
+
+def test_a_plan_that_the_weights_have_not_learned(generate, tmp_path):
+    code, _, err = generate("plan=ar")
+    assert code == 2
+    assert "objective=mar; use plan=mar or plan=auto." in err
+    folder = save_tiny_weights(tmp_path / "weights", objective="both")
+    drawn = []
+    for plan in ("ar", "mar", "auto"):
+        words = [f"weights={folder}", f"plan={plan}", f"out={plan}.png", "class_labels=0,1"]
+        assert generate(*words)[0] == 0
+        drawn.append((tmp_path / f"{plan}.png").read_bytes())
+    assert drawn[1] == drawn[2] != drawn[0]
 
 
 def test_a_step_hides_whole_tokens_only(pipe):

@@ -333,8 +333,8 @@ def test_a_file_that_lacks_a_tensor(tmp_path, name):
 def test_a_configuration_of_another_architecture(tmp_path):
     file = write_official(tmp_path / "a.pt", "halton")
     assert sentence(load_network, file, NetworkConfig()) == (
-        f"{file} is a generator of Halton-MaskGIT, network.kind=halton, but network.kind=gpt is "
-        "asked for; say the same."
+        f"{file} has network.kind=halton, but network.kind=gpt is asked for; use "
+        "network.kind=halton."
     )
     file = write_official(tmp_path / "b.pt", "llamagen_c2i")
     assert "network.rotary=grid2d is asked for" in sentence(load_network, file, NetworkConfig())

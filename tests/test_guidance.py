@@ -3,7 +3,7 @@ import torch
 from scipy.stats import chisquare
 
 from MaskGIL.config import SamplingConfig
-from MaskGIL.guidance import GUIDANCE, draw_tokens, guide
+from MaskGIL.guidance import GUIDANCE, PartLogits, draw_tokens, guide
 from MaskGIL.noise import uniform
 
 
@@ -92,3 +92,52 @@ def test_top_k_is_of_each_row():
     tokens, _ = draw(logits, noise, top_k=2)
     assert set(tokens[:, 0].tolist()) == {0, 1}
     assert set(tokens[:, 1].tolist()) == {2, 3}
+
+
+# Tokens in parts
+
+
+class Parts:
+    """Twelve codes in parts of 4 and 3; the law of the second depends on the first."""
+
+    sizes = (4, 3)
+    low = torch.tensor([0.5, -1.0, 1.5, 0.0])
+    high = torch.tensor([[0.0, 1.0, 2.0], [1.5, 0.0, -1.0], [0.3, 0.2, 0.1], [2.0, -2.0, 0.0]])
+
+    def part_logits(self, hidden, earlier):
+        shape = hidden.shape[:-1]
+        return self.high[earlier[0]] if earlier else self.low.expand(*shape, -1)
+
+    def join(self, parts):
+        return parts[0] + 4 * parts[1]
+
+
+def law_of_parts(temperature):
+    """P(low) p(high | low), each tempered, by token = low + 4 high."""
+    low = (Parts.low.double() / temperature).softmax(-1)
+    high = (Parts.high.double() / temperature).softmax(-1)
+    return (low[:, None] * high).T.flatten()
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
+def test_law_of_tokens_in_parts(temperature):
+    logits = PartLogits(Parts(), [torch.zeros(200, 100, 1)])
+    seeds, positions = torch.arange(200)[:, None], torch.arange(100)
+    noise = [uniform(seeds, "token", 0, positions + 100 * part) for part in (0, 1)]
+    found, log_probability = draw_tokens(logits, noise, SamplingConfig(temperature=temperature))
+    counts = torch.bincount(found.flatten(), minlength=12).numpy()
+    law = 20000 * law_of_parts(temperature).numpy()
+    assert chisquare(counts, law).pvalue > 0.001
+    wrong = 20000 * law_of_parts(1.2 * temperature).numpy()
+    assert chisquare(counts, wrong).pvalue < 1e-6
+    same = draw_tokens(logits, [noise[0], noise[0]], SamplingConfig(temperature=temperature))[0]
+    assert chisquare(torch.bincount(same.flatten(), minlength=12).numpy(), law).pvalue < 1e-6
+    plain = law_of_parts(1.0).log()[found]  # of the logits as they came
+    torch.testing.assert_close(log_probability.double(), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_top_k_truncates_every_part():
+    logits = PartLogits(Parts(), [torch.zeros(50, 40, 1)])
+    noise = [uniform(torch.arange(50)[:, None], "token", 0, torch.arange(40) + n) for n in (0, 40)]
+    found, _ = draw_tokens(logits, noise, SamplingConfig(top_k=1))
+    assert set(found.flatten().tolist()) == {2 + 4 * 0}  # the likeliest low, then high part

@@ -15,6 +15,7 @@ from MaskGIL.data.crops import to_uint8
 from MaskGIL.data.folders import BadFiles, UnreadableImage
 from MaskGIL.data.shapes import CLASSES, Shapes
 from MaskGIL.weights import load_tokenizer, load_weights, save_weights
+from Network.tokenizer import NAMED
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,21 @@ def test_images_of_a_cache(inspect, run, tmp_path):
     # The batch of five may round otherwise in the last bit
     shown = pixels[2:-2, -2 - SIDE : -2].astype(int)
     assert np.abs(shown - expected).max() <= 1
+
+
+def test_images_of_a_cache_by_a_public_tokenizer(inspect, run, tmp_path, monkeypatch):
+    tokenizer = load_tokenizer(run / "weights")
+    monkeypatch.setitem(NAMED, "small", tokenizer.config)
+    file, cache = run / "weights/tokenizer.safetensors", run / "cache/train"
+    picture = tmp_path / "grid.png"
+    code, out, _ = inspect(cache, "tokenizer=small", f"out={picture}", "--dry-run")
+    assert (code, "hashes       all chunks are" in out) == (0, True)  # and nothing is fetched
+    monkeypatch.setattr("MaskGIL.weights.public_file", {"small": file}.__getitem__)
+    drawn = []
+    for value in ("small", f"small:{file}", run / "weights"):
+        assert inspect(cache, f"tokenizer={value}", f"out={picture}", "num_images=2")[0] == 0
+        drawn.append(picture.read_bytes())
+    assert drawn == [drawn[0]] * 3
 
 
 class ManyClasses(Shapes):

@@ -1,8 +1,12 @@
-"""What DDP and compile put around a module; two real processes are in test_ranks.py."""
+"""What DDP and compile put around a module; two real processes are in test_ranks.py.
+
+Those that share a module are in test_sharded.py.
+"""
 
 import functools
 
 import pytest
+import tiny
 import torch
 import torch.distributed as dist
 from tiny_runs import losses, tokenizer_weights, train
@@ -10,7 +14,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from MaskGIL.weights import load_network
-from Trainer.parallel import accumulating, parallelise
+from Network import build_network
+from Network.config import UserError
+from Trainer.parallel import accumulating, crowds, is_sharded, parallelise
 
 CPU = torch.device("cpu")
 
@@ -53,10 +59,37 @@ def test_alone_gradients_simply_add_up():
     assert module.weight.grad.item() == 2
 
 
+def outline():
+    with torch.device("meta"):
+        return build_network(tiny.network_config())
+
+
+def test_what_is_sharded_is_told_by_the_key(monkeypatch):
+    assert not is_sharded("fsdp", outline(), CPU)  # alone, there is nobody to share with
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert is_sharded("fsdp", outline(), CPU)
+    assert not is_sharded("ddp", outline(), CPU)
+    assert not is_sharded("auto", outline(), CPU)
+    assert not is_sharded("auto", None, CPU)
+    with pytest.raises(UserError, match=r"loop\.parallel=fsdp shards generators only"):
+        is_sharded("fsdp", None, CPU)
+
+
+@pytest.mark.parametrize(
+    ("millions", "gigabytes", "crowded"),
+    [(111, 8, False), (343, 8, True), (343, 24, False), (775, 24, True), (1400, 80, False),
+     (3100, 80, True)],
+)  # fmt: skip
+def test_a_replica_crowds_what_it_fills_by_half(millions, gigabytes, crowded):
+    """24 bytes a parameter: weight, gradient, its bucket, two moments, average."""
+    assert crowds(millions * 10**6, gigabytes * 10**9) is crowded
+    assert crowded is (24 * millions * 10**6 > gigabytes * 10**9 / 2)
+
+
 @pytest.mark.slow
 def test_a_compiled_run_equals_the_plain_one_and_saves_plain_names(tmp_path, monkeypatch):
     eager = functools.partial(torch.compile, backend="eager")  # the graph, without a C++ compiler
-    monkeypatch.setattr("Trainer.parallel.torch.compile", eager)
+    monkeypatch.setattr("Trainer.blocks.torch.compile", eager)
     tokenizer_weights(tmp_path)
     words = ["loop.steps=3", "loop.save_every=3", "precision=fp32"]
     plain = train("generator", tmp_path, *words)

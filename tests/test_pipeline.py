@@ -141,6 +141,22 @@ def test_settings_are_those_of_the_weights_unless_given(pipe):
     assert len({str(pipe(labels, **each).tokens.tolist()) for each in asked}) == len(asked)
 
 
+def test_weights_of_the_next_token_are_decoded_in_raster_order(pipe):
+    causal = Pipeline(pipe.network, pipe.tokenizer, CLASSES, pipe.sampling, objective="ar")
+    seen = []
+    found = causal([0, 1], callback_on_step_end=lambda *given: seen.append(given[2]["tokens"]))
+    assert len(seen) == len(causal.plan()) == 16
+    hidden = [(tokens == MASK).flatten(1)[0].tolist() for tokens in seen]
+    assert hidden == [[place > step for place in range(16)] for step in range(16)]
+    alone = causal([1], generator=[int(image_seeds(0, torch.arange(2))[1])]).tokens
+    assert torch.equal(alone[0], found.tokens[1])
+    both = Pipeline(pipe.network, pipe.tokenizer, CLASSES, pipe.sampling, objective="both")
+    assert torch.equal(both([0, 1], plan="ar").tokens, found.tokens)
+    assert torch.equal(both([0, 1]).tokens, pipe([0, 1]).tokens)
+    wide = causal([0], height=4, width=12).tokens
+    assert wide.shape == (1, 2, 6)
+
+
 def test_guidance_off_never_sees_the_null_condition(pipe, monkeypatch):
     encoded, encode = [], pipe.network.encode
     monkeypatch.setattr(
@@ -231,6 +247,7 @@ def test_a_folder_of_a_tokenizer(tmp_path):
         ({"temperature": 0.0}, "sampling.temperature must be above 0, not 0.0."),
         ({"schedule": "cosin"}, "Unknown schedule 'cosin'. Known: root, linear, "),
         ({"guidance": "ramp"}, "Unknown guidance 'ramp'. Known: constant, linear."),
+        ({"plan": "ar"}, "plan=ar asks for what these weights have not learned: they were trained"),
         ({"output_type": "numpy"}, "Unknown output_type 'numpy'. Known: pil, uint8."),
     ],
 )

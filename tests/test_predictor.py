@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from MaskGIL.guidance import GUIDANCE
-from MaskGIL.predictor import GuidedPredictor
+from MaskGIL.predictor import CausalPredictor, GuidedPredictor
 from Network.config import UserError
 from Network.gpt import Context
 
@@ -96,9 +96,102 @@ def test_a_network_is_guided_alike():
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_unknown_guidance():
+# Row after row
+
+
+def plain_next(network, tokens, labels, row, scale):
+    """Guided logits (B, 1, V) of a row, without cache, each branch alone, all rows at once."""
+    with torch.no_grad():
+        conditional = network(tokens, labels, causal=True)[:, row, None]
+        null = torch.full_like(labels, network.null_label)
+        null = network(tokens, null, causal=True)[:, row, None]
+    return null + scale * (conditional - null)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "scale"), [("constant", 1.0), ("constant", 2.5), ("linear", 4.0)]
+)
+@pytest.mark.parametrize("pieces", [[1] * 16, [3, 1, 1, 11], [16]])
+def test_a_cache_answers_as_all_rows_at_once(guidance, scale, pieces):
+    network, tokens = tiny.network(), tiny.tokens(3, codes=10)
+    labels = torch.tensor([0, 2, 1])
+    predictor = CausalPredictor(network, labels, guidance, scale)
+    with torch.no_grad():
+        predictor.start(tokens)
+        asked = 0
+        for length in pieces:
+            rows = torch.arange(asked, asked + length).expand(3, -1)
+            asked += length
+            seen = tokens.flatten(1).clone()
+            seen[:, asked - 1 :] = 11  # what comes later is not read
+            found = predictor(seen.view_as(tokens), rows, 0.3)
+            strength = GUIDANCE[guidance](scale, 0.3)
+            expected = plain_next(network, tokens, labels, asked - 1, strength)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)  # float64
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_condition_is_encoded_once_and_a_row_costs_one_row(scale, monkeypatch):
+    network, tokens, labels = tiny.network(), tiny.tokens(3), torch.tensor([0, 2, 1])
+    encoded, lengths, encode = [], [], network.encode
+    monkeypatch.setattr(
+        network,
+        "encode",
+        lambda *given, **named: encoded.append(given[0]) or encode(*given, **named),
+    )
+    predictor = CausalPredictor(network, labels, "constant", scale)
+    with torch.no_grad():
+        predictor.start(tokens)
+        network.blocks[0].register_forward_pre_hook(
+            lambda _, inputs: lengths.append(inputs[0].shape)
+        )
+        for row in range(16):
+            predictor(tokens, torch.full((3, 1), row), row / 15)
+    null = [network.null_label] * 3
+    assert [each.tolist() for each in encoded] == [[0, 2, 1] if scale == 1 else [0, 2, 1, *null]]
+    assert lengths == [(len(encoded[0]), 1, 32)] * 15  # row 0 follows from the condition alone
+
+
+def test_an_affine_head_is_asked_once(monkeypatch):
+    network, labels, counts = tiny.network(), torch.tensor([0, 2]), []
+    network.output.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    predictor = CausalPredictor(network, labels, "constant", 3.0)
+    with torch.no_grad():
+        predictor.start(tiny.tokens())
+        predictor(tiny.tokens(), torch.zeros(2, 1, dtype=torch.int64), 0.0)
+    assert counts == [2]
+
+
+# Tokens in parts
+
+
+@pytest.mark.parametrize("kind", [GuidedPredictor, CausalPredictor])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_parts_are_guided_by_the_formula(kind, scale):
+    network = tiny.network(codebook_size=12, low_bits=2)
+    tokens, labels = tiny.tokens(codes=11), torch.tensor([0, 2])
+    rows = torch.arange(6).expand(2, -1)
+    predictor = kind(network, labels, "constant", scale)
+    with torch.no_grad():
+        predictor.start(tokens)
+        parts = predictor(tokens, rows, 0.5)
+        causal = kind is CausalPredictor
+        last = slice(5, 6) if causal else slice(0, 6)
+        low = torch.tensor([[3], [1]]).expand(2, last.stop - last.start)
+        states = [
+            network.hidden_at_once(tokens, label, causal)[:, last]
+            for label in (labels, torch.full_like(labels, network.null_label))
+        ]
+        for earlier in ([], [low]):
+            conditional, null = (network.output.part_logits(x, earlier) for x in states)
+            expected = null + scale * (conditional - null)
+            torch.testing.assert_close(parts.next(earlier), expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", [GuidedPredictor, CausalPredictor])
+def test_unknown_guidance(kind):
     with pytest.raises(UserError, match=r"^Unknown guidance 'ramp'. Known: constant, linear.$"):
-        GuidedPredictor(Toy(True), LABELS, "ramp", 2.0)
+        kind(Toy(True), LABELS, "ramp", 2.0)
 
 
 def test_as_many_labels_as_images():

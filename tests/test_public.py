@@ -1,6 +1,7 @@
 """The table of public weights, and what it fetches; the hub is a server on this machine."""
 
 import os
+import re
 import subprocess
 import sys
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from fake_hub import hub as serve
 from huggingface_hub import constants
 
 from MaskGIL import public
-from MaskGIL.public import PUBLIC, PublicFile, public_file
+from MaskGIL.public import GENERATORS, PUBLIC, PublicFile, describe, public_file
 from Network.config import UserError
 from Network.files import PICKLED
 from Network.tokenizer import NAMED
@@ -33,28 +34,50 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_every_name_has_its_row():
-    assert PUBLIC.keys() == NAMED.keys()
+    assert PUBLIC.keys() - {"llamagen-vq16-t2i"} == NAMED.keys()
+    assert not GENERATORS.keys() & PUBLIC.keys()
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+FILES = PUBLIC | {name: row.file for name, row in GENERATORS.items()}
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_row_names_a_file_that_can_be_read_and_its_licence(name):
-    row = PUBLIC[name]
+    row = FILES[name]
     assert row.file.endswith(PICKLED)
     assert len(row.repository.split("/")) == 2
     assert row.licence
     assert row.revision
     assert not row.url or urlsplit(row.url).scheme == "https"
-    assert len(row.sha256) in (0, 64)
+    assert re.fullmatch("[0-9a-f]{64}|", row.sha256)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_generator_and_its_tokenizer_belong_together(name):
+    row = GENERATORS[name]
+    config = NAMED[row.tokenizer]
+    assert row.tokenizer_file in PUBLIC
+    assert PUBLIC[row.tokenizer_file].file.startswith("vq_ds16_")
+    assert config.codebook_size == 16384  # of LlamaGen's table and of Halton-MaskGIT's README
+    pixels = next((pixels for pixels in (384, 512) if name.endswith(str(pixels))), 256)
+    assert row.grid == (pixels // 16, pixels // 16)
+    assert re.search(rf"[_A-Z]{pixels}[_.]", row.file.file)
+    assert row.objective == ("mar" if name.startswith("halton") else "ar")
+    assert row.sampling.guidance_scale > 1
 
 
 def test_no_two_names_stand_for_one_file():
-    assert len({(row.repository, row.file, row.url) for row in PUBLIC.values()}) == len(PUBLIC)
+    assert len({(row.repository, row.file, row.url) for row in FILES.values()}) == len(FILES)
 
 
-@pytest.mark.parametrize("name", [name for name, row in PUBLIC.items() if not row.url])
-def test_a_name_is_fetched_from_the_hub_once(hub, tmp_path, capsys, name):
-    row = PUBLIC[name]
-    hub.serve_lfs(f"/{row.repository}/resolve/main/{row.file}", DATA)
+@pytest.mark.parametrize("name", [name for name, row in FILES.items() if not row.url])
+def test_a_name_is_fetched_from_the_hub_once(hub, tmp_path, capsys, monkeypatch, name):
+    row = FILES[name]._replace(sha256="")  # of the true file
+    if name in PUBLIC:
+        monkeypatch.setitem(PUBLIC, name, row)
+    else:
+        monkeypatch.setitem(GENERATORS, name, GENERATORS[name]._replace(file=row))
+    hub.serve_lfs(f"/{row.repository}/resolve/{row.revision}/{row.file}", DATA)
     path = tmp_path / "hub/checkpoints/MaskGIL" / name / row.file.split("/")[-1]
     for _ in range(2):
         assert public_file(name) == path
@@ -107,7 +130,28 @@ def test_an_unknown_name():
         public_file("llamagen-vq61")
     assert str(error.value) == (
         "Unknown public weights 'llamagen-vq61'. Did you mean 'llamagen-vq16'? "
-        f"Known: {', '.join(PUBLIC)}."
+        f"Known: {', '.join(FILES)}."
+    )
+
+
+def test_another_file_than_the_one_that_a_page_told_of(hub):
+    row = FILES["llamagen-xl-384"]
+    hub.serve(f"/{row.repository}/resolve/{row.revision}/{row.file}", DATA)
+    with pytest.raises(UserError, match="sha256 begins with .*, not 736cb92b"):
+        public_file("llamagen-xl-384")
+
+
+def test_a_generator_offline(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    path = tmp_path / "hub/checkpoints/MaskGIL/llamagen-b/c2i_B_256.pt"
+    url = f"{hub.url}/FoundationVision/LlamaGen/resolve/main/c2i_B_256.pt"
+    with pytest.raises(UserError) as error:
+        public_file("llamagen-b")
+    assert str(error.value) == (
+        f"HF_HUB_OFFLINE is set, and {path} is not there; fetch {url} elsewhere and put it there."
+    )
+    assert describe("llamagen-b") == (
+        "llamagen-b: FoundationVision/LlamaGen c2i_B_256.pt, size unknown, licence MIT"
     )
 
 

@@ -26,7 +26,8 @@ REVIVAL += ("loop.save_every=5", "loop.keep=9")
 # The batch norm of a discriminator sees a part: two ranks equal one that computes two parts
 CONTEST = ("adversary.weight=0.5", "adversary.start=2", "adversary.adaptive=true", "loop.steps=5")
 CONTEST += ("adversary.depth=2", "adversary.width=4", "optim.batch=8", "adversary.lecam=0.1")
-STEPS = {"online": 6, "float32 in parts": 6, "tokenizer": 12, "contest": 5}
+SHARDED = ("loop.parallel=fsdp", "loop.checkpoint_blocks=0.5", "loop.steps=6")
+STEPS = {"online": 6, "both": 6, "sharded": 6, "float32 in parts": 6, "tokenizer": 12, "contest": 5}
 
 
 def variants(folder):
@@ -36,6 +37,8 @@ def variants(folder):
         "float32": ("generator", cache),
         "float32 in parts": ("generator", cache, "loop.accumulation=2", "loop.steps=6"),
         "float64": ("double", cache),
+        "both": ("double", cache, "objective=both", "network.low_bits=2", "loop.steps=6"),
+        "sharded": ("generator", cache, *SHARDED),
         "online": ("generator", "data.tokens=online", "loop.steps=6"),
         "tokenizer": ("tokenizer", *REVIVAL),
         "contest": ("tokenizer", *CONTEST),
@@ -69,7 +72,9 @@ def runs(tmp_path_factory):
     [
         ("float32", 1e-4),
         ("float64", 1e-9),
+        ("sharded", 1e-5),
         ("float32 in parts", 1e-4),
+        ("both", 1e-9),
         ("online", 1e-4),
         ("tokenizer", 1e-4),
         ("contest", 1e-3),
@@ -218,6 +223,24 @@ def test_two_ranks_that_fit_themselves_into_memory_score_as_one(tmp_path, job):
     assert [score[:2] for score in alone] == [(2, 40), (4, 40)]
     assert np.array(together) == pytest.approx(np.array(alone), rel=1e-4)
     assert "memory     8 images at once, 1 parts a step" in (two / "log.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("job", "tolerance"), [("double", 1e-9), ("generator", 1e-4)])
+def test_ranks_times_parts_is_what_counts(tmp_path, job, tolerance):
+    """One rank with four parts, two with two, four with one: the same losses."""
+    tokenizer_weights(tmp_path)
+    words = [*WORDS, "loop.steps=8", f"data.cache={tmp_path / 'cache'}"]
+    found = []
+    for ranks, parts in ((1, 4), (2, 2), (4, 1)):
+        out = tmp_path / f"{ranks}"
+        more = [f"loop.accumulation={parts}", f"out_dir={out}"]
+        call = functools.partial(train, job, tmp_path, *words, *more)
+        call() if ranks == 1 else run_ranks(ranks, [call])
+        found.append(losses(out))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=tolerance, rtol=0)
+    assert found[0][0] - found[0][-1] > 100 * tolerance
 
 
 @pytest.mark.slow

@@ -48,6 +48,15 @@ def test_whatever_changes_the_bytes_changes_the_description(weights, tmp_path):
         assert changed.keys() == same.keys()
         assert changed[key] != same[key]
     assert same["num_steps"] == 4  # settings of the sampler stand beside
+    assert "plan" not in same  # so records of earlier versions still describe their sets
+
+
+def test_a_raster_plan_is_described_by_what_it_follows_from(tmp_path):
+    weights = save_tiny_weights(tmp_path / "weights", objective="ar")
+    found = describe(weights)
+    assert found["plan"] == "ar"
+    assert found["guidance_scale"] == 3.0
+    assert {"num_steps", "schedule", "order", "noise"} & found.keys() == set()
 
 
 def test_a_new_place_has_no_record(tmp_path):

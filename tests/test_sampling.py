@@ -24,8 +24,9 @@ def test_null_keys_leave_the_settings_of_the_weights(weights):
 
 def test_every_key_replaces_its_setting(weights):
     words = ["num_steps=2", "schedule=cosine", "guidance_scale=1", "temperature=0.5", "top_k=7"]
-    words += ["noise=0", "order=random", "guidance=constant"]
+    words += ["noise=0", "order=random", "guidance=constant", "plan=mar"]
     assert opened(weights, *words).sampling == SamplingConfig(
+        plan="mar",
         num_steps=2,
         schedule="cosine",
         order="random",
@@ -54,6 +55,11 @@ def test_ema_chooses_the_weights(weights):
     [
         (["weights="], "weights is empty; name the folder of a generator, weights=RUN/weights."),
         (["num_steps=65"], "num_steps=65 must lie between 1 and the number of tokens, 64."),
+        (
+            ["plan=ar"],
+            "plan=ar asks for what these weights have not learned: they were trained with "
+            "objective=mar; use plan=mar or plan=auto.",
+        ),
         (["temperature=0"], "sampling.temperature must be above 0, not 0.0."),
         (
             ["guidance=cosine"],

@@ -1,6 +1,8 @@
 """The trainer of generators; exact resume is in test_resume.py, two ranks in test_ranks.py."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +23,11 @@ from tiny_runs import (
 from MaskGIL.masking import draw_mask
 from MaskGIL.noise import uniform
 from MaskGIL.pipeline import Pipeline
-from MaskGIL.weights import load_network, load_weights
-from Network import build_network
+from MaskGIL.weights import load_network, load_weights, save_weights
+from Network import build_network, build_tokenizer
 from Network.config import UserError
+from Network.gpt import GPT
+from Trainer.objective import mode_of
 from Trainer.tokens import has_cache, write_caches
 from Trainer.vit import GeneratorTrainer, RowLogits, shown_classes
 
@@ -179,6 +183,120 @@ def test_it_learns(folder, tmp_path):
     assert found[-10:].mean() < 0.9 * math.log(CODES)
 
 
+# Raster order
+
+
+def test_in_raster_order_every_token_counts(make):
+    """Whole tokens go in; parts of a step add up to the mean over all images."""
+    trainer, spy = make("objective=ar", "masking.label_smoothing=0", "data.tokens=online"), Spy()
+    batch = trainer.dataset()[3]
+    loss, _ = trainer.loss(spy, batch)
+    assert spy.causal
+    assert spy.rows is None
+    assert torch.equal(spy.tokens, spy.targets)
+    assert torch.equal(spy.tokens, trainer._encode(batch["images"]))
+    assert loss.item() == pytest.approx(math.log(CODES))
+    quarter = {name: tensor[:4] for name, tensor in batch.items()}
+    assert trainer.loss(spy, quarter)[0].item() == pytest.approx(math.log(CODES) / 4)
+
+
+def test_both_take_turns_by_the_step(make):
+    trainer, spy = make("objective=both"), Spy()
+    modes = []
+    for trainer.step in range(30):
+        trainer.loss(spy, trainer.dataset()[trainer.step])
+        modes.append("ar" if spy.causal else "mar")
+        assert (spy.rows is None) == spy.causal
+        assert (spy.tokens == CODES).any() != spy.causal
+    assert modes == [mode_of("both", 0, step) for step in range(30)]
+    assert {"mar", "ar"} == set(modes)
+
+
+def test_what_fits_into_memory_is_tried_with_the_dearest_step(make, monkeypatch):
+    """A step in raster order computes all rows, whatever the coin says of the last step."""
+    trainer, asked = make("objective=both", "loop.accumulation=0"), []
+    monkeypatch.setattr(trainer, "log", SimpleNamespace(line=lambda text: None), raising=False)
+    forward = RowLogits.forward
+
+    def spy(self, tokens, labels, rows, targets, causal):
+        asked.append((rows, causal))
+        return forward(self, tokens, labels, rows, targets, causal)
+
+    monkeypatch.setattr(RowLogits, "forward", spy)
+    trainer._fit_into_memory()
+    assert asked
+    assert set(asked) == {(None, True)}
+    assert trainer.mode() == mode_of("both", 0, 0)
+
+
+@pytest.mark.parametrize("objective", ["ar", "both"])
+def test_three_million_parameters_learn(folder, tmp_path, objective):
+    """The loss falls well below log(codes), that of knowing nothing, in either mode."""
+    words = [f"objective={objective}", "network.depth=6", "network.width=192", "network.heads=6"]
+    words += ["masking.label_smoothing=0", "optim.lr=1e-3", "loop.steps=30", "optim.ema=0"]
+    words += ["loop.validate_every=30", "data.num_images=32", FP32, f"out_dir={tmp_path}"]
+    trainer = train("generator", folder, *words)
+    assert 2.5e6 < sum(p.numel() for p in trainer.module.parameters()) < 3.5e6
+    found = losses(tmp_path)
+    assert found[0].item() == pytest.approx(math.log(CODES), abs=0.01)
+    assert found[-6:].mean() < 0.85 * math.log(CODES)
+    (validated,) = records(tmp_path, "validation")
+    names = {"ar": ["ar_loss"], "both": ["loss", "ar_loss"]}[objective]
+    for name in names:
+        assert validated[name] < 0.95 * math.log(CODES)
+
+
+def test_a_run_in_raster_order_draws_scores_and_exports(folder, tmp_path):
+    words = ["objective=ar", "loop.steps=2", "loop.sample_every=2", "loop.validate_every=2"]
+    words += ["loop.score_every=2", "loop.score_images=20", FP32, "sampling.num_steps=99"]
+    train("generator", folder, *words, f"out_dir={tmp_path}")
+    assert (tmp_path / "samples" / "step-0000002.png").is_file()
+    assert records(tmp_path, "score")[0]["images"] == 20
+    (validated,) = records(tmp_path, "validation")
+    assert {"ar_loss", "ar_acc"} == validated.keys() - {"step", "kind"}
+    log = (tmp_path / "log.txt").read_text()
+    assert "objective  ar: every token from those before it" in log
+    weights = load_weights(tmp_path / "weights")
+    assert weights.objective == "ar"
+    pipe = Pipeline.from_pretrained(tmp_path / "weights", "cpu")
+    assert len(pipe.plan()) == 16
+
+
+def test_details_of_a_validation_are_kept_but_not_printed(folder, tmp_path):
+    words = ["objective=both", "loop.steps=1", "loop.validate_every=1", FP32]
+    train("generator", folder, *words, f"out_dir={tmp_path}")
+    (validated,) = records(tmp_path, "validation")
+    assert {"loss", "acc", "ar_loss", "ar_acc", "acc 0-25%", "loss 75-100%"} <= validated.keys()
+    (line,) = [x for x in (tmp_path / "log.txt").read_text().splitlines() if "validation at" in x]
+    names = [part.split()[0] for part in line.split(" | ")[1:]]
+    assert names == ["loss", "acc", "ar_loss", "ar_acc"]
+
+
+# Large codebooks
+
+
+def test_tokens_in_parts_train_end_to_end(tmp_path):
+    """Tokens of MAGVIT-v2's family, 2^18 of them, cached, masked and in raster order."""
+    words = ["tokenizer.family=magvit2", "tokenizer.code_width=18", "tokenizer.latent_width=18"]
+    words += [f"tokenizer.codebook_size={2**18}", "tokenizer.attention_levels="]
+    words += ["tokenizer.encoder_middle=blocks", "tokenizer.decoder_middle=blocks"]
+    architecture = replace(config("tokenizer", tmp_path, *words).tokenizer, weights="")
+    save_weights(tmp_path / "weights", tiny.fill(build_tokenizer(architecture)))
+    words = ["objective=both", f"network.codebook_size={2**18}", "loop.steps=40", FP32]
+    words += ["loop.validate_every=40", "loop.sample_every=40", "masking.label_smoothing=0"]
+    words += ["optim.lr=1e-2", "data.num_images=32"]
+    trainer = train("generator", tmp_path, *words)
+    assert trainer.validation[0].max() > 65536
+    assert sum(p.numel() for p in trainer.module.parameters()) < 600_000
+    found = losses(tmp_path / "generator")
+    assert found[0].item() == pytest.approx(18 * math.log(2), abs=0.05)
+    assert found[-8:].mean() < 0.7 * 18 * math.log(2)
+    for plan in ("mar", "ar"):
+        pipe = Pipeline.from_pretrained(tmp_path / "generator" / "weights", "cpu")
+        drawn = pipe([0, 1], plan=plan, num_inference_steps=4).tokens
+        assert 65536 < drawn.max() < 2**18
+
+
 # Validation, pictures and weights
 
 
@@ -314,6 +432,8 @@ def test_of_imagenet_eight_rows_of_eight_are_shown():
         ("data.image_size=36", "data.image_size=36 is not divisible by the tokenizer's stride 8."),
         ("sampling.num_steps=17",
          "num_steps=17 must lie between 1 and the number of tokens, 16."),
+        ("sampling.plan=ar", "plan=ar asks for what these weights have not learned: they were "
+         "trained with objective=mar; use plan=mar or plan=auto."),
         ("network.heads=3", "network.heads=3 must divide network.width=32 into heads whose width "
          "is a multiple of 4."),
         ("tokenizer.weights=", "tokenizer.weights is empty; name the weights folder of a trained "
@@ -324,6 +444,14 @@ def test_what_does_not_fit_is_told_before_anything_is_written(make, tmp_path, wo
     with pytest.raises(UserError) as error:
         make(word)
     assert str(error.value) == sentence
+    assert tree(tmp_path) == {}
+
+
+def test_a_network_that_cannot_is_told(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(GPT, "objectives", ("mar",))
+    with pytest.raises(UserError) as error:
+        make("objective=both")
+    assert str(error.value) == "A network of network.kind=gpt learns objective=mar, not both."
     assert tree(tmp_path) == {}
 
 
@@ -360,5 +488,56 @@ def test_fine_tuning_begins_with_the_averaged_weights(folder, make, tmp_path):
     given = load_network(weights).state_dict()
     begun = trainer.module.state_dict()
     assert all(torch.equal(begun[name], given[name]) for name in given)
-    with pytest.raises(UserError, match="do not fit this architecture"):
+    with pytest.raises(UserError, match="does not fit this network"):
         make(f"init_from={weights}", "network.width=16")
+
+
+def test_fine_tuning_on_other_classes(folder, tmp_path):
+    """The table of classes begins anew, and the log says so; a resumed run does not begin again."""
+    train("generator", folder, "loop.steps=2", f"out_dir={tmp_path / 'first'}")
+    weights, run = tmp_path / "first" / "weights", tmp_path / "second"
+    words = [f"init_from={weights}", "network.num_classes=0", f"out_dir={run}", "loop.save_every=2"]
+    train("generator", folder, *words, "loop.steps=2")
+    told = f"begun with {weights}, but for condition.table.weight\n"
+    assert told in (run / "log.txt").read_text()
+    train("generator", folder, *words, "loop.steps=4")
+    assert (run / "log.txt").read_text().count("begun with") == 1
+
+
+def test_weights_of_raster_order_begin_a_masked_run(folder, make, tmp_path):
+    train("generator", folder, "loop.steps=2", "objective=ar", f"out_dir={tmp_path / 'first'}")
+    weights = tmp_path / "first" / "weights"
+    assert load_weights(weights).objective == "ar"
+    trainer = make(f"init_from={weights}")
+    assert trainer.config.objective == "mar"
+    given, begun = load_network(weights).state_dict(), trainer.module.state_dict()
+    assert all(torch.equal(begun[name], given[name]) for name in given)
+
+
+def test_what_may_begin_anew_is_for_weights_that_are_given(make):
+    with pytest.raises(UserError, match=r"^init_skip is for job=generator with init_from=WEIGHTS"):
+        make("init_skip=output")
+
+
+KINDS = {
+    "vit": ("network.kind=vit",),
+    "halton": ("network.kind=halton",),
+    "published": ("network.rotary=published", "network.norm=pre", "network.qk_norm=false"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_architectures_train_and_are_sampled(folder, tmp_path, kind):
+    """64 images by heart, as in `test_it_learns`; then a picture from the weights folder."""
+    words = [FP32, "loop.steps=40", "masking.label_smoothing=0", "optim.lr=1e-2", *KINDS[kind]]
+    train("generator", folder, *words, f"out_dir={tmp_path}")
+    found = losses(tmp_path)
+    assert found[-10:].mean() < 0.95 * math.log(CODES)
+    pipe = Pipeline.from_pretrained(tmp_path / "weights", "cpu")
+    assert pipe.network.config == config("generator", folder, *KINDS[kind]).network
+    assert pipe([0, 1]).tokens.max() < CODES
+
+
+def test_the_published_layout_has_no_raster_order(make):
+    with pytest.raises(UserError, match=r"learns objective=mar, not ar"):
+        make("network.rotary=published", "objective=ar")

@@ -14,7 +14,6 @@ from tiny_weights import save_made_up_vgg
 from MaskGIL.data.crops import to_float
 from MaskGIL.weights import load_tokenizer
 from Network.config import UserError
-from Network.tokenizer.official import official_names
 from Trainer.vit import GeneratorTrainer
 from Trainer.vqgan import TokenizerTrainer
 from Trainer.window import Window
@@ -201,75 +200,6 @@ def test_a_size_that_the_stride_does_not_divide_is_refused(tmp_path):
     assert tree(tmp_path) == {}
 
 
-# Fine-tuning
-
-
-def test_fine_tuning_begins_with_what_is_given(tmp_path):
-    """Weights as they are; the first step replaces no codebook, which would undo them."""
-    train("tokenizer", tmp_path / "first", "loop.steps=3")
-    folder = tmp_path / "first/tokenizer/weights"
-    given = load_tokenizer(folder).state_dict()
-    trainer = make(tmp_path, f"init_from={folder}", "reconstruction.revive_every=1")
-    begun = trainer.tokenizer.state_dict()
-    assert all(torch.equal(begun[name], given[name]) for name in given)
-    before = codebook(trainer)
-    next(steps(trainer, 1))
-    moved = (codebook(trainer) - before).abs().amax(1)
-    assert (moved < 0.1).any()  # those in use moved a little; the others were revived
-
-
-def test_a_run_that_was_fine_tuned_resumes_without_what_it_began_with(tmp_path):
-    train("tokenizer", tmp_path / "first", "loop.steps=2")
-    weights = tmp_path / "first/tokenizer/weights"
-    words = [f"init_from={weights}", "loop.save_every=2"]
-    train("tokenizer", tmp_path, *words, "loop.steps=2")
-    assert f"begun with {weights}\n" in (tmp_path / "tokenizer/log.txt").read_text()
-    shutil.rmtree(weights)
-    assert train("tokenizer", tmp_path, *words, "loop.steps=4").step == 4
-    assert (tmp_path / "tokenizer/log.txt").read_text().count("begun with") == 1
-
-
-def test_fine_tuning_from_a_file_of_the_authors(tmp_path):
-    source = make(tmp_path, "tokenizer.family=llamagen").tokenizer
-    tiny.fill(source)
-    names = official_names(source.state_dict(), "llamagen")
-    theirs = {names[name]: tensor.clone() for name, tensor in source.state_dict().items()}
-    torch.save({"model": theirs}, tmp_path / "theirs.pt")
-    trainer = make(tmp_path, "tokenizer.family=llamagen", f"init_from={tmp_path / 'theirs.pt'}")
-    found = trainer.tokenizer.state_dict()
-    assert all(torch.equal(found[name], value) for name, value in source.state_dict().items())
-
-
-def test_fine_tuning_from_a_public_name(tmp_path, monkeypatch):
-    source = make(tmp_path, "tokenizer.family=llamagen").tokenizer
-    names = official_names(source.state_dict(), "llamagen")
-    theirs = {names[name]: tensor.clone() for name, tensor in source.state_dict().items()}
-    asked, file = [], tmp_path / "fetched.pt"
-    torch.save({"model": theirs}, file)
-    monkeypatch.setattr("Trainer.vqgan.public_file", lambda name: asked.append(name) or file)
-    trainer = make(tmp_path, "tokenizer.family=llamagen", "init_from=llamagen-vq16", "seed=1")
-    found = trainer.tokenizer.state_dict()
-    assert asked == ["llamagen-vq16"]
-    assert all(torch.equal(found[name], value) for name, value in source.state_dict().items())
-
-
-def test_weights_that_do_not_fit_are_refused(tmp_path):
-    train("tokenizer", tmp_path, "loop.steps=1")
-    words = [f"init_from={tmp_path / 'tokenizer/weights'}", "tokenizer.width=8"]
-    with pytest.raises(UserError) as error:
-        make(tmp_path / "other", *words)
-    assert str(error.value) == (
-        f"{words[0]} has tokenizer.width=4, this run 8; give it the tokenizer section of that run."
-    )
-    with pytest.raises(UserError, match=r"has tokenizer\.groups=4, this run 2"):  # no shape tells
-        make(tmp_path / "other", words[0], "tokenizer.groups=2")
-    make(tmp_path / "other", words[0], "tokenizer.commitment_weight=2")
-    with pytest.raises(UserError, match=r"Did you mean .*tokenizer/weights"):
-        make(tmp_path / "other", f"init_from={tmp_path / 'tokenizer'}")
-    with pytest.raises(UserError, match=r"nowhere\.pt"):
-        make(tmp_path / "other", "init_from=nowhere.pt")
-
-
 # The contest
 
 JUDGE = ("adversary.weight=0.5", "adversary.depth=2", "adversary.width=4")
@@ -303,11 +233,23 @@ def test_gradients_are_clipped_apart(tmp_path):
         (["adversary.weight=1", "adversary.depth=4"], "data.image_size=32 is too small for a dis"),
         (["adversary.weight=1", "adversary.depth=2", "adversary.adaptive=true",
           "loop.compile=true"], "adversary.adaptive=true looks at gradients twice"),
+        (["adversary.lecam=0.05"], "adversary.lecam=0.05 does nothing with adversary.weight=0; "),
+        (["adversary.adaptive=true"], "adversary.adaptive=true does nothing with adversary.weig"),
+        (["adversary.start=9"], "adversary.start=9 does nothing with adversary.weight=0; give a "),
+        (["tokenizer.name=llamagen-vq16", "data.image_size=256", "tokenizer.entropy_weight=1"],
+         "tokenizer.name=llamagen-vq16 is what a generator reads, and the loss weights beside it "
+         "would do nothing; to train such a tokenizer use its recipe, MaskGIL/configs/tokenizers/"
+         "llamagen-vq16.yaml, and to train its weights further init_from=llamagen-vq16 with it."),
         (["tokenizer.weights=runs/a/weights"], "tokenizer.weights=runs/a/weights is what a gen"),
         (["tokenizer.entropy_weight=-1"], "tokenizer.entropy_weight must not be negative."),
         (["tokenizer.family=magvit2", "tokenizer.code_width=5", "tokenizer.latent_width=5",
           "tokenizer.encoder_middle=blocks"],
          "The codes of magvit2-f8 cannot die: use reconstruction.revive_every=0."),
+        (["tokenizer.family=magvit2", "tokenizer.code_width=5", "tokenizer.latent_width=5",
+          "tokenizer.encoder_middle=blocks", NEVER, "data.image_size=16",
+          "tokenizer.multipliers=1,1,1,1,1"],
+         "data.image_size=16 is one token of magvit2-f16, which cannot draw an image of one; use "
+         "32 or more."),
         (["reconstruction.perceptual=1"],
          "reconstruction.perceptual=1 needs the weights of VGG-16"),
         (["reconstruction.perceptual=1", "reconstruction.vgg=none"],
@@ -324,6 +266,15 @@ def test_keys_that_do_not_fit_each_other(tmp_path, monkeypatch, words, sentence)
     with pytest.raises(UserError) as error:
         make(tmp_path, *words)
     assert str(error.value).startswith(sentence)
+
+
+def test_a_run_that_was_begun_with_a_useless_key_goes_on(tmp_path, monkeypatch):
+    """As it could be before such keys were refused; without it the run would be another."""
+    words = ["adversary.lecam=0.05", "loop.save_every=1"]
+    monkeypatch.setattr("Trainer.adversary.refuse_useless", lambda _: None)
+    train("tokenizer", tmp_path, *words, "loop.steps=1")
+    monkeypatch.undo()
+    assert train("tokenizer", tmp_path, *words, "loop.steps=2").step == 2
 
 
 def test_a_run_is_not_resumed_with_another_vgg(tmp_path):

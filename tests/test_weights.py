@@ -51,6 +51,19 @@ def tokenizer_folder(tmp_path):
     return tmp_path / "tokenizer"
 
 
+@pytest.mark.parametrize("objective", ["mar", "ar", "both"])
+def test_a_folder_tells_what_its_network_was_trained_for(tmp_path, network, average, objective):
+    folder = tmp_path / "weights"
+    save_weights(folder, tiny.tokenizer(), network=network, average=average, objective=objective)
+    assert load_weights(folder).objective == objective
+    described = json.loads((folder / "config.json").read_text())
+    del described["objective"]
+    (folder / "config.json").write_text(json.dumps(described))
+    assert load_weights(folder).objective == "mar"  # of folders before it had a name
+    (folder / "config.json").write_text(json.dumps({**described, "objective": "gan"}))
+    refused(r"config\.json is damaged \(objective\); write the wei", load_weights, folder)
+
+
 def refused(sentence, function, *arguments):
     with pytest.raises(UserError) as error:
         function(*arguments)
@@ -214,6 +227,14 @@ def test_a_missing_folder_names_its_neighbours(folder, tokenizer_folder):
             load_weights, missing)  # fmt: skip
     nowhere = folder / "a" / "b"
     refused(rf"^No such weights folder: {nowhere}\. Train it first\.$", load_weights, nowhere)
+
+
+def test_a_file_in_the_place_of_a_folder(folder):
+    file = folder / "tokenizer.safetensors"
+    refused(rf"^{file} is a file; give the weights folder that it lies in, ", load_weights, file)
+    refused(rf"^tokenizer\.weights={file} is a file, which does not say what it is; name the "
+            r"weights folder that it lies in, or give tokenizer\.name=NAME beside it\.$",
+            open_tokenizer, TokenizerConfig(weights=str(file)))  # fmt: skip
 
 
 def test_what_a_kill_has_left_is_named(folder):

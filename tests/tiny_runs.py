@@ -50,6 +50,7 @@ TRAINERS = {
     "generator": GeneratorTrainer,
     "tokenizer": TokenizerTrainer,
     "double": DoubleGenerator,
+    "both": GeneratorTrainer,
 }
 
 

@@ -11,7 +11,7 @@ from MaskGIL.weights import save_weights
 SIDE, GRID, CODES = 16, 8, 11
 
 
-def save_tiny_weights(folder, classes=CLASSES, seed=0):
+def save_tiny_weights(folder, classes=CLASSES, seed=0, objective="mar"):
     """The averaged weights are the last ones plus 0.01."""
     tokenizer = tiny.fill(tiny.tokenizer(), seed)
     network = tiny.network(num_classes=len(classes), grid=(GRID, GRID)).float()
@@ -22,6 +22,7 @@ def save_tiny_weights(folder, classes=CLASSES, seed=0):
         average={name: tensor + 0.01 for name, tensor in network.state_dict().items()},
         classes=classes,
         sampling=SamplingConfig(num_steps=4),
+        objective=objective,
     )
     return folder
 

@@ -24,6 +24,7 @@ class Family(NamedTuple):
     quant_convs: bool  # 1x1 convolutions between latents and codes
     unit_range: bool  # its own pixels lie in [0, 1] and not in [-1, 1]
     attention: bool  # at levels and in the middle, as configured; else blocks alone
+    least_tokens: int = 1  # of an image: fewer cannot be decoded
 
 
 _VQGAN = Family(
@@ -53,5 +54,6 @@ FAMILIES = {
         quant_convs=False,
         unit_range=False,
         attention=False,
+        least_tokens=2,  # the decoder asks for their unbiased deviation
     ),
 }

@@ -41,7 +41,8 @@ class Decoder(nn.Module):
     """Codes (B, C, h, w) -> images (B, 3, H, W), not clamped.
 
     The style of each level is global: an image depends on the whole grid of codes, so it cannot be
-    decoded in tiles, and a grid of one token has no deviation (NaN, as in the original).
+    decoded in tiles, and a grid of one token has no deviation: NaN, as in the original, which
+    `VQTokenizer` refuses.
     """
 
     def __init__(self, config: TokenizerConfig):

@@ -4,6 +4,8 @@ Stands on the table of families; its state dict has the key names of the family'
 for LlamaGen those of taming-transformers.
 """
 
+from math import ceil, sqrt
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ class VQTokenizer(nn.Module):
             )
         if not family.attention:
             _refuse_attention(config)
-        self.unit_range = family.unit_range
+        self.unit_range, self.least_tokens = family.unit_range, family.least_tokens
         self.encoder = family.encoder(config)
         self.decoder = family.decoder(config)
         self.quantize = family.quantiser(config)
@@ -47,6 +49,11 @@ class VQTokenizer(nn.Module):
     def stride(self) -> int:
         """Pixels per token along a side."""
         return 2 ** (len(self.config.multipliers) - 1)
+
+    @property
+    def smallest_side(self) -> int:
+        """Pixels along a side of the smallest square image that it can draw."""
+        return self.stride * ceil(sqrt(self.least_tokens))
 
     @property
     def num_bits(self) -> int:
@@ -71,7 +78,7 @@ class VQTokenizer(nn.Module):
     def decode(self, tokens: Tensor, clamp: bool = True) -> Tensor:
         """Tokens (B, h, w) -> images (B, 3, H, W); in [-1, 1] if clamped.
 
-        Raises UserError for tokens outside the codebook.
+        Raises UserError for tokens outside the codebook, and as `pixels`.
         """
         self._check(tokens)
         images = self.pixels(self.lookup(tokens))
@@ -100,7 +107,16 @@ class VQTokenizer(nn.Module):
         return self.quantize.lookup(tokens)
 
     def pixels(self, codes: Tensor) -> Tensor:
-        """Codes (B, C, h, w) -> images (B, 3, H, W) around [-1, 1], not clamped."""
+        """Codes (B, C, h, w) -> images (B, 3, H, W) around [-1, 1], not clamped.
+
+        Raises UserError for a grid of fewer tokens than the decoder needs.
+        """
+        height, width = codes.shape[-2:]
+        if height * width < self.least_tokens:
+            raise UserError(
+                f"The decoder of {self.name} needs {self.least_tokens} tokens an image, not "
+                f"{height}x{width}; use images of {self.smallest_side} pixels or more along a side."
+            )
         images = self.decoder(self.post_quant_conv(self._laid_out(codes)))
         return 2 * images - 1 if self.unit_range else images
 
