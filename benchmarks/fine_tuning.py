@@ -36,7 +36,7 @@ class FineTuningBenchmark:
     folder: str = setting("runs/studies/fine-tuning", "folder of pictures and runs")
     tokenizer: str = setting("runs/demo/tokenizer/weights", "weights of the demo's tokenizer")
     old_steps: int = setting(1000, "steps on the 14 classes")
-    new_steps: int = setting(300, "steps on the two others")
+    new_steps: int = setting(200, "steps on the two others")
     pictures: int = setting(256, "training pictures of a class; an eighth as many validate")
     seeds: tuple[int, ...] = setting((0, 1, 2), "seeds of either way")
     workers: int = setting(0, "runs at once, each a process")

@@ -1,5 +1,6 @@
 """The benchmarks time what they say: the demo's network, the trainer's batches, equal ways."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import torch
 from benchmarks.plain import plain_copy, unfused_attention
 from MaskGIL.config import load_config
 from MaskGIL.data import open_images
+from MaskGIL.weights import save_weights
+from Network import build_tokenizer
 from Trainer.config import RunConfig
 from Trainer.study import cells_of
 
@@ -120,3 +123,16 @@ def test_every_way_is_timed(bench, name, words, ways):
     table = bench(name, *words, *SHORT)
     for way in ways:
         assert f"{way}  " in table
+
+
+@pytest.mark.slow
+def test_fine_tuning_goes_from_pictures_to_a_record(bench, tmp_path):
+    demo = load_config(RunConfig, ROOT / "MaskGIL/configs/demo/tokenizer.yaml", [])
+    save_weights(tmp_path / "weights", tiny.fill(build_tokenizer(demo.tokenizer)))
+    words = [f"tokenizer={tmp_path / 'weights'}", "folder=runs", "pictures=8", "device=cpu"]
+    told = bench("fine_tuning", *words, "seeds=0", "old_steps=1", "new_steps=40")
+    assert f"begun with {Path('runs/old/weights')}, but for condition.table.weight" in told
+    record = json.loads((tmp_path / "benchmarks/results/fine-tuning.json").read_text())
+    assert [cell["arm"] for cell in record["cells"]] == ["from scratch", "fine-tuned"]
+    assert record["cells"][0]["curves"]["validation"]["step"] == [20, 40]
+    assert (tmp_path / "images/fine-tuning.png").stat().st_size > 5000
