@@ -64,6 +64,7 @@ bench: $(READY)
 	$(RUN) benchmarks/images.py
 	$(RUN) benchmarks/tokenizer.py
 	$(RUN) benchmarks/train.py
+	$(RUN) benchmarks/cached.py
 	$(RUN) benchmarks/decode.py
 
 features: $(READY)

@@ -1,4 +1,4 @@
-"""Train a generator, train a tokenizer, or cache tokens: `python main.py CONFIG.yaml KEY=VALUE`.
+"""Train a generator, a tokenizer, or a grid of them; cache tokens: `main.py CONFIG.yaml KEY=VALUE`.
 
 Under torchrun every rank runs this file. The same command again resumes the run of out_dir.
 """
@@ -13,6 +13,7 @@ from Trainer.config import RunConfig
 from Trainer.dry_run import dry_run
 from Trainer.report import compare, write_report
 from Trainer.run_folder import check_run_folder
+from Trainer.study import run_study
 from Trainer.tokens import write_caches
 from Trainer.vit import GeneratorTrainer
 from Trainer.vqgan import TokenizerTrainer
@@ -21,6 +22,7 @@ JOBS = {
     "generator": lambda config: GeneratorTrainer(config).fit(),
     "tokenizer": lambda config: TokenizerTrainer(config).fit(),
     "cache": write_caches,
+    "study": run_study,
 }
 
 

@@ -150,11 +150,32 @@ class AdversaryConfig:
 
 
 @dataclass(frozen=True)
+class StudyConfig:
+    """A grid of runs, job=study: every arm with every value of every axis, once per seed."""
+
+    job: Literal["generator", "tokenizer"] = setting("generator", "what every cell trains")
+    arms: tuple[str, ...] = setting(
+        (), "rows NAME KEY=VALUE KEY=VALUE ...: keys that change together, under a name"
+    )
+    axes: tuple[str, ...] = setting((), "rows KEY=VALUE VALUE ...: a key that takes several values")
+    seeds: tuple[int, ...] = setting((0,), "seeds that every cell is run with")
+    workers: int = setting(0, "cells at once, each a process; 0: one by one, in this process")
+    diverged: float = setting(
+        1.2, "a run has diverged if its last training loss is above so many times its least"
+    )
+
+    def __post_init__(self):
+        require_at_least("study.workers", self.workers, 0)
+        require_at_least("study.diverged", self.diverged, 1)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that a run is made of."""
 
-    job: Literal["generator", "tokenizer", "cache"] = setting(
-        "generator", "train a generator, train a tokenizer, or only write the token cache"
+    job: Literal["generator", "tokenizer", "cache", "study"] = setting(
+        "generator",
+        "train a generator, train a tokenizer, only write the token cache, or run a grid of runs",
     )
     objective: Objective = setting(
         "mar",
@@ -195,6 +216,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig, metadata={"free": True})
     sampling: SamplingConfig = field(default_factory=SamplingConfig, metadata={"free": True})
+    study: StudyConfig = field(default_factory=StudyConfig, metadata={"free": True})
 
     def __post_init__(self):
         require_within("seed", self.seed, 0, LARGEST_SEED)

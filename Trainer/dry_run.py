@@ -25,6 +25,7 @@ from Trainer.autoencoding import Reconstructed, Reconstruction, pixel_loss
 from Trainer.config import RunConfig
 from Trainer.logger import format_bytes, format_seconds
 from Trainer.memory import divisors, free_memory, saved_bytes
+from Trainer.study import cells_of
 from Trainer.tokens import SPLITS, cache_folder, describe_cache, has_cache, open_split
 from Trainer.trainer import Trainer
 from Trainer.vit import GeneratorTrainer, RowLogits
@@ -36,6 +37,10 @@ STATE_BYTES = 20  # per parameter, in float32: weight, gradient, two moments, av
 
 def dry_run(config: RunConfig) -> None:
     """Print what the job of `config` would take. Raises UserError as the job itself would."""
+    if config.job == "study":
+        cells = list(cells_of(config))
+        _say("study", f"{len(cells)} runs, of which the first is {cells[0].name}:")
+        config = cells[0].config
     if config.job == "cache":
         _foretell_cache(config)
     else:

@@ -58,10 +58,10 @@ def against_ours(times: dict[str, list[float]]) -> Case:
     """Median, least and most seconds of every way, and how many times the seconds of "ours"."""
     case: Case = {}
     for name, seconds in times.items():
-        case[name] = {"seconds": _spread(seconds)}
+        case[name] = {"seconds": spread(seconds)}
         if name != "ours":
             ratios = [other / ours for other, ours in zip(seconds, times["ours"])]
-            case[name]["ratio_to_ours"] = _spread(ratios)
+            case[name]["ratio_to_ours"] = spread(ratios)
     return case
 
 
@@ -77,11 +77,13 @@ def compare(
 
     The product is in the dtype of the way: `dtype`, or what `others` says of its name.
     """
-    flops = {name: _flops(way) for name, way in ways.items()}
+    flops = {name: count_flops(way) for name, way in ways.items()}
     dtypes = dict.fromkeys(ways, dtype) | dict(others or {})
-    products = {_product_name(each, dtype): _matmul(each, device) for each in dtypes.values()}
+    products = {_product_name(each, dtype): matmul_way(each, device) for each in dtypes.values()}
     times = in_turns({**ways, **products}, rounds, seconds, device)
-    peaks = {name: _flops(product) / min(times.pop(name)) for name, product in products.items()}
+    peaks = {
+        name: count_flops(product) / min(times.pop(name)) for name, product in products.items()
+    }
     case = against_ours(times)
     for name in ways:
         reached = flops[name] / case[name]["seconds"]["median"]
@@ -130,6 +132,27 @@ def table(cases: dict[str, Case]) -> str:
     return "\n".join(lines)
 
 
+def count_flops(way: Way) -> int:
+    """Floating-point operations of a call, as PyTorch's counter sees them."""
+    with FlopCounterMode(display=False) as counter:
+        way()
+    return counter.get_total_flops()
+
+
+def matmul_way(dtype: torch.dtype, device: torch.device) -> Way:
+    """A large square matrix product: the best that the machine can do."""
+    size = MATMUL[device.type]
+    factor = torch.randn(size, size, device=device).to(dtype)
+    product = torch.empty_like(factor)
+    return lambda: torch.mm(factor, factor, out=product)
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, least, most and all of a row of numbers, to four digits."""
+    spread = {"median": median(values), "min": min(values), "max": max(values), "rounds": values}
+    return {key: _rounded(value) for key, value in spread.items()}
+
+
 def _seconds_per_call(way: Way, seconds: float, device: torch.device) -> float:
     _wait(device)
     started, calls = time.perf_counter(), 0
@@ -145,26 +168,8 @@ def _wait(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _flops(way: Way) -> int:
-    with FlopCounterMode(display=False) as counter:
-        way()
-    return counter.get_total_flops()
-
-
 def _product_name(dtype: torch.dtype, usual: torch.dtype) -> str:
     return "matmul" if dtype == usual else f"matmul {str(dtype).removeprefix('torch.')}"
-
-
-def _matmul(dtype: torch.dtype, device: torch.device) -> Way:
-    size = MATMUL[device.type]
-    factor = torch.randn(size, size, device=device).to(dtype)
-    product = torch.empty_like(factor)
-    return lambda: torch.mm(factor, factor, out=product)
-
-
-def _spread(values: list[float]) -> dict[str, Any]:
-    spread = {"median": median(values), "min": min(values), "max": max(values), "rounds": values}
-    return {key: _rounded(value) for key, value in spread.items()}
 
 
 def _rounded(value: Any) -> Any:

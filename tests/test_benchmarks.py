@@ -1,8 +1,10 @@
 """The benchmarks time what they say: the demo's network, the trainer's batches, equal ways."""
 
+import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +14,11 @@ import torch
 
 from benchmarks.plain import plain_copy, unfused_attention
 from MaskGIL.config import load_config
+from MaskGIL.data import open_images
+from MaskGIL.weights import save_weights
+from Network import build_tokenizer
 from Trainer.config import RunConfig
+from Trainer.study import cells_of
 
 ROOT = Path(__file__).parent.parent
 SHORT = ("rounds=1", "seconds=0.001")
@@ -69,6 +75,26 @@ def test_a_share_is_of_the_best_product_in_the_same_dtype(monkeypatch):
     assert usual.keys() == {"ours", "plain", "matmul"}
 
 
+def test_fine_tuning_draws_classes_that_nobody_has_seen(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import fine_tuning
+
+    config = fine_tuning.FineTuningBenchmark(folder=str(tmp_path), pictures=8)
+    fine_tuning.draw(tmp_path / "pictures" / "old", fine_tuning.OLD, 8)
+    fine_tuning.draw(tmp_path / "pictures" / "new", fine_tuning.NEW, 8)
+    before, study = fine_tuning.before(config), fine_tuning.study(config)
+    scratch, tuned = (cell for cell in cells_of(study) if cell.seed == 0)
+    for run, count in ((before, 14), (scratch.config, 2), (tuned.config, 2)):
+        train, val = (open_images(run.data, split) for split in ("train", "val"))
+        assert len(train.classes) == run.network.num_classes == count
+        assert (len(train), len(val)) == (8 * count, count)
+    classes = [set(open_images(run.data, "train").classes) for run in (before, study)]
+    assert not classes[0] & classes[1]
+    assert tuned.config == replace(
+        scratch.config, out_dir=tuned.config.out_dir, init_from=f"{before.out_dir}/weights"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words", "ways"),
@@ -76,12 +102,25 @@ def test_a_share_is_of_the_best_product_in_the_same_dtype(monkeypatch):
         (
             "train",
             ["sizes=demo", "batch=4", "device=cpu"],
-            ["ours", "plain", "plain, same rows", "plain, unfused attention"],
+            [
+                *("ours", "plain", "plain, same rows", "plain, unfused attention"),
+                *("ours, with EMA", "published recipe", "published recipe, fp32", "plain, fp32"),
+            ],
+        ),
+        (
+            "cached",
+            ["size=demo", "batch=2", "device=cpu"],
+            ["ours", "ours, encoding", "published recipe, encoding, fp32"],
         ),
         (
             "decode",
             ["batch=2", "num_steps=2", "device=cpu"],
             ["ours", "published", "published, unfused attention"],
+        ),
+        (
+            "mfu",
+            ["sizes=demo", "images=2", "ways=eager", "precision=fp32", "peak=1", "device=cpu"],
+            ["eager"],
         ),
         ("tokenizer", ["image_size=32", "batch=1", "device=cpu"], ["ours", "plain"]),
         ("images", [], ["ours", "ours, draft", "plain", "decoded alone"]),
@@ -102,3 +141,16 @@ def test_every_way_is_timed(bench, name, words, ways):
     table = bench(name, *words, *SHORT)
     for way in ways:
         assert f"{way}  " in table
+
+
+@pytest.mark.slow
+def test_fine_tuning_goes_from_pictures_to_a_record(bench, tmp_path):
+    demo = load_config(RunConfig, ROOT / "MaskGIL/configs/demo/tokenizer.yaml", [])
+    save_weights(tmp_path / "weights", tiny.fill(build_tokenizer(demo.tokenizer)))
+    words = [f"tokenizer={tmp_path / 'weights'}", "folder=runs", "pictures=8", "device=cpu"]
+    told = bench("fine_tuning", *words, "seeds=0", "old_steps=1", "new_steps=40")
+    assert f"begun with {Path('runs/old/weights')}, but for condition.table.weight" in told
+    record = json.loads((tmp_path / "benchmarks/results/fine-tuning.json").read_text())
+    assert [cell["arm"] for cell in record["cells"]] == ["from scratch", "fine-tuned"]
+    assert record["cells"][0]["curves"]["validation"]["step"] == [20, 40]
+    assert (tmp_path / "images/fine-tuning.png").stat().st_size > 5000

@@ -25,6 +25,7 @@ from Network.config import SIZES_OF
 from Network.tokenizer import FAMILIES
 from Trainer.config import RunConfig
 from Trainer.optim import learning_rate
+from Trainer.study import TRAINERS
 from Trainer.trackers import TRACKERS
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +70,7 @@ TABLES = {
     "sampling.order": ORDERS,
     "sampling.guidance": GUIDANCE,
     "data.cache_precision": ["fp32", "bf16"],
+    "study.job": TRAINERS,
 }
 # What a branch in the code tells apart, not a table
 BRANCHES = {"data.tokens", "network.norm", "network.rotary", "tokenizer.encoder_middle",
