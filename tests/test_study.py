@@ -2,10 +2,14 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
-from tiny_runs import CONFIGS, config, tokenizer_weights, tree
+from tiny_runs import CONFIGS, config, tokenizer_weights, tree, words
 
 from MaskGIL.config import identity, load_config
 from Network import build_network
@@ -211,6 +215,35 @@ def test_processes_make_the_same_cells(folder, capsys):
     assert "img/s" not in capsys.readouterr().out.partition("wrote ")[2]
 
 
+@pytest.mark.slow
+def test_cells_save_and_end_when_their_study_is_killed(folder):
+    changes = [f"out_dir={folder / 'grid'}", "job=study", "study.seeds=0,1", "study.workers=2"]
+    changes += ["loop.steps=100000", "loop.save_every=100000", f"data.cache={folder / 'cache'}"]
+    command = [sys.executable, "main.py", *words("generator", folder), *changes]
+    job = subprocess.Popen(command, cwd=CONFIGS.parent.parent, start_new_session=True)
+    runs = [folder / "grid" / f"seed={seed}" for seed in (0, 1)]
+    until(lambda: all((run / "metrics.jsonl").exists() for run in runs))
+    job.kill()
+    job.wait()
+    until(lambda: is_gone(job.pid))  # the group, which is named after its first process
+    assert all(list((run / "checkpoints").glob("step-*/manifest.json")) for run in runs)
+
+
+def until(is_so, seconds=120):
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def is_gone(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 def test_torchrun_and_processes_do_not_mix(folder, monkeypatch):
     monkeypatch.setattr(study, "world_size", lambda: 2)
     with pytest.raises(UserError, match=r"study\.workers=2 starts processes of its own; leave "):
@@ -221,18 +254,22 @@ def test_torchrun_and_processes_do_not_mix(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("losses", "reason"),
+    ("losses", "skipped", "reason"),
     [
-        ([4.0, 3.0, 2.0], ""),
-        ([4.0, 2.0, 2.4], ""),  # exactly 1.2 times
-        ([4.0, 2.0, 2.5], "last loss 1.25 times its least"),
-        ([4.0, None], "a loss that is not finite"),
-        ([None, None], "a loss that is not finite"),
-        ([4.0, None, 2.0], "a loss that is not finite"),
+        ([4.0, 3.0, 2.0], 0, ""),
+        ([4.0, 2.0, 2.4], 0, ""),  # exactly 1.2 times
+        ([4.0, 2.0, 2.5], 0, "last loss 1.25 times its least"),
+        ([4.0, None], 0, "a loss that is not finite"),
+        ([None, None], 2, "a loss that is not finite"),
+        ([4.0, None, 2.0], 0, "a loss that is not finite"),
+        ([4.0, 3.0, 2.0], 2, "2 steps not taken, as they were not finite"),
     ],
 )
-def test_what_has_diverged(losses, reason):
-    assert diverged(losses, 1.2) == reason
+def test_what_has_diverged(losses, skipped, reason):
+    curve = {"step": list(range(len(losses))), "loss": losses}
+    assert diverged(curve | {"skip": [0] * (len(losses) - 1) + [skipped]}, 1.2) == reason
+    if not skipped:  # records of earlier versions do not count them
+        assert diverged(curve, 1.2) == reason
 
 
 def test_numbers_that_are_not_finite_become_none(tmp_path):
