@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from MaskGIL.command import PREEMPTED, Failure
-from MaskGIL.config import identity, leaves, load_config, to_dict, to_yaml
+from MaskGIL.config import leaves, load_config, to_dict, to_yaml
 from MaskGIL.data.sampler import spread
 from MaskGIL.distributed import is_main, world_size
 from MaskGIL.durable import replace_file, sha256, to_json
@@ -271,8 +271,16 @@ def _read_axis(row: str) -> list[tuple[str, str]]:
 
 
 def _recipe(config: RunConfig) -> str:
-    """A hash of what a cell is: another one is run anew, and so is one with other steps."""
-    return sha256(to_json([identity(config), config.loop.steps, config.study.diverged]))
+    """A hash of what a cell is: of its identity, as far as it is not the default, and its steps.
+
+    So a key that is new since then changes no cell.
+    """
+    own = {
+        leaf.key: show_value(value)
+        for leaf in leaves(RunConfig)
+        if not leaf.free and (value := attrgetter(leaf.key)(config)) != leaf.default
+    }
+    return sha256(to_json([own, config.loop.steps, config.study.diverged]))
 
 
 def _number(value: Any) -> Any:
