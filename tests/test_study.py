@@ -16,6 +16,7 @@ from Network import build_network
 from Network.config import UserError
 from Trainer import study
 from Trainer.config import RunConfig
+from Trainer.dry_run import dry_run
 from Trainer.study import POINTS, cells_of, diverged, gathered, read_curves, run_study
 
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
@@ -198,6 +199,16 @@ def test_a_run_that_ends_by_itself_is_recorded(folder, monkeypatch):
     run_study(tiny_study(folder))
     (found,) = json.loads((folder / "grid" / "study.json").read_text())["cells"]
     assert (found["diverged"], found["steps"]) == ("Enough is enough.", 2)
+
+
+def test_a_dry_run_tells_of_one_cell_and_writes_nothing(folder, capsys):
+    before = tree(folder)
+    dry_run(tiny_study(folder, ARMS))
+    told = capsys.readouterr().out
+    assert told.startswith(
+        "study            2 runs, of which the first is plain_seed=0:\nparameters"
+    )
+    assert tree(folder) == before
 
 
 def test_a_mistake_ends_a_study(folder):
