@@ -29,7 +29,7 @@ def draw_study(study: Record, file: Path) -> None:
     if axis:
         for panel, arm in zip(panels, arms):
             _draw_arm(panel, arm, axis, study)
-        panels[0].set_ylabel("training loss")
+        panels[0].set_ylabel("training loss (dotted: diverged)")
         lines = {line.get_label(): line for line in panels[0].lines}
         rows = [(line, label) for label, line in lines.items() if not label.startswith("_")]
         figure.legend(*zip(*rows), title=axis, loc="outside lower center", ncols=len(rows))
