@@ -17,6 +17,7 @@ from torch import Tensor
 
 from MaskGIL.config import SamplingConfig, from_dict, to_dict
 from MaskGIL.distributed import first_rank_first
+from MaskGIL.durable import exchange
 from MaskGIL.public import public_file
 from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig, UserError
@@ -76,6 +77,9 @@ def save_weights(
     for file in aside.iterdir():
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
+    if folder.exists() and exchange(aside, folder):
+        shutil.rmtree(aside)
+        return
     if folder.exists():  # else `old` may be all that a kill has left
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)

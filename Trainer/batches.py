@@ -6,7 +6,7 @@ Shapes: B images of this rank, S pixels, h x w tokens.
 
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,7 @@ class Shielded(Dataset):
 
 def fetched(
     data: Dataset[Batch], steps: range, workers: int, pinned: bool, timeout: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Items `steps`, fetched by this process or by workers. Raises the UserError they meet.
 
     Close it: workers take no signals but SIGKILL, so that those which end a job do not end them
@@ -127,10 +127,19 @@ def fetched(
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+    except (OSError, EOFError) as error:  # as of reading from one that is gone, if one is
+        for worker in started:
+            worker.join(0.2)
+            if worker.exitcode:
+                told = f"DataLoader worker (pid {worker.pid}) has left with {worker.exitcode}"
+                raise RuntimeError(told) from error
+        raise
     finally:
-        del batches  # which tells them to leave, and waits for 5 seconds
+        if workers:  # told to leave, and for 5 seconds waited for; an error would keep them
+            getattr(batches, "_shutdown_workers")()  # noqa: B009
         for worker in started:
             worker.kill()  # one that hangs
+            worker.join()
 
 
 @contextmanager

@@ -142,6 +142,8 @@ def format_bytes(count: float) -> str:
 
 def _drop_after(path: Path, step: int) -> None:
     """A run that was killed may have logged steps behind its last checkpoint."""
+    for left in path.parent.glob(f".{path.name}.*"):  # by a kill in the line at the end of this
+        left.unlink()
     if not path.exists():
         return
     lines = [line for line in path.read_text().splitlines() if line.endswith("}")]

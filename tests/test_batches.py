@@ -1,16 +1,32 @@
+import multiprocessing
+import os
+import re
+import signal
+import time
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from MaskGIL.command import Failure
 from MaskGIL.data.crops import crop_image
 from MaskGIL.data.folders import BadFiles, UnreadableImage
 from MaskGIL.data.sampler import Sampler, split_ranks
 from MaskGIL.data.shapes import Shapes
 from MaskGIL.masking import hidden_counts
 from Network.config import UserError
-from Trainer.batches import ImageBatches, MaskedBatches, Shielded, TokenBatches, readable_crop
+from Trainer.batches import (
+    ImageBatches,
+    MaskedBatches,
+    Shielded,
+    TokenBatches,
+    fetched,
+    readable_crop,
+    told_of_workers,
+)
 
 WHOLE = slice(0, 12)
 
@@ -150,3 +166,69 @@ def test_every_rank_knows_how_many_tokens_all_ranks_hide(step):
         int(hidden.sum())
     }
     assert set(parts[0]) == {"tokens", "labels", "samples", "hidden", "hidden_total"}
+
+
+class Slow(Dataset):
+    """Batches that take `seconds` from step 3 on."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __getitem__(self, step):
+        if step >= 3:
+            time.sleep(self.seconds)
+        return {"process": torch.tensor(os.getpid())}
+
+
+def test_a_data_worker_that_was_killed_ends_the_run_with_a_sentence():
+    def killing():
+        with told_of_workers(60), closing(fetched(Slow(60), range(9), 2, False, 60)) as batches:
+            for batch in batches:
+                os.kill(batch["process"].item(), signal.SIGKILL)
+
+    begun = time.monotonic()
+    with pytest.raises(Failure) as error:
+        killing()
+    assert re.fullmatch(
+        r"A data worker has died \(DataLoader worker \(pid.*\) .*\), as happens when memory runs "
+        r"out; with fewer data.workers, or the same, the same command goes on from the last "
+        r"checkpoint.",
+        str(error.value),
+        flags=re.DOTALL,
+    ), error.value
+    assert time.monotonic() - begun < 20
+    assert multiprocessing.active_children() == []
+
+
+def test_a_data_worker_that_hangs_ends_the_run_with_a_sentence():
+    def hanging():
+        with told_of_workers(2), closing(fetched(Slow(600), range(9), 1, False, 2)) as batches:
+            list(batches)
+
+    begun = time.monotonic()
+    with pytest.raises(Failure) as error:
+        hanging()
+    assert str(error.value).startswith(
+        "No batch has come from the data workers for data.timeout=2 seconds: the disk hangs, or"
+    )
+    assert time.monotonic() - begun < 30
+    time.sleep(0.1)
+    assert multiprocessing.active_children() == []
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shapes"), told_of_workers(2):
+        raise RuntimeError("shapes do not match")
+
+
+def test_data_workers_do_not_die_of_the_signals_that_end_a_job():
+    with closing(fetched(Slow(0), range(40), 2, False)) as batches:
+        seen = set()
+        for batch in batches:
+            seen.add(batch["process"].item())
+            for process in seen:
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                    os.kill(process, number)
+    assert len(seen) == 2
+    assert os.getpid() not in seen
+    assert multiprocessing.active_children() == []

@@ -1,6 +1,9 @@
+import ctypes
+import errno
+
 import pytest
 
-from MaskGIL.durable import replace_file
+from MaskGIL.durable import exchange, is_full, replace_file
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -16,3 +19,29 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         replace_file(path, b"newer")
     assert path.read_bytes() == b"new"
+
+
+def test_two_folders_exchange_their_names(tmp_path):
+    if not hasattr(ctypes.CDLL(None), "renameat2"):
+        pytest.skip("this system has no renameat2")
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "was").write_text(name)
+    assert exchange(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "was").read_text() == "new"
+    assert (tmp_path / "new" / "was").read_text() == "old"
+    assert not exchange(tmp_path / "new", tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (ValueError("I/O error: No space left on device (os error 28)"), True),
+        (ValueError("no tensor of that name"), False),
+    ],
+)
+def test_a_full_disk_is_known_by_its_number(error, full):
+    assert is_full(error) == full

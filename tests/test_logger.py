@@ -81,6 +81,9 @@ def test_a_kill_while_lines_are_dropped_loses_none(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         Logger(tmp_path, 1, 10)
     assert metrics.read_text() == lines
+    monkeypatch.undo()
+    Logger(tmp_path, 1, 10).close()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["metrics.jsonl"]
 
 
 def test_log_txt_is_continued(tmp_path, capsys):
@@ -110,9 +113,16 @@ def test_a_pipe_sees_no_bar(log, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_the_score_of_a_loss_stands_beside_it(log, capsys):
+    log.progress(500, {**VALUES, "skip": 0, "z": 0.31}, 210.4, 0.012)
+    line = capsys.readouterr().out
+    assert "| loss 5.912 (z+0.3) | acc 3.2% | gnorm 0.8 | lr 4.0e-04 | skip 0 | 210 img/s" in line
+
+
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
+        ("z", -1.26, "-1.3"),
         ("loss", 5.91234, "5.912"),
         ("loss", 0.0001234, "0.0001234"),
         ("acc", 0.0321, "3.2%"),

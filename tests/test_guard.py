@@ -1,0 +1,251 @@
+"""A step in which something is not finite moves nothing; it is counted, told, and named."""
+
+import functools
+import json
+import re
+
+import pytest
+import torch
+from test_trainer import FP32, Line, reports, same, standing
+from tiny_runs import config, fit, hashes, records, run_ranks, tokenizer_weights, train
+from torch import nn
+
+from MaskGIL.data.crops import to_float
+from Trainer import guard as module
+from Trainer.guard import RECENT, Guard
+from Trainer.vit import GeneratorTrainer
+from Trainer.window import Window
+
+POISON = (3, 7)  # steps, counted from 0
+
+
+class Poisoned(Line):
+    """Whose loss is multiplied by `factor` in the steps of POISON."""
+
+    factor = torch.nan
+
+    def build(self):
+        return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+
+    def loss(self, objective, batch):
+        loss, metrics = super().loss(objective, batch)
+        return loss * (self.factor if self.step in POISON else 1), metrics
+
+
+class Infinite(Poisoned):
+    """Whose gradient is infinite, but not its loss."""
+
+    def loss(self, objective, batch):
+        loss, metrics = Line.loss(self, objective, batch)
+        if self.step in POISON:
+            loss = loss + (self.module[0].weight.sum() * 0).abs().sqrt()  # slope 1 / 0
+        return loss, metrics
+
+
+class OneImage(Poisoned):
+    """Sample 5 of a batch is not a number in the steps of POISON."""
+
+    def loss(self, objective, batch):
+        points = batch["points"]
+        if self.step in POISON:
+            bad = (batch["samples"] == 5)[:, None]
+            points = torch.where(bad, torch.nan, points)
+        return Line.loss(self, objective, {**batch, "points": points})
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(*changes, kind=Poisoned):
+        words = [FP32, "loop.steps=12", "optim.lr=0.1", *changes]
+        return kind(config("tokenizer", tmp_path, *words))
+
+    return make
+
+
+@pytest.mark.parametrize("kind", [Poisoned, Infinite, OneImage])
+def test_such_a_step_moves_nothing_but_counts(make, kind, tmp_path):
+    seen = []
+
+    class Watched(kind):
+        def train_step(self, *arguments):
+            before = standing(self)
+            super().train_step(*arguments)
+            moved = len(before) < len(standing(self)) or not same(before, standing(self))
+            seen.append((self.step, moved))
+
+    trainer = fit(make(kind=Watched))
+    assert seen == [(step, step - 1 not in POISON) for step in range(1, 13)]
+    assert trainer.guard.skipped == 2
+    told = reports(trainer)
+    assert [line["skip"] for line in told] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2]
+    assert [line["step"] for line in told if line["loss"] != line["loss"]] == [4, 8]
+    for tensor in standing(trainer):
+        assert tensor.isfinite().all()
+    # Adam's own count of steps is that of steps taken
+    assert {state["step"].item() for state in trainer.optimizer.state.values()} == {10}
+
+
+def test_the_means_of_a_line_leave_such_steps_out(make, tmp_path):
+    """The line of 6 steps, one of them not taken, is the mean of the other five."""
+    every = reports(fit(make("loop.log_every=1")))
+    line = reports(fit(make("loop.log_every=6", f"out_dir={tmp_path / 'seldom'}")))[0]
+    for name in ("loss", "l1", "gnorm"):
+        taken = [each[name] for each in every[:6] if each["step"] != 4]
+        assert line[name] == pytest.approx(sum(taken) / 5)
+
+
+def test_two_halves_with_skipped_steps_equal_the_whole(make, tmp_path):
+    whole = fit(make("loop.save_every=4"))
+    halves = f"out_dir={tmp_path / 'halves'}"
+    fit(make("loop.save_every=4", halves), stop=6)
+    second = fit(make("loop.save_every=4", halves))
+    assert second.log.start == 4  # one skipped step before, one behind it
+    assert hashes(tmp_path / "halves", 12) == hashes(tmp_path / "tokenizer", 12)
+    assert json.dumps(reports(second)) == json.dumps(reports(whole))
+    assert second.guard.skipped == 2
+
+
+class OnOneRank(GeneratorTrainer):
+    """Whose loss is not a number on rank 1 in step 2."""
+
+    def loss(self, objective, batch):
+        loss, metrics = super().loss(objective, batch)
+        poisoned = self.step == 2 and batch["samples"].min() >= 40
+        return loss * (torch.nan if poisoned else 1), metrics
+
+
+def train_on_one_rank(folder, *words):
+    OnOneRank(config("generator", folder, *words)).fit()
+
+
+@pytest.mark.slow
+def test_a_rank_alone_stops_no_other(tmp_path):
+    tokenizer_weights(tmp_path)
+    words = ["loop.steps=4", "loop.save_every=1", "loop.keep=9", FP32, "network.dropout=0"]
+    run_ranks(2, [functools.partial(train_on_one_rank, tmp_path, *words)])
+    run = tmp_path / "generator"
+    log = (run / "log.txt").read_text()
+    cause = r"^warning: step 3 is not taken: not finite on rank 1, samples 40, 41, .*, first in "
+    assert re.search(f"{cause}the loss, behind the last module$", log, flags=re.M)
+    for name in ("model", "ema", "optim"):
+        before, after, later = (hashes(run, step)[f"{name}.safetensors"] for step in (2, 3, 4))
+        assert before == after != later
+    assert [line["skip"] for line in records(run)] == [0, 0, 1, 1]
+
+
+def test_a_tokenizer_and_its_discriminator_stay_too(tmp_path, monkeypatch):
+    """With the running statistics of its batch norm, and the means that LeCam remembers."""
+    words = [FP32, "loop.steps=6", "loop.save_every=1", "loop.keep=9", "adversary.weight=0.5"]
+    words += ["adversary.lecam=0.1", "adversary.depth=2", "adversary.width=4"]
+    words += ["reconstruction.revive_every=3", "optim.batch=4"]
+    calls = []
+
+    def poisoned(images):
+        calls.append(len(images))
+        return to_float(images) * (torch.nan if len(calls) == 3 else 1)  # in step 3, a revival
+
+    monkeypatch.setattr("Trainer.vqgan.to_float", poisoned)
+    trainer = train("tokenizer", tmp_path, *words)
+    run = tmp_path / "tokenizer"
+    for name in ("model", "ema", "optim"):
+        before, after, later = (hashes(run, step)[f"{name}.safetensors"] for step in (2, 3, 4))
+        assert before == after != later
+    assert trainer.guard.skipped == 1
+    assert all(tensor.isfinite().all() for tensor in trainer.module.state_dict().values())
+
+
+# Spikes
+
+
+class Leaping(Poisoned):
+    factor = 1e6
+
+
+def test_a_spike_is_shown_beside_the_loss(make, monkeypatch, capsys):
+    monkeypatch.setattr(module, "RECENT", 3)
+    trainer = fit(make(kind=Leaping))
+    told = {line["step"]: line.get("z") for line in reports(trainer)}
+    assert [told[step] for step in (1, 2, 3)] == [None] * 3  # too few before them
+    assert told[4] > 100
+    assert trainer.guard.skipped == 0
+    assert re.search(
+        r"^step  4/12 .* \| loss \S+ \(z\+\d+\.\d\) \| ", capsys.readouterr().out, re.M
+    )
+
+
+def test_a_spike_is_skipped_where_asked(make, monkeypatch, capsys):
+    monkeypatch.setattr(module, "RECENT", 3)
+    trainer = fit(make("loop.skip_spikes=50", kind=Leaping))
+    assert trainer.guard.skipped == 2
+    out = capsys.readouterr().out
+    assert re.search(r"^warning: step 4 is not taken: its loss is z\+\d+\.\d$", out, re.M)
+
+
+def test_the_score_is_that_of_the_formula():
+    """(x - mean) / deviation of the last 128, of which none may be missing."""
+    guard, losses = Guard(torch.device("cpu"), 0), torch.randn(RECENT + 9).tolist()
+    for step, loss in enumerate(losses):
+        verdict = guard.judge(torch.tensor(loss), [torch.tensor(1.0)], False)
+        guard.send(step, verdict)
+        heard = guard.hear()
+        if step < RECENT:
+            assert heard.z != heard.z
+            continue
+        recent = torch.tensor(losses[step - RECENT : step], dtype=torch.float64)
+        expected = (loss - recent.mean()) / recent.std(correction=0)
+        assert heard.z == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_host_hears_of_a_step_once(make):
+    guard = Guard(torch.device("cpu"), 0)
+    assert guard.hear() is None
+    guard.send(4, guard.judge(torch.tensor(2.0), [torch.tensor(1.0)], True))
+    heard = guard.hear()
+    assert (heard.step, heard.losses, heard.stops, heard.is_skipped) == (4, [2.0], True, False)
+    assert guard.hear() is None
+
+
+def test_fp16_skips_spikes_and_computes_overflows_again(make, monkeypatch):
+    monkeypatch.setattr(module, "RECENT", 3)
+
+    class Half(Leaping):
+        factor = 1e3
+
+        @classmethod
+        def precision(cls, config, device):
+            return torch.float16
+
+        def prepare(self):
+            super().prepare()
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+
+    trainer = fit(make("loop.skip_spikes=50", kind=Half))
+    assert trainer.guard.skipped == 2
+    assert {state["step"].item() for state in trainer.optimizer.state.values()} == {10}
+
+
+@pytest.mark.gpu
+def test_a_step_on_cuda_waits_for_nothing(tmp_path):
+    """And a step that is not taken moves nothing there either."""
+    tokenizer_weights(tmp_path)
+    trainer = GeneratorTrainer(config("generator", tmp_path, "device=cuda", "precision=bf16"))
+    trainer.prepare()
+    objective, window = trainer.objective(), Window()
+    batches = [trainer.dataset()[step] for step in range(4)]
+    batches = [{name: t.pin_memory() for name, t in batch.items()} for batch in batches]
+    trainer.train_step(objective, batches[0], window)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches[1:3]:
+            trainer.train_step(objective, batch, window)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    before = standing(trainer)
+    next(trainer.module.parameters()).grad = None
+    weight = next(trainer.module.parameters())
+    hook = weight.register_hook(lambda gradient: gradient * torch.inf)
+    trainer.train_step(objective, batches[3], window)
+    hook.remove()
+    assert same(before, standing(trainer))
+    trainer.hear()
+    assert trainer.guard.skipped == 1
