@@ -84,9 +84,10 @@ def parallelise(objective: nn.Module, device: torch.device, compile: bool) -> nn
 
 
 def accumulating(module: nn.Module, last: bool) -> AbstractContextManager:
-    """Gradients stay on their rank until the last part of a step."""
-    if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(last)
+    """Copies exchange gradients with the last part of a step only.
+
+    Where ranks share, they do with every part: a whole gradient would take what sharding spares.
+    """
     if last or not isinstance(module, DistributedDataParallel):
         return nullcontext()
     return module.no_sync()

@@ -283,7 +283,7 @@ class Trainer(ABC):
         self.module.train()
         share = self.share.stop - self.share.start
         copies = (0 if self.optimizer.state else 2) + (world_size() > 1)  # moments, DDP's buckets
-        self._cut(fewest_parts(share, loss_of, self.module, copies, self.device))
+        self._cut(fewest_parts(share, loss_of, self.module, copies, self.device, self.shards))
         self.step = now
         for name, tensor in self.module.named_buffers():  # as those of a batch norm, which count
             tensor.copy_(before[name])
