@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from MaskGIL.cache_index import is_converted
 from MaskGIL.cached_rows import CachedRows
@@ -28,6 +27,7 @@ from Trainer.footprint import Way, fewest_fitting, footprint
 from Trainer.logger import format_bytes, format_seconds
 from Trainer.memory import divisors, free_memory
 from Trainer.parallel import is_sharded
+from Trainer.throughput import training_flops
 from Trainer.tokens import SPLITS, cache_folder, describe_cache, has_cache, open_split
 from Trainer.trainer import Trainer
 from Trainer.vit import GeneratorTrainer, RowLogits
@@ -59,7 +59,7 @@ def _foretell_training(config: RunConfig) -> None:
     model = Tokenizer(config) if config.job == "tokenizer" else Generator(config)
     with torch.device("meta"):
         outline = model.build()
-        flops = 3 * count_flops(outline, model.inputs(1))  # backward takes twice as much as forward
+        flops = training_flops(outline, model.inputs(1))
     parameters = sum(p.numel() for p in outline.parameters())
     share, available = config.optim.batch // world_size(), free_memory(device)
     dtype, shards = kind.precision(config, device), _shards(config, outline, device)
@@ -97,13 +97,6 @@ def _foretell_training(config: RunConfig) -> None:
         online = trainer.config.data.tokens != config.data.tokens
         how = " with its images encoded, as there is no cache yet" if online else ""
         _say("one step", f"{seconds:.2f} s{how}, so the run takes about {total}")
-
-
-def count_flops(module: nn.Module, inputs: tuple) -> int:
-    """Floating-point operations of a forward pass, a multiplication and an addition being two."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(*inputs)
-    return counter.get_total_flops()
 
 
 class Generator:

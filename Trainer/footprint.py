@@ -22,6 +22,10 @@ from Network import rotary
 from Trainer.blocks import blocks_of, recompute
 from Trainer.parallel import BUCKET_BYTES
 
+# glibc holds 1.11 to 1.17 bytes per byte of tensors in steps of B and L, and 1.01 where each tensor
+# is mapped by itself (benchmarks/memory.py)
+ALLOCATORS = {"cpu": 1.125}
+
 
 @dataclass(frozen=True)
 class Way:
@@ -41,11 +45,12 @@ class Footprint:
 
     state: int
     step: int
+    allocator: float = 1.0  # what is held for a byte in use
 
     @property
     def total(self) -> int:
-        """The peak."""
-        return self.state + self.step
+        """The peak of what the allocator holds."""
+        return int((self.state + self.step) * self.allocator)
 
 
 def footprint(
@@ -76,7 +81,9 @@ def footprint(
     if way.shards:
         return _sharded(module, count, peak.bytes, way)
     buckets = BUCKET_BYTES * (way.ranks > 1)
-    return Footprint((16 + buckets) * count, peak.bytes + 4 * count * (way.parts > 1))
+    allocator = ALLOCATORS.get(way.device.type, 1.0)
+    step = peak.bytes + 4 * count * (way.parts > 1)
+    return Footprint((16 + buckets) * count, step, allocator)
 
 
 class Peak(TorchDispatchMode):

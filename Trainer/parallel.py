@@ -6,7 +6,7 @@ Networks know nothing of it: FSDP2 gathers one of their `blocks` after the other
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from Trainer.config import Parallel
 # Per parameter, in float32: weight, gradient, two moments, average; DDP's buckets hold the
 # gradient once more
 STATE_BYTES, BUCKET_BYTES = 20, 4
+Kind = TypeVar("Kind", bound=nn.Module)
 _FROM_MAIN = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
@@ -118,9 +119,12 @@ def holding(
 
 
 def whole_on_cpu(
-    module: nn.Module, tensors: dict[str, Tensor], outline: nn.Module | None
-) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A module and tensors beside it, as `outline`, gathered onto the CPU if it is sharded."""
+    module: Kind, tensors: dict[str, Tensor], outline: Kind | None
+) -> tuple[Kind, dict[str, Tensor]]:
+    """A module and tensors beside it, gathered onto the CPU if it is sharded.
+
+    `outline` is then one of its kind, on the meta device, and else None.
+    """
     if outline is None:
         return module, tensors
     module = gather_into(outline.to_empty(device="cpu"), module.state_dict())
@@ -128,7 +132,7 @@ def whole_on_cpu(
 
 
 @torch.no_grad()
-def gather_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+def gather_into(module: Kind, tensors: Mapping[str, Tensor]) -> Kind:
     """Copy `tensors`, of which a rank may have its part only, into a module; returns it."""
     for name, tensor in module.state_dict().items():
         tensor.copy_(whole(tensors[name]))

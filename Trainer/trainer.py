@@ -27,9 +27,10 @@ from Trainer.content import Content, check_content, data_content
 from Trainer.logger import Logger, format_seconds
 from Trainer.memory import fewest_parts
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
-from Trainer.parallel import accumulating, holding, is_sharded, parallelise, shard, whole_on_cpu
+from Trainer.parallel import accumulating, holding, is_sharded, parallelise, shard
 from Trainer.run_folder import open_run_folder, surroundings
 from Trainer.scoring import Scorer
+from Trainer.throughput import use_of_card
 from Trainer.tokens import open_split
 from Trainer.trackers import check_tracker
 from Trainer.window import Metrics, Window
@@ -106,7 +107,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def export(self, folder: Path) -> None:
-        """Write the weights folder for users: the averaged weights, and the last ones beside."""
+        """Write averaged and last weights for users; rank 0 does, but all come to gather them."""
 
     @abstractmethod
     def facts(self) -> dict[str, str]:
@@ -128,6 +129,10 @@ class Trainer(ABC):
         """Whatever a subclass does between two steps."""
         return
 
+    def flops_per_image(self) -> float:
+        """Operations of a step for one image; 0 where nobody counts them."""
+        return 0.0
+
     def gauges(self) -> dict[str, float]:
         """Numbers of the moment for the log, beside the sums that `loss` returns."""
         return {}
@@ -146,8 +151,8 @@ class Trainer(ABC):
             shard(self.trained, self.module, self.device, self.dtype)
         self.ema = EMA(self.module, config.ema)
         self.optimizer = build_optimizer(self.module, config)
-        scaled = self.dtype == torch.float16  # small gradients would vanish in fp16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        half = self.dtype == torch.float16  # where small gradients would vanish
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
 
     def fit(self) -> None:
         """Train to the last step, going on where the run folder stands."""
@@ -177,7 +182,7 @@ class Trainer(ABC):
                 if self._due(loop.save_every):
                     self._save(folder)
         if self.step == self.log.start:  # a finished run that was started again
-            self._export(folder)
+            self.export(folder / "weights")
         self.checkpoints.wait()
         spent = format_seconds(time.monotonic() - started)
         more = f" (loop.steps={loop.steps} asks for fewer)" if self.step > loop.steps else ""
@@ -294,15 +299,15 @@ class Trainer(ABC):
         return bool(every) and (self.step % every == 0 or self.step == self.config.loop.steps)
 
     def _log(self, window: Window) -> None:
-        values = {**window.means(), **self.gauges()}
-        images = self._show(window, values)
-        self.log.record(self.step, "train", {**values, "images_per_second": images})
+        values = self._show(window, {**window.means(), **self.gauges()})
+        self.log.record(self.step, "train", values)
 
-    def _show(self, window: Window, values: dict[str, float]) -> float:
-        """Print the line of a step; returns its images per second."""
+    def _show(self, window: Window, values: dict[str, float]) -> dict[str, float]:
+        """Print the line of a step; returns its numbers."""
         images = self.config.optim.batch * window.steps / window.seconds
+        values |= use_of_card(images / world_size(), self.flops_per_image, self.device, self.dtype)
         self.log.progress(self.step, values, images, window.data_share)
-        return images
+        return {**values, "images_per_second": images}
 
     def _look(self, folder: Path) -> None:
         """Validate, draw and score with the averaged weights, where it is time."""
@@ -330,15 +335,7 @@ class Trainer(ABC):
         snapshot = take_snapshot(self.module, self.optimizer, self.ema.tensors, extra, state)
         if is_main():
             self.checkpoints.save(self.step, snapshot)
-        self._export(folder)
-
-    def _export(self, folder: Path) -> None:
-        """Write the weights for users; every rank must come, as they may be sharded."""
-        mine = self.module, self.ema.tensors
-        self.module, self.ema.tensors = whole_on_cpu(*mine, self.outline() if self.shards else None)
-        if is_main():
-            self.export(folder / "weights")
-        self.module, self.ema.tensors = mine
+        self.export(folder / "weights")
 
     def _resume(self) -> None:
         if self.newest:

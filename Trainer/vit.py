@@ -18,6 +18,7 @@ from MaskGIL.data import Images, Split
 from MaskGIL.data.crops import num_crops, to_uint8
 from MaskGIL.data.sampler import Sampler, spread
 from MaskGIL.decoding import mar_plan
+from MaskGIL.distributed import is_main
 from MaskGIL.imagenet import describe_count
 from MaskGIL.masking import (
     counted_rows,
@@ -47,6 +48,8 @@ from Trainer.batches import (
 from Trainer.config import RunConfig
 from Trainer.content import Content
 from Trainer.logger import format_bytes
+from Trainer.parallel import whole_on_cpu
+from Trainer.throughput import attention_kernel, training_flops
 from Trainer.tokens import VALIDATION_IMAGES, cached_tokens, describe_validation
 from Trainer.trainer import Trainer
 from Trainer.window import Metrics
@@ -161,18 +164,33 @@ class GeneratorTrainer(Trainer):
 
     def export(self, folder: Path) -> None:
         """Write last and averaged weights, the tokenizer, class names and sampler settings."""
-        save_weights(
-            folder,
-            self.tokenizer,
-            network=self.module,
-            average=self.ema.tensors,
-            classes=self.images.classes,
-            sampling=self.config.sampling,
-        )
+        outline = self.outline() if self.shards else None
+        network, average = whole_on_cpu(self.module, self.ema.tensors, outline)
+        if is_main():
+            save_weights(
+                folder,
+                self.tokenizer,
+                network=network,
+                average=average,
+                classes=self.images.classes,
+                sampling=self.config.sampling,
+            )
 
     def content(self) -> Content:
         """Tokenizer and images, whatever folder they lie in."""
         return {"tokenizer": self.tokenizer.fingerprint, **super().content()}
+
+    def flops_per_image(self) -> float:
+        """Operations of a step, with those of the head for the counted rows only."""
+        return self._flops
+
+    @cached_property
+    def _flops(self) -> float:
+        with torch.device("meta"):
+            tokens = torch.zeros(self.part, *self.config.network.grid, dtype=torch.int64)
+            rows = torch.zeros(self._bound(), dtype=torch.int64)
+            inputs = (tokens, tokens[:, 0, 0], None if self.config.masking.visible_weight else rows)
+        return training_flops(RowLogits(self.outline()), inputs) / self.part
 
     def facts(self) -> dict[str, str]:
         """Network and data in a few words."""
@@ -190,6 +208,7 @@ class GeneratorTrainer(Trainer):
             f"{batch * height * width:,} per step",
             "data": f"{describe_count(self.images, 'train')} of {len(classes)} classes, {source}; "
             f"{describe_validation(self.validation_images, self.images)} validate",
+            "attention": attention_kernel(network, self.device, self.dtype),
         }
         if weight := self.config.masking.visible_weight:
             facts["loss"] = f"of all tokens, visible ones count {weight:g}: every row is computed"

@@ -15,7 +15,7 @@ from MaskGIL.config import from_dict, to_dict
 from MaskGIL.data.crops import num_crops, to_float, to_uint8
 from MaskGIL.data.sampler import Sampler, spread
 from MaskGIL.device import decoder_dtype
-from MaskGIL.distributed import all_gather, all_reduce, first_rank_first, world_size
+from MaskGIL.distributed import all_gather, all_reduce, first_rank_first, is_main, world_size
 from MaskGIL.imagenet import describe_count
 from MaskGIL.noise import random_bits
 from MaskGIL.pictures import save_grid
@@ -240,8 +240,9 @@ class TokenizerTrainer(Trainer):
 
     def export(self, folder: Path) -> None:
         """Write the averaged tokenizer."""
-        with self.averaged():
-            save_weights(folder, self.tokenizer)
+        if is_main():
+            with self.averaged():
+                save_weights(folder, self.tokenizer)
 
     def facts(self) -> dict[str, str]:
         """Tokenizer and data in a few words."""

@@ -66,7 +66,7 @@ def measure(size: str, images: int, precision: str, share: float) -> dict[str, f
     model, dtype = Generator(config), DTYPES[precision]
     way = Way(CPU, dtype, recomputed=share)
     predicted = footprint(model.build, partial(model.loss_of, images), way).total
-    _step(replace_size(config), dtype, share)  # libraries and kernels load with their first use
+    _step(_smallest(config), dtype, share)  # libraries and kernels load with their first use
     before = _held()
     _step(config, dtype, share)
     measured = _most() - before
@@ -76,12 +76,6 @@ def measure(size: str, images: int, precision: str, share: float) -> dict[str, f
         "before": before,
         "ratio": round(predicted / measured, 3),
     }
-
-
-def replace_size(config: RunConfig) -> RunConfig:
-    """The same run with the smallest network."""
-    network = NetworkConfig(depth=1, width=16, heads=1, codebook_size=16, num_classes=10)
-    return replace(config, network=network, optim=replace(config.optim, batch=2))
 
 
 def _step(config: RunConfig, dtype: torch.dtype, share: float) -> None:
@@ -98,6 +92,12 @@ def _step(config: RunConfig, dtype: torch.dtype, share: float) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         ema.update(module, step)
+
+
+def _smallest(config: RunConfig) -> RunConfig:
+    """The same run with the smallest network."""
+    network = NetworkConfig(depth=1, width=16, heads=1, codebook_size=16, num_classes=10)
+    return replace(config, network=network, optim=replace(config.optim, batch=2))
 
 
 def _most() -> int:

@@ -92,8 +92,8 @@ def test_a_module_without_blocks_has_nothing_to_recompute(tmp_path):
 def test_all_blocks_share_one_compiled_graph(monkeypatch):
     """Or PyTorch would give up behind the eighth."""
     counter = CompileCounter()
-    compile = functools.partial(torch.compile, backend=counter)
-    monkeypatch.setattr("Trainer.blocks.torch.compile", compile)
+    counted = functools.partial(torch.compile, backend=counter)
+    monkeypatch.setattr("Trainer.blocks.torch.compile", counted)
     module = objective()
     names, expected = list(module.state_dict()), gradients(module)
     recompute(module, 0.5)

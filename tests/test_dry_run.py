@@ -9,11 +9,9 @@ from tiny_runs import config, image_folder, tokenizer_weights, tree
 from MaskGIL.device import choose_precision
 from Network import build_network
 from Network.config import UserError
-from Network.gpt import feed_forward_width
 from Trainer.dry_run import (
     Generator,
     Tokenizer,
-    count_flops,
     dry_run,
 )
 from Trainer.footprint import Way, footprint
@@ -166,22 +164,6 @@ def test_the_precision_of_a_tokenizer_is_never_fp16(folder, capsys, monkeypatch)
 
 
 # Numbers
-
-
-@pytest.mark.parametrize("shape", [(2, 32, 2, (4, 4)), (3, 48, 4, (2, 6))])
-def test_flops_of_a_gpt_by_hand(shape):
-    """Two per multiply-add; P condition tokens attend to themselves, N tokens to N + P."""
-    depth, width, heads, grid = shape
-    network = tiny.network_config(depth=depth, width=width, heads=heads, grid=grid)
-    with torch.device("meta"):
-        objective = RowLogits(build_network(network))
-        tokens = torch.empty(3, *grid, dtype=torch.int64)
-    num, condition = grid[0] * grid[1], 1
-    inner = feed_forward_width(width)
-    of_token = 2 * (3 * width * width + width * width + 3 * width * inner)  # qkv, out, SwiGLU
-    attention = 2 * 2 * width * (num * (num + condition) + condition * condition)  # q k, p v
-    of_image = depth * ((num + condition) * of_token + attention) + 2 * num * width * 11
-    assert count_flops(objective, (tokens, tokens[:, 0, 0], None)) == 3 * of_image
 
 
 def test_saved_bytes_of_a_linear_layer_by_hand():
