@@ -77,7 +77,7 @@ class GeneratorTrainer(Trainer):
         network, source = self.config.network, self.begun_with
         return load_network(source, network) if source else build_network(network)
 
-    def outline(self) -> nn.Module:
+    def outline(self) -> GPT:
         """The network without memory."""
         with torch.device("meta"):
             return build_network(self.config.network)

@@ -37,7 +37,7 @@ class Machine(NamedTuple):
 
 
 MACHINES = {
-    "1x8 GB": Machine(1, 8, 40),  # RTX 3070, 20 TFLOP/s in 16 bits of 40: see the table's note
+    "1x8 GB": Machine(1, 8, 40.6),  # RTX 3070, NVIDIA's white paper of GA102
     "1x24 GB": Machine(1, 24, PEAKS["RTX 4090"]),
     "1x80 GB": Machine(1, 80, PEAKS["A100"]),
     "8x80 GB": Machine(8, 80, PEAKS["A100"]),
@@ -92,9 +92,7 @@ def describe(size: str, machine: Machine, plan: Plan) -> str:
     return f"{images} images{again}{kind}, {format_bytes(bytes_)}, {hours:,.0f} h"
 
 
-def held(
-    model: Generator, machine: Machine, images: int, share: float, shards: bool
-) -> int:
+def held(model: Generator, machine: Machine, images: int, share: float, shards: bool) -> int:
     """Bytes on one card: as on a CPU, but without its detour around fused attention."""
     parts = model.config.optim.batch // machine.cards // images
     way = Way(torch.device("cpu"), torch.bfloat16, parts, machine.cards, shards, share)

@@ -1,4 +1,4 @@
-"""The script for SLURM: read by a shell, its flags known to torchrun, its loop tried with doubles."""
+"""The script for SLURM: a shell reads it, torchrun knows its flags, doubles try its loop."""
 
 import re
 import shutil
