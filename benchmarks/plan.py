@@ -8,7 +8,7 @@ over `mfu` of a card's peak; blocks that are computed again cost one more forwar
 
 import sys
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from Trainer.logger import format_bytes
 from Trainer.parallel import crowds
 from Trainer.throughput import PEAKS, training_flops
 
+CPU = torch.device("cpu")
 ROOM = 0.9  # of a card's memory; the rest is for libraries and what an allocator cannot use again
 
 
@@ -67,7 +68,7 @@ def describe(size: str, machine: Machine, plan: Plan) -> str:
     config = load_config(RunConfig, None, [])
     config = replace(config, network=NetworkConfig(size=size))
     config = replace(config, optim=replace(config.optim, batch=plan.batch))
-    model, memory = Generator(config), machine.gigabytes * 1e9
+    model, memory = Generator(config), machine.gigabytes * 10**9
     with torch.device("meta"):
         module = model.build()
         count = sum(p.numel() for p in module.parameters())
@@ -75,16 +76,17 @@ def describe(size: str, machine: Machine, plan: Plan) -> str:
     shards = machine.cards > 1 and crowds(count, memory)
     best = (0, 0.0, 0)
     for share in (0.0, 1.0):
+        constant, each = held(size, plan.batch, machine.cards, share, shards)
         images = plan.images
-        while images and (bytes_ := held(model, machine, images, share, shards)) > ROOM * memory:
+        while images and constant + each * images > ROOM * memory:
             images //= 2
         if images > 2 * best[0]:
-            best = (images, share, bytes_)
+            best = (images, share, constant + each * images)
         if images >= 16:
             break
     images, share, bytes_ = best
     if not images:
-        return f"no: {format_bytes(held(model, machine, 1, 1.0, shards))} for one image"
+        return f"no: {format_bytes(constant + each)} for one image"
     done = plan.steps * plan.batch * flops * (1 + share / 3)
     hours = done / (machine.cards * machine.tflops * 1e12 * plan.mfu) / 3600
     again = ", all blocks again" if share else ""
@@ -92,16 +94,28 @@ def describe(size: str, machine: Machine, plan: Plan) -> str:
     return f"{images} images{again}{kind}, {format_bytes(bytes_)}, {hours:,.0f} h"
 
 
-def held(model: Generator, machine: Machine, images: int, share: float, shards: bool) -> int:
-    """Bytes on one card: as on a CPU, but without its detour around fused attention."""
-    parts = model.config.optim.batch // machine.cards // images
-    way = Way(torch.device("cpu"), torch.bfloat16, parts, machine.cards, shards, share)
+@lru_cache
+def held(size: str, batch: int, cards: int, share: float, shards: bool) -> tuple[int, int]:
+    """Bytes on one card whatever the images, and what each adds: from 8 images and 16.
+
+    As on a CPU, but without its detour around fused attention.
+    """
+    config = replace(load_config(RunConfig, None, []), network=NetworkConfig(size=size))
+    model = Generator(replace(config, optim=replace(config.optim, batch=batch)))
     detour, gpt.attend = gpt.attend, fused
     try:
-        found = footprint(model.build, partial(model.loss_of, images), way)
+        eight, sixteen = (
+            footprint(
+                model.build,
+                partial(model.loss_of, images),
+                Way(CPU, torch.bfloat16, batch // cards // images, cards, shards, share),
+            )
+            for images in (8, 16)
+        )
     finally:
         gpt.attend = detour
-    return found.state + found.step
+    each = (sixteen.step - eight.step) // 8
+    return eight.state + eight.step - 8 * each, each
 
 
 def fused(
