@@ -5,7 +5,7 @@ from tiny_runs import config, tokenizer_weights, train
 
 from Network import build_network
 from Network.config import NetworkConfig
-from Network.gpt import feed_forward_width
+from Network.feed_forward import feed_forward_width
 from Trainer.logger import format_value
 from Trainer.throughput import attention_kernel, peak_flops, training_flops, use_of_card
 from Trainer.vit import GeneratorTrainer, RowLogits
