@@ -7,7 +7,7 @@ by the settings that make the run what it is, the seed apart, and says where bot
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,9 @@ def write_curves(run: Curves, path: Path) -> None:
         {name: value for name, value in record.items() if name != "images_per_second"}
         for record in run.records
     ]
-    content = {"config": to_dict(run.config), "environment": run.environment, "records": records}
+    nowhere = replace(run.config.data, path="", cache="")
+    config = replace(run.config, out_dir="", report="", compare=(), data=nowhere)
+    content = {"config": to_dict(config), "environment": run.environment, "records": records}
     replace_file(path, to_json(content) + b"\n")
 
 

@@ -113,7 +113,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, text):
 
 
 def test_curves_of_an_earlier_version_lack_keys_that_came_later(tmp_path):
-    mine = run(tmp_path / "mine", [3, 2])
+    mine = run(tmp_path / "mine", [3, 2], "out_dir=")
     write_curves(mine, tmp_path / f"old{SUFFIX}")
     stored = json.loads((tmp_path / f"old{SUFFIX}").read_text())
     del stored["config"]["network"]["dropout"]  # as if it were new
