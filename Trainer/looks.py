@@ -64,4 +64,4 @@ def _show(trainer: "Trainer", window: Window, values: dict[str, float]) -> dict[
     share = images / world_size()
     values |= use_of_card(share, trainer.flops_per_image, device, trainer.dtype)
     trainer.log.progress(trainer.step, values, images, window.data_share)
-    return {**values, "images_per_second": images}
+    return {**values, "images_per_second": images, "averaged_over": window.steps}
