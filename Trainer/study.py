@@ -7,9 +7,11 @@ of are the keys of the study itself. Cells that have ended are not run again.
 import contextlib
 import json
 import math
+import multiprocessing
 import os
 import re
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,18 +20,20 @@ from dataclasses import dataclass, replace
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
-from torch import multiprocessing
 
-from MaskGIL.config import identity, leaves, load_config, to_dict, to_yaml
+from MaskGIL.command import PREEMPTED, Failure
+from MaskGIL.config import leaves, load_config, to_dict, to_yaml
 from MaskGIL.data.sampler import spread
 from MaskGIL.distributed import is_main, world_size
 from MaskGIL.durable import replace_file, sha256, to_json
 from MaskGIL.values import quote, show_value
 from Network.config import UserError
 from Trainer.config import RunConfig
+from Trainer.lock import only_job
 from Trainer.logger import format_seconds
 from Trainer.run_folder import environment
 from Trainer.study_picture import draw_study, largest_stable
@@ -39,7 +43,7 @@ from Trainer.vqgan import TokenizerTrainer
 
 TRAINERS = {"generator": GeneratorTrainer, "tokenizer": TokenizerTrainer}
 POINTS = 64  # of a curve that the record keeps
-KEPT = ("loss", "acc", "psnr", "gnorm")  # numbers of a curve, where there are such
+KEPT = ("loss", "acc", "psnr", "gnorm", "skip")  # numbers of a curve, where there are such
 # Keys that a cell does not take over
 _OWN = (
     *("job", "out_dir", "report", "compare", "seed"),
@@ -76,19 +80,19 @@ def run_study(config: RunConfig) -> None:
             "out, or use study.workers=0, which runs every cell on all ranks."
         )
     cells, folder = list(cells_of(config)), Path(config.out_dir)
-    if is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / "config.yaml", to_yaml(config).encode())  # it makes the folder ours
-    _write_shared_caches(cells)
-    records: list[Record] = []
-    for cell, record in zip(cells, _records(cells, config.study.workers)):
-        records.append(record)
-        _tell(f"cell {len(records)}/{len(cells)} {cell.name}: {_in_words(record)}")
-    if is_main():
-        study = gathered(config, records)
-        replace_file(folder / "study.json", to_json(study) + b"\n")
-        draw_study(study, folder / "study.png")
-        _tell(f"wrote {folder / 'study.json'} and {folder / 'study.png'}")
+    with only_job(folder):
+        if is_main():  # it makes the folder ours
+            replace_file(folder / "config.yaml", to_yaml(config).encode())
+        _write_shared_caches(cells)
+        records: list[Record] = []
+        for cell, record in zip(cells, _records(cells, config.study.workers)):
+            records.append(record)
+            _tell(f"cell {len(records)}/{len(cells)} {cell.name}: {_in_words(record)}")
+        if is_main():
+            study = gathered(config, records)
+            replace_file(folder / "study.json", to_json(study) + b"\n")
+            draw_study(study, folder / "study.png")
+            _tell(f"wrote {folder / 'study.json'} and {folder / 'study.png'}")
 
 
 def cells_of(config: RunConfig) -> Iterator[Cell]:
@@ -123,14 +127,14 @@ def run_cell(cell: Cell) -> Record:
     trainer = TRAINERS[cell.config.job](cell.config)
     try:
         trainer.fit()
-    except UserError as error:
+    except (Failure, UserError) as error:
         if not trainer.step:
             raise
         ended = str(error)
     curves = read_curves(file.parent / "metrics.jsonl")
     record = {
         **{"name": cell.name, "arm": cell.arm, "values": cell.values, "seed": cell.seed},
-        "diverged": ended or diverged(curves["train"]["loss"], cell.config.study.diverged),
+        "diverged": ended or diverged(curves["train"], cell.config.study.diverged),
         "steps": trainer.step,
         "seconds": round(time.monotonic() - started, 1),
         "recipe": recipe,
@@ -141,14 +145,17 @@ def run_cell(cell: Cell) -> Record:
     return record
 
 
-def diverged(losses: list[float | None], factor: float) -> str:
-    """Why a curve tells of a run that has diverged, or an empty text. None stands for not finite.
+def diverged(curve: dict[str, list[Any]], factor: float) -> str:
+    """Why the training curve of a run tells that it has diverged, or an empty text.
 
-    It has where a loss is not finite, or where the last is above `factor` times the least.
+    It has where a loss is not finite (None) or a step was not taken for that reason, and where the
+    last loss is above `factor` times the least.
     """
-    finite = [loss for loss in losses if loss is not None]
-    if len(finite) < len(losses):
+    finite = [loss for loss in curve["loss"] if loss is not None]
+    if len(finite) < len(curve["loss"]):
         return "a loss that is not finite"
+    if skipped := curve.get("skip", [0])[-1]:
+        return f"{skipped} steps not taken, as they were not finite"
     excess = finite[-1] / min(finite)
     return f"last loss {excess:.3g} times its least" if excess > factor else ""
 
@@ -202,8 +209,23 @@ def _records(cells: list[Cell], workers: int) -> Iterator[Record]:
         return
     threads = max(1, torch.get_num_threads() // workers)
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be forked
-    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(workers, spawn, _start_process, (threads,)) as pool:
         yield from pool.map(_run_quietly, cells)
+
+
+def _start_process(threads: int) -> None:
+    torch.set_num_threads(threads)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A run whose study is gone saves and ends, as a signal makes it; then so does its process."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+    os._exit(PREEMPTED)
 
 
 def _run_quietly(cell: Cell) -> Record:
@@ -249,8 +271,16 @@ def _read_axis(row: str) -> list[tuple[str, str]]:
 
 
 def _recipe(config: RunConfig) -> str:
-    """A hash of what a cell is: another one is run anew, and so is one with other steps."""
-    return sha256(to_json([identity(config), config.loop.steps, config.study.diverged]))
+    """A hash of what a cell is: of its identity, as far as it is not the default, and its steps.
+
+    So a key that is new since then changes no cell.
+    """
+    own = {
+        leaf.key: show_value(value)
+        for leaf in leaves(RunConfig)
+        if not leaf.free and (value := attrgetter(leaf.key)(config)) != leaf.default
+    }
+    return sha256(to_json([own, config.loop.steps, config.study.diverged]))
 
 
 def _number(value: Any) -> Any:

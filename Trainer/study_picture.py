@@ -22,21 +22,20 @@ def draw_study(study: Record, file: Path) -> None:
 
     cells, axis = study["cells"], number_axis(study["cells"])
     arms = list(dict.fromkeys(cell["arm"] for cell in cells))
-    count = len(arms) + 1 if axis else 1
-    figure, axes = pyplot.subplots(
-        1,
-        count,
-        figsize=(3.4 * count + (0 if axis else 2), 3.5),
-        squeeze=False,
-        layout="constrained",
+    size = (2.9 * (len(arms) + 1), 3.8) if axis else (5.5, 3.5)
+    figure, (panels,) = pyplot.subplots(
+        1, len(arms) + 1 if axis else 1, figsize=size, squeeze=False, layout="constrained"
     )
     if axis:
-        for panel, arm in zip(axes[0], arms):
-            _draw_arm(panel, arm, [c for c in cells if c["arm"] == arm], axis, study)
-            panel.sharey(axes[0][0])
-        _draw_last(axes[0][-1], arms, cells, axis, study["largest_stable"])
+        for panel, arm in zip(panels, arms):
+            _draw_arm(panel, arm, axis, study)
+        panels[0].set_ylabel("training loss")
+        lines = {line.get_label(): line for line in panels[0].lines}
+        rows = [(line, label) for label, line in lines.items() if not label.startswith("_")]
+        figure.legend(*zip(*rows), title=axis, loc="outside lower center", ncols=len(rows))
+        _draw_last(panels[-1], arms, axis, study)
     else:
-        _draw_groups(axes[0][0], cells)
+        _draw_groups(panels[0], cells)
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
 
@@ -68,59 +67,59 @@ def largest_stable(cells: list[Record]) -> dict[str, str]:
     return found
 
 
-def _draw_arm(panel: Any, arm: str, cells: list[Record], axis: str, study: Record) -> None:
+def _draw_arm(panel: Any, arm: str, axis: str, study: Record) -> None:
     """Curves of one arm, a colour per value of the axis, dotted where they diverge."""
-    values = _values(study["cells"], axis)
-    colours = matplotlib.colormaps["viridis"]
-    for place, value in enumerate(values):
-        colour, label = colours(place / max(1, len(values) - 1) * 0.92), value
-        for cell in cells:
-            if cell["values"][axis] == value:
-                style = LINES[bool(cell["diverged"])]
-                panel.plot(*_curve(cell), style, color=colour, label=label, linewidth=1)
-                label = None
+    values, colours = _values(study["cells"], axis), matplotlib.colormaps["plasma"]
+    for cell in study["cells"]:
+        if cell["arm"] == arm:
+            value = cell["values"][axis]
+            share = values.index(value) / max(1, len(values) - 1)
+            label = None if value in [line.get_label() for line in panel.lines] else value
+            colour, style = colours(share * 0.9), LINES[bool(cell["diverged"])]
+            panel.plot(*_curve(cell, "train"), style, color=colour, label=label, linewidth=1)
     stable = study["largest_stable"][arm]
     panel.set(title=f"{arm or 'all'}: stable up to {stable}", xlabel="step")
     panel.set_ylim(*_limits(study["cells"]))
     panel.grid(alpha=0.25)
-    panel.legend(title=axis, fontsize=7, title_fontsize=7)
 
 
-def _draw_last(
-    panel: Any, arms: list[str], cells: list[Record], axis: str, stable: dict[str, str]
-) -> None:
-    """The last loss of every arm over the axis: median of the seeds, crosses where one diverged."""
-    low, high = _limits(cells)
+def _draw_last(panel: Any, arms: list[str], axis: str, study: Record) -> None:
+    """The last loss of every arm over the axis: the median of the seeds.
+
+    A cross tells that one of them has diverged, a ring the largest value that is stable.
+    """
+    low, high = _limits(study["cells"])
+    every = _values(study["cells"], axis)
     for number, arm in enumerate(arms):
-        own = [cell for cell in cells if cell["arm"] == arm]
-        values = _values(own, axis)
-        at = {value: [c for c in own if c["values"][axis] == value] for value in values}
+        own = [cell for cell in study["cells"] if cell["arm"] == arm]
+        values, colour = _values(own, axis), f"C{number}"
+        at = {value: [cell for cell in own if cell["values"][axis] == value] for value in values}
         losses = [min(high, median(_last(cell) for cell in at[value])) for value in values]
-        numbers = [float(value) for value in values]
-        colour = f"C{number}"
-        panel.plot(numbers, losses, color=colour, label=arm, linewidth=1.2)
-        for x, y, value in zip(numbers, losses, values):
-            diverged = any(cell["diverged"] for cell in at[value])
-            panel.plot(x, y, "x" if diverged else "o", color=colour, markersize=5)
-        if stable[arm] != "none":
-            panel.axvline(float(stable[arm]) * (1 + 0.03 * number), color=colour, alpha=0.35)
-    panel.set(xscale="log", xlabel=axis, title="last loss; x: a seed diverged")
-    panel.set_ylim(low, high)
+        places = [every.index(value) for value in values]
+        panel.plot(places, losses, color=colour, label=arm, linewidth=1.2)
+        for x, y, value in zip(places, losses, values):
+            mark = "x" if any(cell["diverged"] for cell in at[value]) else "."
+            panel.plot(x, y, mark, color=colour, clip_on=False)
+            if value == study["largest_stable"][arm]:
+                panel.plot(x, y, "o", color=colour, fillstyle="none", markersize=9, clip_on=False)
+    panel.set(xlabel=axis, title="last loss (x: diverged)", ylim=(low, high))
+    panel.set_xticks(range(len(every)), labels=every)
     panel.grid(alpha=0.25)
     panel.legend(fontsize=7)
 
 
 def _draw_groups(panel: Any, cells: list[Record]) -> None:
     """All cells in one panel: seeds share a colour, arms and values of axes do not."""
-    groups = list(dict.fromkeys(_group(cell) for cell in cells))
+    groups, kind = list(dict.fromkeys(_group(cell) for cell in cells)), _kind(cells[0])
     for number, group in enumerate(groups):
         label: str | None = group
         for cell in cells:
             if _group(cell) == group:
                 style = LINES[bool(cell["diverged"])]
-                panel.plot(*_curve(cell), style, color=f"C{number}", label=label, linewidth=1.2)
+                curve = _curve(cell, kind)
+                panel.plot(*curve, style, color=f"C{number}", label=label, linewidth=1.2)
                 label = None
-    panel.set(xlabel="step", title=f"{_kind(cells[0])} loss, a line per seed")
+    panel.set(xlabel="step", title=f"{kind} loss, a line per seed")
     panel.grid(alpha=0.25)
     if groups != [""]:
         panel.legend(fontsize=8)
@@ -136,23 +135,23 @@ def _kind(cell: Record) -> str:
     return "validation" if len(points) > 1 else "train"
 
 
-def _curve(cell: Record) -> tuple[list[int], list[float]]:
-    curve = cell["curves"][_kind(cell)]
-    return curve["step"], [float("nan") if loss is None else loss for loss in curve["loss"]]
+def _curve(cell: Record, kind: str) -> tuple[list[int], list[float]]:
+    curve = cell["curves"][kind]
+    return curve["step"], [math.nan if loss is None else loss for loss in curve["loss"]]
 
 
 def _last(cell: Record) -> float:
-    """The last loss of a cell, infinite where it is not finite."""
-    last = cell["curves"][_kind(cell)]["loss"][-1]
-    return float("inf") if last is None else last
+    """The last training loss of a cell, infinite where it is not finite."""
+    last = _curve(cell, "train")[1][-1]
+    return math.inf if math.isnan(last) else last
 
 
 def _limits(cells: list[Record]) -> tuple[float, float]:
-    """From the least loss to a little above what most cells began with."""
-    curves = [[loss for loss in _curve(cell)[1] if math.isfinite(loss)] for cell in cells]
+    """From the least training loss to a little above what most cells began with."""
+    curves = [[loss for loss in _curve(cell, "train")[1] if math.isfinite(loss)] for cell in cells]
     curves = [curve for curve in curves if curve] or [[0.0, 1.0]]
     least, first = min(map(min, curves)), median(curve[0] for curve in curves)
-    return least - 0.05 * (first - least), first + 0.25 * (first - least)
+    return least - 0.05 * (first - least), first + 0.4 * (first - least)
 
 
 def _values(cells: list[Record], axis: str) -> list[str]:

@@ -2,16 +2,22 @@
 
 import json
 import math
+import os
+import re
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
-from tiny_runs import CONFIGS, config, tokenizer_weights, tree
+from tiny_runs import CONFIGS, config, tokenizer_weights, tree, words
 
 from MaskGIL.config import identity, load_config
 from Network import build_network
 from Network.config import UserError
 from Trainer import study
 from Trainer.config import RunConfig
+from Trainer.dry_run import dry_run
 from Trainer.study import POINTS, cells_of, diverged, gathered, read_curves, run_study
 
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
@@ -147,9 +153,10 @@ def test_cells_that_have_ended_are_not_run_again(folder, monkeypatch):
     run = tiny_study(folder, ARMS)
     run_study(run)
     before, record = tree(folder / "grid"), json.loads((folder / "grid" / "study.json").read_text())
-    del before[folder / "grid" / "study.json"], before[folder / "grid" / "study.png"]
+    for name in ("study.json", "study.png", "config.yaml"):
+        del before[folder / "grid" / name]
     monkeypatch.setattr(study, "TRAINERS", {})
-    run_study(run)
+    run_study(tiny_study(folder, ARMS, "loop.log_every=2"))  # a free key
     after = tree(folder / "grid")
     assert {path: after[path] for path in before} == before
     assert json.loads((folder / "grid" / "study.json").read_text())["cells"] == record["cells"]
@@ -195,6 +202,14 @@ def test_a_run_that_ends_by_itself_is_recorded(folder, monkeypatch):
     assert (found["diverged"], found["steps"]) == ("Enough is enough.", 2)
 
 
+def test_a_dry_run_tells_of_one_cell_and_writes_nothing(folder, capsys):
+    before = tree(folder)
+    dry_run(tiny_study(folder, ARMS))
+    told = capsys.readouterr().out
+    assert re.match(r"study +2 runs, of which the first is plain_seed=0:\nparameters ", told)
+    assert tree(folder) == before
+
+
 def test_a_mistake_ends_a_study(folder):
     with pytest.raises(UserError, match="network.num_classes is 5"):
         run_study(tiny_study(folder, "network.num_classes=5"))
@@ -211,6 +226,35 @@ def test_processes_make_the_same_cells(folder, capsys):
     assert "img/s" not in capsys.readouterr().out.partition("wrote ")[2]
 
 
+@pytest.mark.slow
+def test_cells_save_and_end_when_their_study_is_killed(folder):
+    changes = [f"out_dir={folder / 'grid'}", "job=study", "study.seeds=0,1", "study.workers=2"]
+    changes += ["loop.steps=100000", "loop.save_every=100000", f"data.cache={folder / 'cache'}"]
+    command = [sys.executable, "main.py", *words("generator", folder), *changes]
+    job = subprocess.Popen(command, cwd=CONFIGS.parent.parent, start_new_session=True)
+    runs = [folder / "grid" / f"seed={seed}" for seed in (0, 1)]
+    until(lambda: all((run / "metrics.jsonl").exists() for run in runs))
+    job.kill()
+    job.wait()
+    until(lambda: is_gone(job.pid))  # the group, which is named after its first process
+    assert all(list((run / "checkpoints").glob("step-*/manifest.json")) for run in runs)
+
+
+def until(is_so, seconds=120):
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def is_gone(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 def test_torchrun_and_processes_do_not_mix(folder, monkeypatch):
     monkeypatch.setattr(study, "world_size", lambda: 2)
     with pytest.raises(UserError, match=r"study\.workers=2 starts processes of its own; leave "):
@@ -221,18 +265,22 @@ def test_torchrun_and_processes_do_not_mix(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("losses", "reason"),
+    ("losses", "skipped", "reason"),
     [
-        ([4.0, 3.0, 2.0], ""),
-        ([4.0, 2.0, 2.4], ""),  # exactly 1.2 times
-        ([4.0, 2.0, 2.5], "last loss 1.25 times its least"),
-        ([4.0, None], "a loss that is not finite"),
-        ([None, None], "a loss that is not finite"),
-        ([4.0, None, 2.0], "a loss that is not finite"),
+        ([4.0, 3.0, 2.0], 0, ""),
+        ([4.0, 2.0, 2.4], 0, ""),  # exactly 1.2 times
+        ([4.0, 2.0, 2.5], 0, "last loss 1.25 times its least"),
+        ([4.0, None], 0, "a loss that is not finite"),
+        ([None, None], 2, "a loss that is not finite"),
+        ([4.0, None, 2.0], 0, "a loss that is not finite"),
+        ([4.0, 3.0, 2.0], 2, "2 steps not taken, as they were not finite"),
     ],
 )
-def test_what_has_diverged(losses, reason):
-    assert diverged(losses, 1.2) == reason
+def test_what_has_diverged(losses, skipped, reason):
+    curve = {"step": list(range(len(losses))), "loss": losses}
+    assert diverged(curve | {"skip": [0] * (len(losses) - 1) + [skipped]}, 1.2) == reason
+    if not skipped:  # records of earlier versions do not count them
+        assert diverged(curve, 1.2) == reason
 
 
 def test_numbers_that_are_not_finite_become_none(tmp_path):

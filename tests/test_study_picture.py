@@ -60,13 +60,14 @@ def test_a_panel_for_each_arm_and_one_for_the_last_losses(tmp_path, monkeypatch)
         "pre: stable up to 1e-3",
         "post: stable up to 1e-2",
         "none at all: stable up to none",
-        "last loss; x: a seed diverged",
+        "last loss (x: diverged)",
     ]
     pre = panels[0].lines
     assert [line.get_linestyle() for line in pre] == ["-", "-", "-", ":", "-"]
     assert len({line.get_color() for line in pre}) == 3  # a value has one colour
     marks = [line.get_marker() for line in panels[3].lines if line.get_marker() != "None"]
-    assert marks == ["o", "x", "o", "o", "o", "x"]
+    assert marks == [".", "o", "x", ".", ".", ".", "o", "x"]  # rings behind the largest stable one
+    assert [text.get_text() for text in panels[3].get_xticklabels()] == ["1e-3", "8e-3", "1e-2"]
 
 
 def test_without_numbers_arms_share_a_panel(tmp_path, monkeypatch):
