@@ -86,8 +86,7 @@ def run_command(
         time.sleep(0 if is_main else _PRECEDENCE)
         print(f"error{'' if is_main else f' on rank {rank}'}: {error}", file=sys.stderr)
         return 1 if isinstance(error, Failure) else 2
-    except Preempted as ended:
-        _show(f"{ended}\n", is_main)
+    except Preempted:  # which its log has told
         return PREEMPTED
     except KeyboardInterrupt:
         return 130

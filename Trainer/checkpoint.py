@@ -191,7 +191,7 @@ def restore(
 ) -> dict:
     """Load a checkpoint into what it was taken of; returns the rest of the state."""
     state = read_state(folder)
-    weights = load_file(folder / "model.safetensors")
+    weights: dict[str, Any] = {**load_file(folder / "model.safetensors")}
     set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True))
     for file, tensors in (("ema.safetensors", ema), ("extra.safetensors", extra)):
         saved = load_file(folder / file)

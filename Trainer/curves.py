@@ -7,7 +7,7 @@ by the settings that make the run what it is, the seed apart, and says where bot
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ class Curves:
     config: RunConfig
     environment: Values
     records: list[Values]  # {"step", "kind": train | validation | score, name: number}
+
+    def averages(self) -> dict[int, int]:
+        """Step -> how many steps its training record is the mean of; fewer after a resume."""
+        counts = self.values("train", "averaged_over")
+        return {step: int(count) for step, count in counts.items()}
 
     def values(self, kind: str, name: str) -> dict[int, float]:
         """Step -> number, of the records of a kind that have it."""
@@ -73,7 +78,9 @@ def write_curves(run: Curves, path: Path) -> None:
         {name: value for name, value in record.items() if name != "images_per_second"}
         for record in run.records
     ]
-    content = {"config": to_dict(run.config), "environment": run.environment, "records": records}
+    nowhere = replace(run.config.data, path="", cache="")
+    config = replace(run.config, out_dir="", report="", compare=(), data=nowhere)
+    content = {"config": to_dict(config), "environment": run.environment, "records": records}
     replace_file(path, to_json(content) + b"\n")
 
 
@@ -137,16 +144,25 @@ def _rows(run: Curves, other: Curves) -> Iterator[tuple[int, str, str, float, fl
     for kind in ("train", "validation"):
         for name in COMPARED:
             here, there = run.values(kind, name), other.values(kind, name)
-            steps = sorted(here.keys() & there.keys())
+            steps = _common(run, other, kind, name)
             stride = math.ceil(len(steps) / ROWS) or 1
             for step in steps[::-stride][::-1]:  # the last one among them
                 yield step, kind, name, here[step], there[step]
 
 
+def _common(run: Curves, other: Curves, kind: str, name: str) -> list[int]:
+    """The steps that both have logged; of means, those that both took over as many steps."""
+    steps = sorted(run.values(kind, name).keys() & other.values(kind, name).keys())
+    if kind != "train":
+        return steps
+    here, there = run.averages(), other.averages()
+    return [step for step in steps if here.get(step, 0) == there.get(step, here.get(step, 0))]
+
+
 def _verdict(run: Curves, other: Curves) -> str:
     """How far the losses are apart at most, over every step that both have logged."""
     here, there = run.values("train", "loss"), other.values("train", "loss")
-    common = sorted(here.keys() & there.keys())
+    common = _common(run, other, "train", "loss")
     apart = {step: _apart(here[step], there[step]) for step in common}
     if not any(apart.values()):
         return f"the training losses of all {len(common)} common steps are equal"

@@ -7,11 +7,11 @@ for by name are fetched, as a real step needs them.
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from MaskGIL.cache_index import is_converted
 from MaskGIL.cached_rows import CachedRows
@@ -23,16 +23,17 @@ from Network import build_network, build_tokenizer
 from Trainer.adversary import build_discriminator
 from Trainer.autoencoding import Reconstructed, Reconstruction, pixel_loss
 from Trainer.config import RunConfig
+from Trainer.footprint import Way, fewest_fitting, footprint
 from Trainer.logger import format_bytes, format_seconds
-from Trainer.memory import divisors, free_memory, saved_bytes
+from Trainer.memory import divisors, free_memory
+from Trainer.parallel import is_sharded
 from Trainer.study import cells_of
+from Trainer.throughput import training_flops
 from Trainer.tokens import SPLITS, cache_folder, describe_cache, has_cache, open_split
 from Trainer.trainer import Trainer
 from Trainer.vit import GeneratorTrainer, RowLogits
 from Trainer.vqgan import TokenizerTrainer
 from Trainer.window import Window
-
-STATE_BYTES = 20  # per parameter, in float32: weight, gradient, two moments, average
 
 
 def dry_run(config: RunConfig) -> None:
@@ -61,24 +62,28 @@ def _foretell_training(config: RunConfig) -> None:
     """Print sizes, memory, FLOPs and time of a run; read one batch and make one step if it fits."""
     device, kind = choose_device(config.device), _kind(config)
     model = Tokenizer(config) if config.job == "tokenizer" else Generator(config)
-    parameters = sum(p.numel() for p in model.module.parameters())
-    flops = 3 * count_flops(model.module, model.inputs(1))  # backward is twice as much as forward
+    with torch.device("meta"):
+        outline = model.build()
+        flops = training_flops(outline, model.inputs(1))
+    parameters = sum(p.numel() for p in outline.parameters())
     share, available = config.optim.batch // world_size(), free_memory(device)
+    dtype, shards = kind.precision(config, device), _shards(config, outline, device)
 
     def needed(parts: int) -> int:
-        inputs = model.inputs(share // parts)
-        kept = saved_bytes(model.module, lambda: model.loss(model.module(*inputs), inputs))
-        return STATE_BYTES * parameters + kept
+        way = Way(device, dtype, parts, world_size(), shards, config.loop.checkpoint_blocks)
+        return footprint(model.build, partial(model.loss_of, share // parts), way).total
 
     choices = [config.loop.accumulation] if config.loop.accumulation else divisors(share)
-    parts = next((number for number in choices if needed(number) <= available), choices[-1])
+    parts = fewest_fitting(choices, needed, available)
+    memory = needed(parts)
     config = replace(config, loop=replace(config.loop, accumulation=parts))
-    fits = needed(parts) <= available
-    precision = str(kind.precision(config, device)).removeprefix("torch.")
+    fits = memory <= available
+    precision = str(dtype).removeprefix("torch.")
     _say("parameters", f"{parameters:,}")
     _say("FLOPs per image", f"{flops / 1e9:.2f} G in training (forward and backward)")
-    _say("memory", f"{format_bytes(needed(parts))} predicted at {share // parts} images at once "
-         f"in float32, {format_bytes(available)} free on {device}")  # fmt: skip
+    at_once = f"{share // parts} images at once{', sharded' if shards else ''}"
+    _say("memory", f"{format_bytes(memory)} predicted at {at_once}, {format_bytes(available)} free "
+         f"on {device}")  # fmt: skip
     _say("precision", precision)
     _say("steps", f"{config.loop.steps:,} of {config.optim.batch} images")
     with tempfile.TemporaryDirectory() as folder:
@@ -99,34 +104,31 @@ def _foretell_training(config: RunConfig) -> None:
         _say("one step", f"{seconds:.2f} s{how}, so the run takes about {total}")
 
 
-def count_flops(module: nn.Module, inputs: tuple) -> int:
-    """Floating-point operations of a forward pass, a multiplication and an addition being two."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(*inputs)
-    return counter.get_total_flops()
-
-
 class Generator:
-    """A generator on the meta device: what DDP would wrap, its inputs and its loss."""
+    """A step of a generator, on whatever device the caller makes tensors."""
 
     def __init__(self, config: RunConfig):
         self.config = config
-        with torch.device("meta"):
-            self.module = RowLogits(build_network(config.network))
+
+    def build(self) -> RowLogits:
+        """What DDP would wrap."""
+        return RowLogits(build_network(self.config.network))
 
     def inputs(self, count: int) -> tuple:
         """Tokens, labels and counted rows of `count` images; every row of a single one."""
         grid, masking = self.config.network.grid, self.config.masking
-        tokens = torch.empty(count, *grid, dtype=torch.int64, device="meta")
+        tokens = torch.zeros(count, *grid, dtype=torch.int64)
         rows = None
         if count > 1 and not masking.visible_weight and self.config.objective == "mar":
             batch, num_tokens = self.config.optim.batch, grid[0] * grid[1]
             bound = max_hidden(masking.schedule, batch, count, num_tokens)
-            rows = torch.empty(bound, dtype=torch.int64, device="meta")
+            rows = torch.zeros(bound, dtype=torch.int64)
         return tokens, tokens[:, 0, 0], rows
 
-    def loss(self, logits: Tensor, inputs: tuple) -> Tensor:
-        """Cross-entropy of the counted rows: logits (M, V)."""
+    def loss_of(self, count: int, module: nn.Module) -> Tensor:
+        """Cross-entropy of the counted rows of `count` images."""
+        inputs = self.inputs(count)
+        logits = module(*inputs)  # (M, V)
         targets = inputs[0].flatten()[: len(logits)]
         weights = torch.ones_like(targets, dtype=torch.float32)
         smoothing = self.config.masking.label_smoothing
@@ -134,26 +136,34 @@ class Generator:
 
 
 class Tokenizer:
-    """A tokenizer on the meta device: what DDP would wrap, its inputs and its loss."""
+    """A step of a tokenizer, on whatever device the caller makes tensors."""
 
     def __init__(self, config: RunConfig):
         self.config = config
-        with torch.device("meta"):
-            self.module = Reconstruction(
-                build_tokenizer(config.tokenizer),
-                build_discriminator(config.adversary, config.data.image_size),
-            )
+
+    def build(self) -> Reconstruction:
+        """What DDP would wrap."""
+        return Reconstruction(
+            build_tokenizer(self.config.tokenizer),
+            build_discriminator(self.config.adversary, self.config.data.image_size),
+        )
 
     def inputs(self, count: int) -> tuple:
         """`count` images, and whether there is a discriminator to judge them."""
-        size, contest = self.config.data.image_size, self.module.discriminator is not None
-        return torch.empty(count, 3, size, size, device="meta"), contest
+        size = self.config.data.image_size
+        return torch.zeros(count, 3, size, size), bool(self.config.adversary.weight)
 
-    def loss(self, outputs: Reconstructed, inputs: tuple) -> Tensor:
-        """Pixel error, quantiser losses and logits; LPIPS is not counted."""
+    def loss_of(self, count: int, module: nn.Module) -> Tensor:
+        """Pixel error, quantiser losses and logits of `count` images; LPIPS is not counted."""
+        inputs = self.inputs(count)
+        outputs: Reconstructed = module(*inputs)
         pixels = pixel_loss(outputs.images - inputs[0], self.config.reconstruction)
         judged = [logits.mean() for logits in outputs.verdicts or ()]
         return pixels + sum(outputs.losses.values()) + sum(judged)
+
+
+def _shards(config: RunConfig, outline: nn.Module, device: torch.device) -> bool:
+    return is_sharded(config.loop.parallel, None if config.job == "tokenizer" else outline, device)
 
 
 def _say(name: str, fact: str) -> None:

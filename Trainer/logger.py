@@ -114,10 +114,12 @@ class Logger:
 
 def format_value(name: str, value: float) -> str:
     """A number as its name wants it: shares in percent, learning rates in powers of ten."""
-    if name in ("acc", "usage"):
+    if name in ("acc", "usage", "mfu"):
         return f"{value:.1%}"
     if name == "z":
         return f"{value:+.1f}"
+    if name == "mem":
+        return f"{value:.1f}G"
     return f"{value:.1e}" if name == "lr" else f"{value:.4g}"
 
 

@@ -15,8 +15,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from MaskGIL.distributed import all_reduce, local_world_size
 from Network.config import UserError
+from Trainer.parallel import local
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
+SPARE = 0.05  # of the memory, for what an allocator cannot use again
 _SIGNS = ("out of memory", "ALLOC_FAILED", "can't allocate memory")  # CUDA, its libraries, CPU
 
 
@@ -26,20 +28,26 @@ def fewest_parts(
     module: nn.Module,
     copies: int,
     device: torch.device,
+    shards: bool = False,
 ) -> int:
     """The least number of equal parts of a rank's `share` of images that fits on every rank.
 
     `loss_of(images)` is computed with its gradient, beside `copies` of what `module` learns, and
-    leaves nothing behind. Raises UserError if a single image at a time is too much.
+    leaves nothing behind. Where ranks share the module (`shards`) only one image and two are tried
+    and the others reckoned: a rank that runs out would leave the others waiting for it. Raises
+    UserError if a single image at a time is too much.
     """
     available, constant, each = free_memory(device), 0, 0
     if device.type == "cpu":
         constant, each = step_bytes(module, loss_of, copies, share)
+    elif shards:
+        constant, each = measured_bytes(module, loss_of, copies, share, device)
+        available = int(available * (1 - SPARE))
     for parts in divisors(share):
         images = share // parts
         waiting = copies + (parts > 1)  # gradients wait for those of the other parts
         too_much = constant + each * images > available
-        too_much = too_much or _runs_out(loss_of, images, module, waiting)
+        too_much = too_much or (not shards and _runs_out(loss_of, images, module, waiting))
         if all_reduce(torch.tensor(too_much, device=device, dtype=torch.int64)) == 0:
             return parts
     raise UserError(
@@ -63,7 +71,28 @@ def step_bytes(
     """
     one, two = (saved_bytes(module, partial(loss_of, images)) for images in (1, min(2, share)))
     each = two - one
-    return (copies + 1) * sum(t.nbytes for t in _learnt(module)) + one - each, each
+    own = sum(local(parameter).nbytes for parameter in _learnt(module))
+    return (copies + 1) * own + one - each, each
+
+
+def measured_bytes(
+    module: nn.Module,
+    loss_of: Callable[[int], Tensor],
+    copies: int,
+    share: int,
+    device: torch.device,
+) -> tuple[int, int]:
+    """The same two numbers as `step_bytes`, as CUDA measures the peaks of one image and of two."""
+    peaks = []
+    for images in (1, min(2, share)):
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        loss_of(images).backward()
+        peaks.append(torch.cuda.max_memory_allocated(device) - before)
+        module.zero_grad(set_to_none=True)
+    each = peaks[1] - peaks[0]
+    own = sum(local(parameter).nbytes for parameter in _learnt(module))
+    return copies * own + peaks[0] - each, each
 
 
 def saved_bytes(module: nn.Module, compute: Callable[[], object]) -> int:

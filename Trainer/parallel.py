@@ -6,7 +6,7 @@ Networks know nothing of it: FSDP2 gathers one of their `blocks` after the other
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from Trainer.config import Parallel
 # Per parameter, in float32: weight, gradient, two moments, average; DDP's buckets hold the
 # gradient once more
 STATE_BYTES, BUCKET_BYTES = 20, 4
+Kind = TypeVar("Kind", bound=nn.Module)
 _FROM_MAIN = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
@@ -84,9 +85,10 @@ def parallelise(objective: nn.Module, device: torch.device, compile: bool) -> nn
 
 
 def accumulating(module: nn.Module, last: bool) -> AbstractContextManager:
-    """Gradients stay on their rank until the last part of a step."""
-    if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(last)
+    """Copies exchange gradients with the last part of a step only.
+
+    Where ranks share, they do with every part: a whole gradient would take what sharding spares.
+    """
     if last or not isinstance(module, DistributedDataParallel):
         return nullcontext()
     return module.no_sync()
@@ -117,7 +119,7 @@ def holding(
 
 
 @torch.no_grad()
-def gather_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+def gather_into(module: Kind, tensors: Mapping[str, Tensor]) -> Kind:
     """Copy `tensors`, of which a rank may have its part only, into a module; returns it."""
     for name, tensor in module.state_dict().items():
         tensor.copy_(whole(tensors[name]))

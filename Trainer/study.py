@@ -46,7 +46,7 @@ POINTS = 64  # of a curve that the record keeps
 KEPT = ("loss", "acc", "psnr", "gnorm", "skip")  # numbers of a curve, where there are such
 # Keys that a cell does not take over
 _OWN = (
-    *("job", "out_dir", "report", "seed"),
+    *("job", "out_dir", "report", "compare", "seed"),
     *("study.job", "study.arms", "study.axes", "study.seeds", "study.workers"),
 )
 

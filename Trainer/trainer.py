@@ -28,7 +28,7 @@ from Trainer.guard import Guard, put_back, remember, step_unless
 from Trainer.keeping import begin_log, finish, resume, save, say_how_it_ended
 from Trainer.lock import only_job
 from Trainer.logger import Logger
-from Trainer.looks import look
+from Trainer.looks import look, report
 from Trainer.memory import fewest_parts
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from Trainer.parallel import accumulating, holding, is_sharded, parallelise, shard
@@ -142,6 +142,10 @@ class Trainer(ABC):
         """Whatever a subclass does between two steps; `skip` () is 1.0 if it was not taken."""
         return
 
+    def flops_per_image(self) -> float:
+        """Operations of a step for one image; 0 where nobody counts them."""
+        return 0.0
+
     def gauges(self) -> dict[str, float]:
         """Numbers of the moment for the log, beside the sums that `loss` returns."""
         return {}
@@ -160,8 +164,8 @@ class Trainer(ABC):
             shard(self.trained, self.module, self.device, self.dtype)
         self.ema = EMA(self.module, config.ema)
         self.optimizer = build_optimizer(self.module, config)
-        scaled = self.dtype == torch.float16  # small gradients would vanish in fp16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        half = self.dtype == torch.float16  # where small gradients would vanish
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
 
     def fit(self) -> None:
         """Train to the last step, going on where the run folder stands.
@@ -191,7 +195,7 @@ class Trainer(ABC):
         with closing(fetched(self.data, steps, data.workers, pinned, data.timeout)) as batches:
             for batch in window.timed(batches):
                 self.train_step(objective, batch, window)
-                self._report(window)
+                report(self, window)
                 if self.stops and self.step < loop.steps:
                     return
                 with window.paused():
@@ -321,7 +325,7 @@ class Trainer(ABC):
         self.module.train()
         share = self.share.stop - self.share.start
         copies = (0 if self.optimizer.state else 2) + (world_size() > 1)  # moments, DDP's buckets
-        self._cut(fewest_parts(share, loss_of, self.module, copies, self.device))
+        self._cut(fewest_parts(share, loss_of, self.module, copies, self.device, self.shards))
         self.step = now
         for name, tensor in self.module.named_buffers():  # as those of a batch norm, which count
             tensor.copy_(before[name])
@@ -331,26 +335,3 @@ class Trainer(ABC):
     def is_due(self, every: int) -> bool:
         """Whether something done `every` so many steps, and at the end, is to be done now."""
         return bool(every) and (self.step % every == 0 or self.step == self.config.loop.steps)
-
-    def _report(self, window: Window) -> None:
-        """The line of a step, where it is time."""
-        if self.is_due(self.config.loop.log_every) or self.step == min(10, self.config.loop.steps):
-            self._log(window)
-            window.clear()
-        elif self.step == self.log.start + 10:  # so soon a resumed run tells how long it takes
-            self._show(window, window.means())
-
-    def _log(self, window: Window) -> None:
-        values = {**window.means(), **self.gauges()}
-        self.hear()  # of this step: the device has been waited for
-        values["skip"] = self.guard.skipped
-        if (z := self.guard.take_highest()) == z:
-            values["z"] = z
-        images = self._show(window, values)
-        self.log.record(self.step, "train", {**values, "images_per_second": images})
-
-    def _show(self, window: Window, values: dict[str, float]) -> float:
-        """Print the line of a step; returns its images per second."""
-        images = self.config.optim.batch * window.steps / window.seconds
-        self.log.progress(self.step, values, images, window.data_share)
-        return images

@@ -43,6 +43,7 @@ from Trainer.config import RunConfig
 from Trainer.content import Content
 from Trainer.logger import format_bytes
 from Trainer.objective import RowLogits, masked_question, mode_of, next_question
+from Trainer.throughput import attention_kernel, training_flops
 from Trainer.tokens import VALIDATION_IMAGES, cached_tokens, describe_validation
 from Trainer.trainer import Trainer
 from Trainer.validation import VALIDATIONS
@@ -80,7 +81,7 @@ class GeneratorTrainer(Trainer):
         self.begun_with = describe_beginning(source, fresh)
         return begun
 
-    def outline(self) -> nn.Module:
+    def outline(self) -> GPT:
         """The network without memory."""
         with torch.device("meta"):
             return build_network(self.config.network)
@@ -186,6 +187,18 @@ class GeneratorTrainer(Trainer):
         """Tokenizer and images, whatever folder they lie in."""
         return {"tokenizer": self.tokenizer.fingerprint, **super().content()}
 
+    def flops_per_image(self) -> float:
+        """Operations of a step, with those of the head for the counted rows only."""
+        return self._flops
+
+    @cached_property
+    def _flops(self) -> float:
+        with torch.device("meta"):
+            tokens = torch.zeros(self.part, *self.config.network.grid, dtype=torch.int64)
+            rows = torch.zeros(self._bound(), dtype=torch.int64)
+            inputs = (tokens, tokens[:, 0, 0], None if self.config.masking.visible_weight else rows)
+        return training_flops(RowLogits(self.outline()), inputs) / self.part
+
     def facts(self) -> dict[str, str]:
         """Network and data in a few words."""
         network, batch = self.module.config, self.config.optim.batch
@@ -202,6 +215,7 @@ class GeneratorTrainer(Trainer):
             f"{batch * height * width:,} per step",
             "data": f"{describe_count(self.images, 'train')} of {len(classes)} classes, {source}; "
             f"{describe_validation(self.validation_images, self.images)} validate",
+            "attention": attention_kernel(network, self.device, self.dtype),
         }
         if self.config.objective != "mar":
             facts["objective"] = AIMS[self.config.objective]

@@ -234,6 +234,7 @@ def test_identity_holds_exactly_the_keys_that_are_not_free():
     assert absent | keys.keys() >= {leaf.key for leaf in leaves(Run)} - {
         "data.cache",
         "data.max_bad",
+        "data.timeout",
     }
 
 

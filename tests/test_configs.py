@@ -75,7 +75,7 @@ TABLES = {
 # What a branch in the code tells apart, not a table
 BRANCHES = {"data.tokens", "network.norm", "network.rotary", "tokenizer.encoder_middle",
             "tokenizer.decoder_middle", "adversary.tokenizer_loss",
-            "adversary.discriminator_loss"}  # fmt: skip
+            "adversary.discriminator_loss", "loop.parallel"}  # fmt: skip
 
 
 def test_every_choice_is_a_row_of_its_table():

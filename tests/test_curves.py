@@ -71,6 +71,21 @@ def test_it_says_where_they_part_and_how_far(tmp_path):
     )
 
 
+def test_means_over_fewer_steps_are_not_compared(tmp_path):
+    """A run that was resumed begins a mean anew."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder, first in zip(folders, (10, 4)):
+        run(folder, [])
+        lines = [(10, first, 3.0 + first), (20, 10, 2.0)]
+        records = [
+            {"step": step, "kind": "train", "averaged_over": count, "loss": loss}
+            for step, count, loss in lines
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    told = comparison(*map(read_curves, folders))
+    assert verdict(told) == "the training losses of all 1 common steps are equal"
+
+
 def test_what_is_not_finite_is_infinitely_far(tmp_path):
     one, two = run(tmp_path / "one", [3, math.nan]), run(tmp_path / "two", [3, 2])
     assert "are inf% apart at most (step 1)" in verdict(comparison(one, two))
@@ -113,7 +128,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, text):
 
 
 def test_curves_of_an_earlier_version_lack_keys_that_came_later(tmp_path):
-    mine = run(tmp_path / "mine", [3, 2])
+    mine = run(tmp_path / "mine", [3, 2], "out_dir=")
     write_curves(mine, tmp_path / f"old{SUFFIX}")
     stored = json.loads((tmp_path / f"old{SUFFIX}").read_text())
     del stored["config"]["network"]["dropout"]  # as if it were new

@@ -6,16 +6,15 @@ import tiny
 import torch
 from tiny_runs import config, image_folder, tokenizer_weights, tree
 
+from MaskGIL.device import choose_precision
 from Network import build_network
 from Network.config import UserError
-from Network.feed_forward import feed_forward_width
 from Trainer.dry_run import (
-    STATE_BYTES,
     Generator,
     Tokenizer,
-    count_flops,
     dry_run,
 )
+from Trainer.footprint import Way, footprint
 from Trainer.memory import free_memory, saved_bytes
 from Trainer.tokens import cache_folder, write_caches
 from Trainer.trainer import Trainer
@@ -51,7 +50,7 @@ def test_a_generator_is_told_and_nothing_is_written(folder, capsys):
         r"\d\.\d\d G in training \(forward and backward\)", facts["FLOPs per image"]
     )
     assert re.match(
-        r"[\d.]+ MB predicted at 16 images at once in float32, [\d.]+ GB free on cpu",
+        r"[\d.]+ MB predicted at 16 images at once, [\d.]+ GB free on cpu",
         facts["memory"],
     )
     assert facts["precision"] == "float32"
@@ -129,10 +128,11 @@ def test_a_step_that_does_not_fit_is_not_made(folder, capsys, monkeypatch, job):
 def test_parts_are_foretold_where_they_are_left_to_the_memory(folder, capsys, monkeypatch):
     run = config("generator", folder, "loop.accumulation=0")
     model = Generator(run)
-    state = STATE_BYTES * sum(p.numel() for p in model.module.parameters())
-    monkeypatch.setattr("Trainer.dry_run.free_memory", lambda device: state + kept(model) // 3)
+    way = Way(torch.device("cpu"), choose_precision("auto", torch.device("cpu")), parts=4)
+    needed = footprint(model.build, partial(model.loss_of, 4), way).total
+    monkeypatch.setattr("Trainer.dry_run.free_memory", lambda device: needed)
     facts = told(run, capsys)
-    assert " predicted at 4 images at once in float32" in facts["memory"]  # a quarter fits
+    assert facts["memory"].startswith(f"{needed / 1e6:.1f} MB predicted at 4 images at once, ")
     assert " so the run takes about " in facts["one step"]
 
 
@@ -164,22 +164,6 @@ def test_the_precision_of_a_tokenizer_is_never_fp16(folder, capsys, monkeypatch)
 
 
 # Numbers
-
-
-@pytest.mark.parametrize("shape", [(2, 32, 2, (4, 4)), (3, 48, 4, (2, 6))])
-def test_flops_of_a_gpt_by_hand(shape):
-    """Two per multiply-add; P condition tokens attend to themselves, N tokens to N + P."""
-    depth, width, heads, grid = shape
-    network = tiny.network_config(depth=depth, width=width, heads=heads, grid=grid)
-    with torch.device("meta"):
-        objective = RowLogits(build_network(network))
-        tokens = torch.empty(3, *grid, dtype=torch.int64)
-    num, condition = grid[0] * grid[1], 1
-    inner = feed_forward_width(width)
-    of_token = 2 * (3 * width * width + width * width + 3 * width * inner)  # qkv, out, SwiGLU
-    attention = 2 * 2 * width * (num * (num + condition) + condition * condition)  # q k, p v
-    of_image = depth * ((num + condition) * of_token + attention) + 2 * num * width * 11
-    assert count_flops(objective, (tokens, tokens[:, 0, 0], None)) == 3 * of_image
 
 
 def test_saved_bytes_of_a_linear_layer_by_hand():
@@ -214,36 +198,33 @@ def test_saved_bytes_on_the_meta_device_are_those_of_a_real_step():
     assert meta == pytest.approx(real, rel=0.2)  # attention keeps a little more or less
 
 
-def kept(model):
-    """Bytes that a step of 16 images keeps, its loss included."""
-    inputs = model.inputs(16)
-    return saved_bytes(model.module, lambda: model.loss(model.module(*inputs), inputs))
-
-
-def test_the_memory_told_is_state_and_saved_tensors(folder, capsys):
-    run = config("generator", folder)
-    facts = told(run, capsys)
-    model = Generator(run)
-    state = STATE_BYTES * sum(p.numel() for p in model.module.parameters())
-    total = state + kept(model)
-    assert facts["memory"].startswith(f"{total / 1e6:.1f} MB predicted")
+@pytest.mark.parametrize(("job", "kind"), [("generator", Generator), ("tokenizer", Tokenizer)])
+def test_the_memory_told_is_the_footprint_of_the_whole_share(folder, capsys, job, kind):
+    run = config(job, folder, "precision=fp32")
+    model = kind(run)
+    found = footprint(model.build, partial(model.loss_of, 16), Way(torch.device("cpu")))
+    assert told(run, capsys)["memory"].startswith(f"{found.total / 1e6:.1f} MB predicted")
 
 
 @pytest.mark.parametrize("words", [[], ["masking.visible_weight=0.1"]])
 def test_the_loss_of_a_generator_keeps_a_row_of_logits_per_counted_token(folder, words):
     """The logarithms of the softmax in float32 (M, V), and M targets, weights and losses."""
     model = Generator(config("generator", folder, *words))
-    inputs = model.inputs(16)
-    rows = 16 * 16 if inputs[2] is None else len(inputs[2])
-    assert (rows == 16 * 16) == bool(words)
-    found = kept(model) - saved_bytes(model.module, partial(model.module, *inputs))
+    with torch.device("meta"):
+        module, inputs = model.build(), model.inputs(16)
+        rows = 16 * 16 if inputs[2] is None else len(inputs[2])
+        assert (rows == 16 * 16) == bool(words)
+        found = saved_bytes(module, partial(model.loss_of, 16, module))
+        found -= saved_bytes(module, partial(module, *inputs))
     assert rows * 32 * 4 <= found <= rows * (32 * 4 + 32)
 
 
 def test_the_loss_of_a_tokenizer_keeps_its_error(folder):
     model = Tokenizer(config("tokenizer", folder))
-    inputs = model.inputs(16)
-    found = kept(model) - saved_bytes(model.module, partial(model.module, *inputs))
+    with torch.device("meta"):
+        module, inputs = model.build(), model.inputs(16)
+        found = saved_bytes(module, partial(model.loss_of, 16, module))
+        found -= saved_bytes(module, partial(module, *inputs))
     assert 4 * 16 * 3 * 32 * 32 <= found <= 3 * 4 * 16 * 3 * 32 * 32
 
 

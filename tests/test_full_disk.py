@@ -6,10 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_trainer import FP32, Line
-from tiny_runs import config, records, tokenizer_weights, train
+from test_trainer import FP32
+from tiny_runs import config, records, tokenizer_weights
 
-from MaskGIL.command import Failure
 from Trainer.checkpoint import damaged_file
 from Trainer.logger import Logger
 from Trainer.vit import GeneratorTrainer
@@ -68,37 +67,6 @@ def test_a_disk_of_four_megabytes_is_told_and_training_goes_on(small_disk, tmp_p
     assert [line.split(": ")[2].split(" ")[0] for line in told] == ["step-0000004", "step-0000006"]
     assert " are free. What was saved before is intact and training goes on" in told[0]
     assert records(run)[-1]["step"] == 8
-
-
-def test_a_run_that_cannot_save_its_last_step_fails(tmp_path, monkeypatch):
-    tokenizer_weights(tmp_path)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    train("generator", tmp_path, *WORDS[:2])
-    monkeypatch.setattr("Trainer.checkpoint.save_file", full)
-    with pytest.raises(Failure) as error:
-        train("generator", tmp_path, *WORDS, "loop.steps=9")
-    assert str(error.value) == (
-        f"Step 9 could not be saved, as the disk of {tmp_path / 'generator'} is full; make room "
-        "and start the same command again, which goes on from the checkpoint before."
-    )
-    monkeypatch.undo()
-    assert train("generator", tmp_path, *WORDS, "loop.steps=9").log.start == 8
-
-
-def test_a_picture_that_has_no_room_is_left_out(tmp_path, capsys):
-    class Painter(Line):
-        def picture(self, path):
-            path.write_text("half a pict")
-            raise OSError(28, "No space left on device")
-
-    Painter(config("tokenizer", tmp_path, FP32, "loop.steps=2", "loop.sample_every=2")).fit()
-    picture = tmp_path / "tokenizer" / "samples" / "step-0000002.png"
-    sentence = f"warning: the disk is full, so {picture} is left out; training goes on."
-    assert sentence in capsys.readouterr().out.splitlines()
-    assert not picture.exists()
 
 
 def test_lines_that_have_no_room_are_lost_whole(small_disk, capsys):

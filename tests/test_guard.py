@@ -10,7 +10,6 @@ from test_trainer import FP32, Line, reports, same, standing
 from tiny_runs import config, fit, hashes, records, run_ranks, tokenizer_weights, train
 from torch import nn
 
-from MaskGIL.command import Failure
 from MaskGIL.data.crops import to_float
 from Trainer import guard as module
 from Trainer.guard import RECENT, Guard
@@ -18,7 +17,6 @@ from Trainer.vit import GeneratorTrainer
 from Trainer.window import Window
 
 POISON = (3, 7)  # steps, counted from 0
-ALL = "rank 0, samples 0, 1, 2, 3, 4, 5, 6, 7 and 8 more"
 
 
 class Poisoned(Line):
@@ -55,15 +53,6 @@ class OneImage(Poisoned):
         return Line.loss(self, objective, {**batch, "points": points})
 
 
-class Broken(Poisoned):
-    """One number of the weights is not finite from step 3 on."""
-
-    def loss(self, objective, batch):
-        if self.step == 3:
-            self.module[1].weight.data[0, 1] = torch.inf
-        return Line.loss(self, objective, batch)
-
-
 @pytest.fixture
 def make(tmp_path):
     def make(*changes, kind=Poisoned):
@@ -96,43 +85,6 @@ def test_such_a_step_moves_nothing_but_counts(make, kind, tmp_path):
     assert {state["step"].item() for state in trainer.optimizer.state.values()} == {10}
 
 
-@pytest.mark.parametrize(
-    ("kind", "cause"),
-    [
-        (Poisoned, f"{ALL}, first in the loss, behind the last module"),
-        (Infinite, f"{ALL}, first in the gradient of 0.weight"),
-        (OneImage, "rank 0, samples 5, first in what is given to 0"),
-    ],
-)
-def test_the_log_names_step_samples_and_the_first_place(make, kind, cause, capsys):
-    fit(make(kind=kind))
-    warnings = [
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")
-    ]
-    assert len(warnings) == len(POISON)
-    for step, line in zip(POISON, warnings):
-        assert line == f"warning: step {step + 1} is not taken: not finite on {cause}"
-
-
-def test_a_module_is_named_that_makes_the_first_number_that_is_not_finite(make, capsys):
-    class Divided(nn.Module):
-        by = 1
-
-        def forward(self, points):
-            return points / self.by
-
-    class Exploding(Poisoned):
-        def build(self):
-            return nn.Sequential(nn.Linear(2, 2), Divided(), nn.Linear(2, 1))
-
-        def loss(self, objective, batch):
-            self.module[1].by = 0 if self.step in POISON else 1
-            return Line.loss(self, objective, batch)
-
-    fit(make(kind=Exploding))
-    assert "first in 1\n" in capsys.readouterr().out
-
-
 def test_the_means_of_a_line_leave_such_steps_out(make, tmp_path):
     """The line of 6 steps, one of them not taken, is the mean of the other five."""
     every = reports(fit(make("loop.log_every=1")))
@@ -140,16 +92,6 @@ def test_the_means_of_a_line_leave_such_steps_out(make, tmp_path):
     for name in ("loss", "l1", "gnorm"):
         taken = [each[name] for each in every[:6] if each["step"] != 4]
         assert line[name] == pytest.approx(sum(taken) / 5)
-
-
-def test_the_run_ends_after_too_many_in_a_row(make):
-    trainer = make("loop.max_skips=3", kind=Broken)
-    with pytest.raises(Failure) as error:
-        trainer.fit()
-    assert str(error.value).startswith(
-        "3 steps in a row were not taken, as many as loop.max_skips allows; step 6 is not taken: "
-        f"not finite on {ALL}, first in the weights 1.weight. Go on from the last checkpoint"
-    )
 
 
 def test_two_halves_with_skipped_steps_equal_the_whole(make, tmp_path):

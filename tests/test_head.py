@@ -26,9 +26,9 @@ from Network.head import (
     split_parts,
 )
 from Network.tokenizer.lookup_free import split_tokens
-from Trainer.dry_run import STATE_BYTES
 from Trainer.memory import saved_bytes
 from Trainer.objective import RowLogits
+from Trainer.parallel import STATE_BYTES
 
 LABELS = torch.tensor([1, 3])
 HUGE = 2**18

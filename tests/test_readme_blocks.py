@@ -22,7 +22,7 @@ from tiny_runs import image_folder
 from MaskGIL.__main__ import COMMANDS, main
 from MaskGIL.command import parse
 from MaskGIL.config import load_config
-from MaskGIL.convert import ConvertConfig
+from MaskGIL.public import GENERATORS
 from Trainer.tokens import cache_folder
 
 CLONED = ("main.py", "FID_sample.py", "MaskGIL/configs")
@@ -137,8 +137,10 @@ class Reader:
         if program == "prepare":
             image_folder(Path(words[1]), EMOJI64, side=64)
             return
-        if program == "convert":  # its files are somebody else's
-            parse(ConvertConfig, [f"source={words[0]}", f"out={words[1]}", *words[2:]])
+        if program in COMMANDS and needs_others(program, words):
+            command = COMMANDS[program]
+            named = [f"{key}={word}" for key, word in zip(command.words, words)]
+            parse(command.schema, [*named, *words[len(named) :]])
             return
         words, files = tiny(program, words) if program in TINY else (words, [])
         code = self.run(program, words)
@@ -163,6 +165,12 @@ class Reader:
         with pytest.raises(SystemExit) as done:
             runpy.run_path(program, run_name="__main__")
         return done.value.code
+
+
+def needs_others(program, words):
+    """Whether a command reads what only other projects have: their weights and tokens."""
+    public = {f"weights={name}" for name in GENERATORS}
+    return program == "convert" or public & set(words) or words[0].startswith("runs/codes")
 
 
 def tiny(program, words):

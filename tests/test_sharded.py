@@ -25,9 +25,9 @@ def runs(tmp_path_factory):
     folder = tokenizer_weights(tmp_path_factory.mktemp("sharded"))
     cache = f"data.cache={folder / 'cache'}"
 
-    def call(name, *words, stop=None):
+    def call(name, *words, stop=None, job="generator"):
         return functools.partial(
-            train, "generator", folder, *WORDS, *LOOKS, cache, *words,
+            train, job, folder, *WORDS, *LOOKS, cache, *words,
             f"out_dir={folder / name}", stop=stop,
         )  # fmt: skip
 
@@ -43,6 +43,7 @@ def runs(tmp_path_factory):
             call("parts of fsdp", FSDP, "loop.accumulation=2", "loop.checkpoint_blocks=0.5"),
             call("one, then sharded", FSDP),
             call("sharded, then one", FSDP, stop=5),
+            call("scaled", FSDP, job="scaled"),
         ],
     )
     call("sharded, then one")()
@@ -59,6 +60,14 @@ def test_losses_and_norms_are_those_of_one_process(runs, name):
     torch.testing.assert_close(losses(runs / name), expected, atol=1e-5, rtol=0)
     assert expected[0] - expected[-1] > 1e-2  # it learned far more than that
     assert_close(records(runs / name), records(runs / "one"))
+
+
+def test_gradients_that_overflow_under_a_scale_move_no_share(runs):
+    """As in fp16: all ranks compute the step again, with the loss scaled by half as much."""
+    torch.testing.assert_close(losses(runs / "scaled"), losses(runs / "one"), atol=1e-5, rtol=0)
+    first, *others = records(runs / "scaled")
+    assert first["overflows"] >= 1
+    assert not any("overflows" in other for other in others)
 
 
 def assert_close(found, expected):

@@ -67,6 +67,7 @@ def test_tensorboard_strikes_out_what_lies_behind_the_resumed_step(tmp_path):
 
 def test_none_writes_no_curves(tmp_path):
     log = Logger(tmp_path, 0, 5, "none")
+    log.line("a line")
     log.record(1, "train", {"loss": 2.0})
     log.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "metrics.jsonl"]

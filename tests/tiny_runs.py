@@ -46,11 +46,20 @@ class DoubleGenerator(GeneratorTrainer):
         return super().build().double()
 
 
+class ScaledGenerator(GeneratorTrainer):
+    """With its loss scaled as in fp16, and so much at first that gradients overflow."""
+
+    def prepare(self):
+        super().prepare()
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+
+
 TRAINERS = {
     "generator": GeneratorTrainer,
     "tokenizer": TokenizerTrainer,
     "double": DoubleGenerator,
     "both": GeneratorTrainer,
+    "scaled": ScaledGenerator,
 }
 
 

@@ -1,0 +1,63 @@
+"""Checkpoints and weights of a run; that it resumes exactly is in test_resume.py."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_trainer import FP32
+from tiny_runs import tokenizer_weights, train
+
+from MaskGIL.command import Failure
+from Trainer.keeping import save
+
+WORDS = (FP32, "loop.steps=8", "loop.save_every=2", "loop.keep=9")
+
+
+def test_a_run_that_cannot_save_its_last_step_fails(tmp_path, monkeypatch):
+    tokenizer_weights(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    train("generator", tmp_path, *WORDS[:2])
+    monkeypatch.setattr("Trainer.checkpoint.save_file", full)
+    with pytest.raises(Failure) as error:
+        train("generator", tmp_path, *WORDS, "loop.steps=9")
+    assert str(error.value) == (
+        f"Step 9 could not be saved, as the disk of {tmp_path / 'generator'} is full; make room "
+        "and start the same command again, which goes on from the checkpoint before."
+    )
+    monkeypatch.undo()
+    assert train("generator", tmp_path, *WORDS, "loop.steps=9").log.start == 8
+
+
+def test_weights_are_those_of_the_checkpoint_though_steps_went_on(tmp_path, monkeypatch):
+    """The thread writes when three more steps are done."""
+    tokenizer_weights(tmp_path)
+    trainer = train("generator", tmp_path, FP32, "loop.steps=5")
+    export, taken = trainer.export, []
+    trainer.export = lambda folder, snapshot: taken.append(snapshot)
+
+    save(trainer, tmp_path / "generator")
+    trainer.checkpoints.wait()
+    with torch.no_grad():
+        for tensor in (*trainer.module.parameters(), *trainer.ema.tensors.values()):
+            tensor.add_(1)
+    export(tmp_path / "late", taken[0])
+    saved = tmp_path / "generator" / "checkpoints" / "step-0000005"
+    for late, early in (("network", "model"), ("network-ema", "ema")):
+        found = load_file(tmp_path / "late" / f"{late}.safetensors")
+        expected = load_file(saved / f"{early}.safetensors")
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_an_export_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch):
+    tokenizer_weights(tmp_path)
+
+    def broken(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("MaskGIL.weights.save_file", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        train("generator", tmp_path, FP32, "loop.steps=2")
+    assert not (tmp_path / "generator" / "weights.tmp").exists()

@@ -1,0 +1,77 @@
+"""What the log says of a step that was not taken."""
+
+import pytest
+import torch
+from test_guard import POISON, Infinite, OneImage, Poisoned
+from test_trainer import FP32, Line
+from tiny_runs import config, fit
+from torch import nn
+
+from MaskGIL.command import Failure
+
+ALL = "rank 0, samples 0, 1, 2, 3, 4, 5, 6, 7 and 8 more"
+
+
+class Broken(Poisoned):
+    """One number of the weights is not finite from step 3 on."""
+
+    def loss(self, objective, batch):
+        if self.step == 3:
+            self.module[1].weight.data[0, 1] = torch.inf
+        return Line.loss(self, objective, batch)
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(*changes, kind=Poisoned):
+        words = [FP32, "loop.steps=12", "optim.lr=0.1", *changes]
+        return kind(config("tokenizer", tmp_path, *words))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        (Poisoned, f"{ALL}, first in the loss, behind the last module"),
+        (Infinite, f"{ALL}, first in the gradient of 0.weight"),
+        (OneImage, "rank 0, samples 5, first in what is given to 0"),
+    ],
+)
+def test_the_log_names_step_samples_and_the_first_place(make, kind, cause, capsys):
+    fit(make(kind=kind))
+    warnings = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")
+    ]
+    assert len(warnings) == len(POISON)
+    for step, line in zip(POISON, warnings):
+        assert line == f"warning: step {step + 1} is not taken: not finite on {cause}"
+
+
+def test_a_module_is_named_that_makes_the_first_number_that_is_not_finite(make, capsys):
+    class Divided(nn.Module):
+        by = 1
+
+        def forward(self, points):
+            return points / self.by
+
+    class Exploding(Poisoned):
+        def build(self):
+            return nn.Sequential(nn.Linear(2, 2), Divided(), nn.Linear(2, 1))
+
+        def loss(self, objective, batch):
+            self.module[1].by = 0 if self.step in POISON else 1
+            return Line.loss(self, objective, batch)
+
+    fit(make(kind=Exploding))
+    assert "first in 1\n" in capsys.readouterr().out
+
+
+def test_the_run_ends_after_too_many_in_a_row(make):
+    trainer = make("loop.max_skips=3", kind=Broken)
+    with pytest.raises(Failure) as error:
+        trainer.fit()
+    assert str(error.value).startswith(
+        "3 steps in a row were not taken, as many as loop.max_skips allows; step 6 is not taken: "
+        f"not finite on {ALL}, first in the weights 1.weight. Go on from the last checkpoint"
+    )
