@@ -42,7 +42,8 @@ def begin_network(
             "section of these weights, or list in init_skip what may begin anew."
         )
     check_finite(taken, file)
-    network.load_state_dict(taken, strict=False)
+    if not next(network.parameters()).is_meta:  # a rank to which another one hands the weights
+        network.load_state_dict(taken, strict=False)
     return network, [name for name in wanted if name in skipped]
 
 

@@ -69,6 +69,10 @@ class Checkpoints:
             pending, self._pending = self._pending, None
             pending.result()
 
+    def names(self) -> list[str]:
+        """What the folders of all checkpoints are called, whole or damaged."""
+        return sorted(p.name for p in self.folder.glob("step-*") if p.suffix != ".tmp")
+
     def latest(self) -> Path | None:
         """The newest whole checkpoint, or None. Damaged ones are passed over, with a warning.
 

@@ -9,15 +9,17 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from MaskGIL.cache_index import is_converted
 from MaskGIL.cached_rows import CachedRows
+from MaskGIL.decoding import OBJECTIVES
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import is_main, world_size
-from MaskGIL.masking import masked_loss, max_hidden
+from MaskGIL.masking import masked_loss
 from MaskGIL.weights import open_tokenizer
 from Network import build_network, build_tokenizer
 from Trainer.adversary import build_discriminator
@@ -26,12 +28,13 @@ from Trainer.config import RunConfig
 from Trainer.footprint import Way, fewest_fitting, footprint
 from Trainer.logger import format_bytes, format_seconds
 from Trainer.memory import divisors, free_memory
+from Trainer.objective import RowLogits, example_inputs, flops_per_image
 from Trainer.parallel import is_sharded
 from Trainer.study import cells_of
 from Trainer.throughput import training_flops
 from Trainer.tokens import SPLITS, cache_folder, describe_cache, has_cache, open_split
 from Trainer.trainer import Trainer
-from Trainer.vit import GeneratorTrainer, RowLogits
+from Trainer.vit import GeneratorTrainer
 from Trainer.vqgan import TokenizerTrainer
 from Trainer.window import Window
 
@@ -63,8 +66,7 @@ def _foretell_training(config: RunConfig) -> None:
     device, kind = choose_device(config.device), _kind(config)
     model = Tokenizer(config) if config.job == "tokenizer" else Generator(config)
     with torch.device("meta"):
-        outline = model.build()
-        flops = training_flops(outline, model.inputs(1))
+        outline: Any = model.build()
     parameters = sum(p.numel() for p in outline.parameters())
     share, available = config.optim.batch // world_size(), free_memory(device)
     dtype, shards = kind.precision(config, device), _shards(config, outline, device)
@@ -80,6 +82,7 @@ def _foretell_training(config: RunConfig) -> None:
     fits = memory <= available
     precision = str(dtype).removeprefix("torch.")
     _say("parameters", f"{parameters:,}")
+    flops = model.flops(outline, share // parts)
     _say("FLOPs per image", f"{flops / 1e9:.2f} G in training (forward and backward)")
     at_once = f"{share // parts} images at once{', sharded' if shards else ''}"
     _say("memory", f"{format_bytes(memory)} predicted at {at_once}, {format_bytes(available)} free "
@@ -115,15 +118,12 @@ class Generator:
         return RowLogits(build_network(self.config.network))
 
     def inputs(self, count: int) -> tuple:
-        """Tokens, labels and counted rows of `count` images; every row of a single one."""
-        grid, masking = self.config.network.grid, self.config.masking
-        tokens = torch.zeros(count, *grid, dtype=torch.int64)
-        rows = None
-        if count > 1 and not masking.visible_weight and self.config.objective == "mar":
-            batch, num_tokens = self.config.optim.batch, grid[0] * grid[1]
-            bound = max_hidden(masking.schedule, batch, count, num_tokens)
-            rows = torch.zeros(bound, dtype=torch.int64)
-        return tokens, tokens[:, 0, 0], rows
+        """Those of the objective for `count` images, in the dearest of its modes."""
+        return example_inputs(self.config, OBJECTIVES[self.config.objective][-1], count)
+
+    def flops(self, module: RowLogits, count: int) -> float:
+        """Operations of a step for one of `count` images; the module is on the meta device."""
+        return flops_per_image(self.config, module, count)
 
     def loss_of(self, count: int, module: nn.Module) -> Tensor:
         """Cross-entropy of the counted rows of `count` images."""
@@ -152,6 +152,11 @@ class Tokenizer:
         """`count` images, and whether there is a discriminator to judge them."""
         size = self.config.data.image_size
         return torch.zeros(count, 3, size, size), bool(self.config.adversary.weight)
+
+    def flops(self, module: Reconstruction, count: int) -> float:
+        """Operations of a step for one of `count` images; the module is on the meta device."""
+        with torch.device("meta"):
+            return training_flops(module, self.inputs(count)) / count
 
     def loss_of(self, count: int, module: nn.Module) -> Tensor:
         """Pixel error, quantiser losses and logits of `count` images; LPIPS is not counted."""

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from MaskGIL.command import Failure, Preempted
-from MaskGIL.distributed import all_reduce, barrier, is_main
+from MaskGIL.distributed import all_gather_texts, all_reduce, barrier, is_main
+from Network.config import UserError
 from Trainer.checkpoint import Snapshot, restore, take_snapshot
 from Trainer.logger import Logger, format_seconds
 from Trainer.run_folder import mark_preempted, surroundings
@@ -25,6 +26,15 @@ def begin_log(trainer: "Trainer", folder: Path) -> None:
         trainer.log.line(f"{name:10s} {fact}")
 
 
+def check_found(trainer: "Trainer") -> None:
+    """Raise UserError if another job has saved since this one has looked for the newest."""
+    if trainer.checkpoints.names() != trainer.found:
+        raise UserError(
+            f"out_dir={trainer.config.out_dir} was written to by another job meanwhile; start the "
+            "same command again."
+        )
+
+
 def save(trainer: "Trainer", folder: Path) -> None:
     """Take a checkpoint and the weights, both written beside the steps; every rank comes here."""
     snapshot = _snapshot(trainer)
@@ -36,7 +46,16 @@ def save(trainer: "Trainer", folder: Path) -> None:
 
 
 def resume(trainer: "Trainer") -> None:
-    """Go on where the newest checkpoint stands, if there is one."""
+    """Go on where the newest checkpoint stands, if there is one.
+
+    Raises UserError if ranks have found different ones.
+    """
+    found = set(all_gather_texts(trainer.newest.name if trainer.newest else "the beginning"))
+    if len(found) > 1:
+        raise UserError(
+            f"Ranks would go on from different places ({', '.join(sorted(found))}); put "
+            f"out_dir={trainer.config.out_dir} on a disk that all machines share."
+        )
     if trainer.newest:
         moved = trainer.module, trainer.optimizer, trainer.ema.tensors, trainer.extra
         state = restore(trainer.newest, *moved)

@@ -3,16 +3,20 @@
 Shapes: B images, h x w = N tokens, M rows whose answer counts, V codebook.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from MaskGIL.decoding import OBJECTIVES
-from MaskGIL.masking import counted_rows, draw_mask, mask_tokens
+from MaskGIL.masking import counted_rows, draw_mask, mask_tokens, max_hidden
 from MaskGIL.noise import STREAMS, seed_of
 from Network.gpt import GPT
 from Network.head import split_parts
+from Trainer.config import RunConfig
+from Trainer.throughput import training_flops
 
 
 class Question(NamedTuple):
@@ -54,6 +58,31 @@ def masked_question(
 def next_question(tokens: Tensor) -> Question:
     """Ask for each of tokens (B, h, w) after those before it in raster order; all count."""
     return Question(tokens, None, torch.ones(tokens.numel(), device=tokens.device), True)
+
+
+def example_inputs(config: RunConfig, mode: str, images: int) -> tuple:
+    """Inputs of `RowLogits` as a step in `mode` gives them for a part of so many images.
+
+    On whatever device the caller makes tensors; what stands in them is of no meaning.
+    """
+    grid, masking = config.network.grid, config.masking
+    tokens = torch.zeros(images, *grid, dtype=torch.int64)
+    labels, causal = tokens[:, 0, 0], mode == "ar"
+    if causal or masking.visible_weight:
+        return tokens, labels, None, None, causal
+    bound = max_hidden(masking.schedule, config.optim.batch, images, grid[0] * grid[1])
+    return tokens, labels, torch.zeros(bound, dtype=torch.int64), None, causal
+
+
+def flops_per_image(config: RunConfig, module: RowLogits, images: int) -> float:
+    """Operations of a step for one of so many images at once, as the mean of its modes.
+
+    `module` is on the meta device.
+    """
+    modes = OBJECTIVES[config.objective]
+    with torch.device("meta"):
+        inputs = [example_inputs(config, mode, images) for mode in modes]
+    return sum(training_flops(module, each) for each in inputs) / len(modes) / images
 
 
 class RowLogits(nn.Module):

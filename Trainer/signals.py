@@ -43,9 +43,10 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         self.rest()
-        if not self.received:  # else they stay without effect until the process has ended
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+        for number, handler in self._before.items():
+            # Once received they are ignored until the process has ended: a handler of Python's
+            # would be taken away before that, and leave the effect that ends a process unsaid
+            signal.signal(number, signal.SIG_IGN if self.received else handler)
 
     def rest(self) -> None:
         """Watch no longer: from now on other ranks may end."""

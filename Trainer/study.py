@@ -178,12 +178,7 @@ def gathered(config: RunConfig, records: list[Record]) -> Record:
     """The record of a study: how it was made, what was stable, and every cell, its curves thin."""
     cells = []
     for record in records:
-        curves = {
-            kind: {
-                name: [values[i] for i in spread(len(values), POINTS)] for name, values in c.items()
-            }
-            for kind, c in record["curves"].items()
-        }
+        curves = {kind: _thinned(curve) for kind, curve in record["curves"].items()}
         cells.append({**{k: v for k, v in record.items() if k != "recipe"}, "curves": curves})
     return {
         "what": "a grid of runs",

@@ -87,7 +87,7 @@ def attention_kernel(config: NetworkConfig, device: torch.device, dtype: torch.d
 
     Seen in a block of the same width on the same grid, whose weights are whatever memory holds.
     """
-    small = replace(config, size="", depth=1, codebook_size=16, num_classes=1)
+    small = replace(config, size="", depth=1, codebook_size=16, low_bits=None, num_classes=1)
     with torch.device("meta"):
         network = build_network(small)
     network.to_empty(device=device)

@@ -25,7 +25,7 @@ from Trainer.checkpoint import Checkpoints, Snapshot, read_state
 from Trainer.config import RunConfig
 from Trainer.content import Content, check_content, data_content
 from Trainer.guard import Guard, put_back, remember, step_unless
-from Trainer.keeping import begin_log, finish, resume, save, say_how_it_ended
+from Trainer.keeping import begin_log, check_found, finish, resume, save, say_how_it_ended
 from Trainer.lock import only_job
 from Trainer.logger import Logger
 from Trainer.looks import look, report
@@ -63,6 +63,7 @@ class Trainer(ABC):
         self.say: Callable[[str], object] = print
         kept = config.loop.keep, config.loop.keep_every
         self.checkpoints = Checkpoints(Path(config.out_dir) / "checkpoints", *kept)
+        self.found = self.checkpoints.names()
         self.newest = self.checkpoints.latest()
         self.begun_with = "" if self.newest else config.init_from  # weights, to fine-tune them
         self.images, self.validation_images = open_split(config, "train"), open_split(config, "val")
@@ -174,6 +175,7 @@ class Trainer(ABC):
         """
         check_run_folder(self.config)
         with only_job(Path(self.config.out_dir)):
+            check_found(self)
             self.prepare()
             folder = open_run_folder(self.config)
             resume(self)

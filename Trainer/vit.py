@@ -42,8 +42,8 @@ from Trainer.checkpoint import Snapshot
 from Trainer.config import RunConfig
 from Trainer.content import Content
 from Trainer.logger import format_bytes
-from Trainer.objective import RowLogits, masked_question, mode_of, next_question
-from Trainer.throughput import attention_kernel, training_flops
+from Trainer.objective import RowLogits, flops_per_image, masked_question, mode_of, next_question
+from Trainer.throughput import attention_kernel
 from Trainer.tokens import VALIDATION_IMAGES, cached_tokens, describe_validation
 from Trainer.trainer import Trainer
 from Trainer.validation import VALIDATIONS
@@ -193,11 +193,7 @@ class GeneratorTrainer(Trainer):
 
     @cached_property
     def _flops(self) -> float:
-        with torch.device("meta"):
-            tokens = torch.zeros(self.part, *self.config.network.grid, dtype=torch.int64)
-            rows = torch.zeros(self._bound(), dtype=torch.int64)
-            inputs = (tokens, tokens[:, 0, 0], None if self.config.masking.visible_weight else rows)
-        return training_flops(RowLogits(self.outline()), inputs) / self.part
+        return flops_per_image(self.config, RowLogits(self.outline()), self.part)
 
     def facts(self) -> dict[str, str]:
         """Network and data in a few words."""

@@ -44,7 +44,8 @@ srun --kill-on-bad-exit=1 "$python" -m torch.distributed.run \
     --max-restarts=0 \
     main.py "$@" &
 step=$!
-trap 'kill -TERM "$step"' USR1 TERM
+asked=""
+trap 'asked=yes; kill -TERM "$step"' USR1 TERM
 
 code=0
 wait "$step" || code=$?
@@ -53,7 +54,8 @@ while kill -0 "$step" 2>/dev/null; do # a signal ends `wait` before the step has
     wait "$step" || code=$?
 done
 
-if [[ -e "$out_dir/PREEMPTED" ]]; then
+# Before its first step a run, and a cache or a study at any time, ends without that file
+if [[ -e "$out_dir/PREEMPTED" || (-n "$asked" && "$code" -ne 0) ]]; then
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
 fi

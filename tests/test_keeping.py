@@ -4,9 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_trainer import FP32
-from tiny_runs import tokenizer_weights, train
+from tiny_runs import TRAINERS, config, tokenizer_weights, train, tree
 
 from MaskGIL.command import Failure
+from Network.config import UserError
 from Trainer.keeping import save
 
 WORDS = (FP32, "loop.steps=8", "loop.save_every=2", "loop.keep=9")
@@ -61,3 +62,25 @@ def test_an_export_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch)
     with pytest.raises(OSError, match="Input/output error"):
         train("generator", tmp_path, FP32, "loop.steps=2")
     assert not (tmp_path / "generator" / "weights.tmp").exists()
+
+
+def test_a_job_that_has_saved_meanwhile_is_noticed(tmp_path):
+    """Between looking for the newest checkpoint and taking the lock."""
+    tokenizer_weights(tmp_path)
+    trainer = TRAINERS["generator"](config("generator", tmp_path, "loop.steps=2"))
+    train("generator", tmp_path, "loop.steps=1")
+    before = tree(tmp_path / "generator")
+    with pytest.raises(UserError) as error:
+        trainer.fit()
+    assert str(error.value) == (
+        f"out_dir={tmp_path / 'generator'} was written to by another job meanwhile; start the same "
+        "command again."
+    )
+    assert tree(tmp_path / "generator") == before
+
+
+def test_ranks_that_find_different_checkpoints_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("Trainer.keeping.all_gather_texts", lambda text: [text, "step-0000003"])
+    tokenizer_weights(tmp_path)
+    with pytest.raises(UserError, match=r"different places \(step-0000003, the beginning\); put"):
+        train("generator", tmp_path, "loop.steps=1")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -94,3 +96,20 @@ def test_the_attention_kernel_is_the_one_that_runs():
 def test_the_first_lines_name_the_kernel(tmp_path, capsys):
     train("generator", tokenizer_weights(tmp_path), "loop.steps=1", "precision=fp32")
     assert "attention  scaled_dot_product_flash_attention_for_cpu" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("objective", ["ar", "both"])
+def test_flops_of_a_run_in_raster_order_count_every_row(objective, tmp_path):
+    words = [f"objective={objective}", "network.learned_positions=false"]
+    run = config("generator", tokenizer_weights(tmp_path), *words)
+    trainer = GeneratorTrainer(run)
+    masked = by_hand(run.network, trainer._bound() / 16)
+    # In raster order the last token is not read, and the condition's row answers for the first
+    raster = by_hand(replace(run.network, grid=(1, 15)), 16)
+    expected = raster if objective == "ar" else (masked + raster) / 2
+    assert trainer.flops_per_image() == pytest.approx(expected, rel=0.01)
+
+
+def test_the_kernel_of_a_network_that_predicts_in_parts():
+    network = NetworkConfig(size="B", codebook_size=2**18, low_bits=6)
+    assert attention_kernel(network, CPU, torch.bfloat16) == "products and a softmax"
