@@ -223,7 +223,7 @@ def read_config(folder: Path) -> dict:
     if not folder.is_dir():
         near = sorted(p.name for p in folder.parent.iterdir()) if folder.parent.is_dir() else []
         there = f" {folder.parent} holds: {', '.join(near[:8])}." if near else " Train it first."
-        there += did_you_mean(str(folder), GENERATORS)
+        there = did_you_mean(str(folder), GENERATORS) or there
         if (kept := folder.with_name(f"{folder.name}.old")).is_dir():
             there = f" A save was cut short and left {kept}: rename it to {folder.name}."
         raise UserError(f"No such weights folder: {folder}.{there}")

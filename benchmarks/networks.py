@@ -16,7 +16,7 @@ DEMO = load_config(
     RunConfig, Path(__file__).parent.parent / "MaskGIL/configs/demo/generator.yaml", []
 )
 NETWORKS = {"demo": DEMO.network, "B": NetworkConfig(size="B")}
-BATCHES = {"demo": DEMO.optim.batch, "B": 8}
+BATCHES = {"demo": DEMO.optim.batch, "B": 4}
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class NetworkBenchmark:
 
     sizes: tuple[Literal["demo", "B"], ...] = setting(("demo",), "networks")
     precision: tuple[Literal["fp32", "bf16"], ...] = setting(("fp32", "bf16"), "precisions")
-    batch: int = setting(0, "images at a time; 0: as many as the demo trains with, 8 at B")
+    batch: int = setting(0, "images at a time; 0: as many as the demo trains with, 4 at B")
     rounds: int = setting(5, "how often every way has its turn")
     seconds: float = setting(2.0, "least duration of a turn")
     device: str = setting("auto", "auto, cuda, mps or cpu")
