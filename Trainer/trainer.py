@@ -24,7 +24,7 @@ from Trainer.blocks import recompute
 from Trainer.checkpoint import Checkpoints, Snapshot, read_state
 from Trainer.config import RunConfig
 from Trainer.content import Content, check_content, data_content
-from Trainer.guard import Guard, put_back, remember, step_unless
+from Trainer.guard import Guard, Verdict, put_back, remember, step_unless
 from Trainer.keeping import begin_log, finish, resume, save, say_how_it_ended
 from Trainer.lock import only_job
 from Trainer.logger import Logger
@@ -220,7 +220,7 @@ class Trainer(ABC):
             loss = torch.stack([part["loss"] for part in parts]).sum()
             verdict = self.guard.judge(loss, norms, bool(self.signals.received))
             self.hear()  # of the step before, whose weights are still there if it was not taken
-            if self._taken(verdict.skip):
+            if self._taken(verdict):
                 break
             overflows += 1
         put_back(buffers, verdict.skip)
@@ -287,17 +287,21 @@ class Trainer(ABC):
         clip = self.config.optim.clip
         return parts, [gradient_norm(module.parameters(), clip) for module in self.learners()]
 
-    def _taken(self, skip: Tensor) -> bool:
-        """Move the weights along the gradient, unless `skip` () is 1.0.
+    def _taken(self, verdict: Verdict) -> bool:
+        """Move the weights along the gradient, unless the step is to be skipped.
 
-        In fp16 there is nothing to skip, but False for an overflow: then the scale is halved.
+        In fp16 False for a gradient that overflows, whose loss is finite: the scale is halved.
         """
         if not self.scaler.is_enabled():
-            step_unless(self.optimizer, skip)
+            step_unless(self.optimizer, verdict.skip)
             self.optimizer.zero_grad(set_to_none=True)
             return True
         scale = self.scaler.get_scale()
-        if bool(skip):  # the device is waited for in any case; without gradients nothing moves
+        if not bool(verdict.total.isfinite()):  # which no scale would change
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.update(scale)  # forgets what it has found, and stays as it was
+            return True
+        if bool(verdict.skip):  # the device is waited for in any case; without gradients nothing moves
             self.optimizer.zero_grad(set_to_none=True)
         self.scaler.step(self.optimizer)
         self.scaler.update()
