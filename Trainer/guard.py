@@ -10,12 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from MaskGIL.command import Failure
 from MaskGIL.distributed import all_reduce, rank, world_size
 
 RECENT = 128  # losses that a new one is compared with, as many as llm.c's outlier detector takes
 _FLAT = 1e-6  # a smaller deviation of recent losses is none
 
 Buffers = list[tuple[Tensor, Tensor]]  # each one, and a copy
+
+
+class Diverged(Failure):
+    """What ends a run whose steps can no longer be taken."""
 
 
 class Verdict(NamedTuple):

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from MaskGIL.noise import STREAMS, seed_of
 from Network.config import UserError
+from Trainer.guard import Diverged
 from Trainer.looks import report
 from Trainer.optim import learning_rate
 from Trainer.trainer import Trainer
@@ -390,7 +391,7 @@ def test_a_run_that_overflows_is_a_run_that_does_not(make, tmp_path):
 
 def test_a_gradient_that_overflows_at_any_scale_ends_the_run(make):
     trainer = make("loop.save_every=1", kind=Lost)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(Diverged) as error:
         trainer.fit()
     assert str(error.value) == (
         "The gradient of step 2 is not finite in fp16 however its loss is scaled; go on with "
