@@ -196,6 +196,17 @@ def test_the_score_is_that_of_the_formula():
         assert heard.z == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_the_highest_score_is_that_of_a_number(monkeypatch):
+    monkeypatch.setattr(module, "RECENT", 3)
+    guard, told = Guard(torch.device("cpu"), 0), []
+    for step, loss in enumerate([1.0, 2.0, 3.0, 9.0, torch.nan, torch.inf, 2.0]):
+        guard.send(step, guard.judge(torch.tensor(loss), [torch.tensor(1.0)], False))
+        told.append(guard.hear().z)
+    # Of 9 above 1, 2, 3, whose mean is 2 and whose deviation is the root of 2/3
+    assert guard.take_highest() == told[3] == pytest.approx(7 / (2 / 3) ** 0.5)
+    assert guard.take_highest() != guard.take_highest()
+
+
 def test_the_host_hears_of_a_step_once(make):
     guard = Guard(torch.device("cpu"), 0)
     assert guard.hear() is None
