@@ -10,6 +10,7 @@ from MaskGIL.device import autocast
 from MaskGIL.distributed import all_gather_texts, rank
 from MaskGIL.noise import STREAMS, seed_of
 from Trainer.batches import Batch
+from Trainer.blocks import plain
 from Trainer.diagnosis import examine
 from Trainer.guard import Diverged, Heard
 
@@ -64,6 +65,7 @@ def _causes(trainer: "Trainer", batch: Batch) -> str:
         finally:
             trainer.part = kept
 
-    found = examine(trainer.module, list(batch["samples"].split(images)), loss_of)
+    with plain(trainer.trained):
+        found = examine(trainer.module, list(batch["samples"].split(images)), loss_of)
     causes = [each for each in all_gather_texts(found) if each]
     return "not finite on " + "; on ".join(causes or ["a rank, but not when computed once more"])

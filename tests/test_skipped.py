@@ -3,11 +3,12 @@
 import pytest
 import torch
 from test_guard import POISON, Infinite, OneImage, Poisoned
-from test_trainer import FP32, Line
-from tiny_runs import config, fit, hashes
+from test_trainer import BATCH, FP32, Line
+from tiny_runs import config, fit, hashes, tokenizer_weights
 from torch import nn
 
 from Trainer.guard import Diverged
+from Trainer.vit import GeneratorTrainer
 
 ALL = "rank 0, samples 0, 1, 2, 3, 4, 5, 6, 7 and 8 more"
 
@@ -109,3 +110,22 @@ def test_what_a_run_has_learned_before_is_kept(make, tmp_path, words):
     again = make(*words, kind=Hopeless)  # may try as often again, at other batches
     with pytest.raises(Diverged, match=r"^3 steps in a row were .*; step 8 is not taken"):
         again.fit()
+
+
+def test_a_compiled_network_is_looked_at_in_its_plain_form(tmp_path, monkeypatch, capsys):
+    """It would be compiled anew for a single image, and once more for the hooks."""
+    batches = []
+
+    def compiling(forward, dynamic):
+        return lambda *args, **more: batches.append(len(args[0])) or forward(*args, **more)
+
+    class Sick(GeneratorTrainer):
+        def loss(self, objective, batch):
+            loss, metrics = super().loss(objective, batch)
+            return loss * (torch.nan if self.step == 1 else 1), metrics
+
+    monkeypatch.setattr("Trainer.blocks.torch.compile", compiling)
+    tokenizer_weights(tmp_path)
+    fit(Sick(config("generator", tmp_path, FP32, "loop.steps=3", "loop.compile=true")))
+    assert "first in the loss, behind the last module\n" in capsys.readouterr().out
+    assert batches == [BATCH] * 3 * 2  # steps, blocks
