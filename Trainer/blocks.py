@@ -3,7 +3,8 @@
 A network lists them as its `blocks` and knows nothing of it; names in state dicts stay as they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,6 +47,22 @@ def compile_blocks(module: nn.Module) -> bool:
     return bool(blocks)
 
 
+@contextmanager
+def plain(module: nn.Module) -> Iterator[None]:
+    """Let all blocks go the plain way in here, as they do where no gradient is wanted.
+
+    Hooks within a compiled block would have it compiled anew, or not be called.
+    """
+    forwards = [b.forward for b in blocks_of(module) if isinstance(b.forward, _TrainedForward)]
+    for forward in forwards:
+        forward.is_plain = True
+    try:
+        yield
+    finally:
+        for forward in forwards:
+            forward.is_plain = False
+
+
 class _TrainedForward:
     """Stands for the forward of a block: compiled or computed again where gradients are wanted.
 
@@ -54,13 +71,13 @@ class _TrainedForward:
 
     def __init__(self, plain: Callable[..., Any]):
         self.plain = self.inner = plain
-        self.again = False
+        self.again = self.is_plain = False
 
     def compile(self) -> None:
         self.inner = torch.compile(self.plain, dynamic=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
+        if self.is_plain or not torch.is_grad_enabled():
             return self.plain(*args, **kwargs)
         if self.again:
             return checkpoint(self.inner, *args, use_reentrant=False, **kwargs)

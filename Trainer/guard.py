@@ -4,18 +4,24 @@ This is decided on the device, so that no step waits for it; the processes hear 
 late, all of the same step. R ranks.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from MaskGIL.command import Failure
 from MaskGIL.distributed import all_reduce, rank, world_size
 
 RECENT = 128  # losses that a new one is compared with, as many as llm.c's outlier detector takes
 _FLAT = 1e-6  # a smaller deviation of recent losses is none
 
 Buffers = list[tuple[Tensor, Tensor]]  # each one, and a copy
+
+
+class Diverged(Failure):
+    """What ends a run whose steps can no longer be taken."""
 
 
 class Verdict(NamedTuple):
@@ -46,7 +52,7 @@ class Guard:
         self._on_the_way: tuple[int, Tensor, torch.cuda.Event | None] | None = None
         self.skipped = 0  # steps that were not taken, in the whole run
         self.in_a_row = 0  # of them, the latest ones
-        self.highest = torch.nan  # z-score since `take_highest`
+        self.highest = torch.nan  # finite z-score since `take_highest`
 
     def judge(self, loss: Tensor, norms: list[Tensor], stops: bool) -> Verdict:
         """Judge a step by this rank's loss () and the norms () of the gradients of all ranks.
@@ -88,11 +94,12 @@ class Guard:
         *losses, z, finite, skip, stops = told.tolist()
         self.skipped += int(skip)
         self.in_a_row = self.in_a_row + 1 if skip else 0
-        self.highest = z if not self.highest >= z else self.highest
+        if math.isfinite(z) and not self.highest >= z:
+            self.highest = z
         return Heard(step, losses, z, finite == 1, skip == 1, stops > 0)
 
     def take_highest(self) -> float:
-        """The highest z-score since the last call, nan where there was none."""
+        """The highest finite z-score since the last call, nan where there was none."""
         highest, self.highest = self.highest, torch.nan
         return highest
 

@@ -1,6 +1,8 @@
 """What a run keeps: its log, checkpoints to go on from, and the weights for users beside them."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +10,7 @@ from MaskGIL.command import Failure, Preempted
 from MaskGIL.distributed import all_gather_texts, all_reduce, barrier, is_main
 from Network.config import UserError
 from Trainer.checkpoint import Snapshot, restore, take_snapshot
+from Trainer.guard import Diverged
 from Trainer.logger import Logger, format_seconds
 from Trainer.run_folder import mark_preempted, surroundings
 
@@ -67,6 +70,23 @@ def resume(trainer: "Trainer") -> None:
             for tensor in trainer.extra.values():
                 tensor.zero_()
     barrier()
+
+
+@contextmanager
+def kept(trainer: "Trainer", folder: Path) -> Iterator[None]:
+    """Save the weights of a run that diverges in here, which are those of its last good step.
+
+    So every rank comes there at the same step; whoever goes on may try as often again.
+    """
+    try:
+        yield
+    except Diverged:
+        trainer.guard.in_a_row = 0
+        if trainer.step not in (0, trainer.saved):
+            save(trainer, folder)
+        trainer.checkpoints.wait()
+        barrier()  # or the first to leave would have the others ended
+        raise
 
 
 def finish(trainer: "Trainer", folder: Path) -> None:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from MaskGIL.command import Failure
 from MaskGIL.device import autocast
 from MaskGIL.distributed import all_gather_texts, rank
 from MaskGIL.noise import STREAMS, seed_of
 from Trainer.batches import Batch
+from Trainer.blocks import plain
 from Trainer.diagnosis import examine
-from Trainer.guard import Heard
+from Trainer.guard import Diverged, Heard
 
 if TYPE_CHECKING:
     from Trainer.trainer import Trainer
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 def tell_of_skipped(trainer: "Trainer", heard: Heard, batch: Batch) -> None:
     """Log why a step was not taken; its weights are still there, and `batch` is its batch.
 
-    Every rank comes here. Raises Failure if it is one too many in a row.
+    Every rank comes here. Raises Diverged if it is one too many in a row.
     """
     told = f"step {heard.step + 1} is not taken: {_why(trainer, heard, batch)}"
     in_a_row = trainer.guard.in_a_row
     if in_a_row < trainer.config.loop.max_skips:
         trainer.say(f"warning: {told}")
         return
-    raise Failure(
+    raise Diverged(
         f"{in_a_row} steps in a row were not taken, as many as loop.max_skips allows; {told}. "
-        "Go on from the last checkpoint with a lower optim.lr or precision=fp32, or look at the "
-        "data."
+        "Go on from the last checkpoint, of the weights before them, with a lower optim.lr or "
+        "precision=fp32, or look at the data."
     )
 
 
@@ -65,6 +65,7 @@ def _causes(trainer: "Trainer", batch: Batch) -> str:
         finally:
             trainer.part = kept
 
-    found = examine(trainer.module, list(batch["samples"].split(images)), loss_of)
+    with plain(trainer.trained):
+        found = examine(trainer.module, list(batch["samples"].split(images)), loss_of)
     causes = [each for each in all_gather_texts(found) if each]
     return "not finite on " + "; on ".join(causes or ["a rank, but not when computed once more"])

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from MaskGIL.command import PREEMPTED, Failure
+from MaskGIL.command import PREEMPTED
 from MaskGIL.config import leaves, load_config, to_dict, to_yaml
 from MaskGIL.data.sampler import spread
 from MaskGIL.distributed import is_main, world_size
@@ -33,6 +33,7 @@ from MaskGIL.durable import replace_file, sha256, to_json
 from MaskGIL.values import quote, show_value
 from Network.config import UserError
 from Trainer.config import RunConfig
+from Trainer.guard import Diverged
 from Trainer.lock import only_job
 from Trainer.logger import format_seconds
 from Trainer.run_folder import environment
@@ -117,8 +118,8 @@ def cells_of(config: RunConfig) -> Iterator[Cell]:
 def run_cell(cell: Cell) -> Record:
     """Run a cell, or read the record of one that has ended: its verdict and its curves.
 
-    A run that ends by itself behind its first step, as one that has diverged may do, is recorded
-    with the sentence it ended with. Raises whatever ends it before.
+    A run that has ended because it diverged is recorded with the sentence it ended with. Raises
+    whatever else ends it, such as a full disk: the same command runs such a cell again.
     """
     file, recipe = Path(cell.config.out_dir) / "cell.json", _recipe(cell.config)
     if file.is_file() and (known := json.loads(file.read_text()))["recipe"] == recipe:
@@ -127,9 +128,7 @@ def run_cell(cell: Cell) -> Record:
     trainer = TRAINERS[cell.config.job](cell.config)
     try:
         trainer.fit()
-    except (Failure, UserError) as error:
-        if not trainer.step:
-            raise
+    except Diverged as error:
         ended = str(error)
     curves = read_curves(file.parent / "metrics.jsonl")
     record = {
@@ -163,10 +162,12 @@ def diverged(curve: dict[str, list[Any]], factor: float) -> str:
 def read_curves(file: Path) -> dict[str, dict[str, list[Any]]]:
     """Curves of a run by kind: {"train": {"step": [...], "loss": [...]}}, numbers not finite None.
 
-    The verdict needs the least loss, so the train curve is thinned by `gathered` alone.
+    The train curve is empty where a run has ended before its first line. The verdict needs the
+    least loss, so it is thinned by `gathered` alone.
     """
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    curves: dict[str, dict[str, list[Any]]] = {}
+    lines = file.read_text().splitlines() if file.exists() else []
+    rows = [json.loads(line) for line in lines]
+    curves: dict[str, dict[str, list[Any]]] = {"train": {"step": [], "loss": []}}
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         names = ["step", *(name for name in KEPT if name in own[0])]

@@ -18,14 +18,13 @@ from MaskGIL.data.sampler import split_ranks
 from MaskGIL.device import autocast, choose_device, choose_precision
 from MaskGIL.distributed import is_main, lose_patience, rank, world_size
 from MaskGIL.noise import STREAMS, seed_of
-from Network.config import UserError
 from Trainer.batches import Batch, fetched, told_of_workers
 from Trainer.blocks import recompute
 from Trainer.checkpoint import Checkpoints, Snapshot, read_state
 from Trainer.config import RunConfig
 from Trainer.content import Content, check_content, data_content
-from Trainer.guard import Guard, put_back, remember, step_unless
-from Trainer.keeping import begin_log, check_found, finish, resume, save, say_how_it_ended
+from Trainer.guard import Diverged, Guard, Verdict, put_back, remember, step_unless
+from Trainer.keeping import begin_log, check_found, finish, kept, resume, save, say_how_it_ended
 from Trainer.lock import only_job
 from Trainer.logger import Logger
 from Trainer.looks import look, report
@@ -184,7 +183,7 @@ class Trainer(ABC):
                 self._fit_into_memory()
             lose_patience()
             started = time.monotonic()
-            with self.signals, told_of_workers(self.config.data.timeout):
+            with self.signals, told_of_workers(self.config.data.timeout), kept(self, folder):
                 self._train(folder)
                 finish(self, folder)
             say_how_it_ended(self, folder, time.monotonic() - started)
@@ -211,7 +210,7 @@ class Trainer(ABC):
         Not taken if something is not finite, as the device decides: then weights, moments and
         averages stay, and only the step counts. A gradient that overflows in fp16 moves nothing
         either: there the batch is computed again, with its loss scaled by half as much. Raises
-        UserError if that never helps, and Failure if too many steps in a row are not taken.
+        Diverged if that never helps, or if too many steps in a row are not taken.
         """
         self.module.train()
         lr = learning_rate(self.step, self.config.loop.steps, self.config.optim)
@@ -221,9 +220,13 @@ class Trainer(ABC):
             parts, norms = self._gradient(objective, batch)
             loss = torch.stack([part["loss"] for part in parts]).sum()
             verdict = self.guard.judge(loss, norms, bool(self.signals.received))
-            self.hear()  # of the step before, whose weights are still there if it was not taken
-            if self._taken(verdict.skip):
-                break
+            try:
+                self.hear()  # of the step before, whose weights are still there if it was skipped
+                if self._taken(verdict):
+                    break
+            except Diverged:
+                put_back(buffers)
+                raise
             overflows += 1
         put_back(buffers, verdict.skip)
         self.ema.update(self.module, self.step, verdict.skip)
@@ -289,24 +292,28 @@ class Trainer(ABC):
         clip = self.config.optim.clip
         return parts, [gradient_norm(module.parameters(), clip) for module in self.learners()]
 
-    def _taken(self, skip: Tensor) -> bool:
-        """Move the weights along the gradient, unless `skip` () is 1.0.
+    def _taken(self, verdict: Verdict) -> bool:
+        """Move the weights along the gradient, unless the step is to be skipped.
 
-        In fp16 there is nothing to skip, but False for an overflow: then the scale is halved.
+        In fp16 False for a gradient that overflows, whose loss is finite: the scale is halved.
         """
         if not self.scaler.is_enabled():
-            step_unless(self.optimizer, skip)
+            step_unless(self.optimizer, verdict.skip)
             self.optimizer.zero_grad(set_to_none=True)
             return True
         scale = self.scaler.get_scale()
-        if bool(skip):  # the device is waited for in any case; without gradients nothing moves
+        if not bool(verdict.total.isfinite()):  # which no scale would change
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.update(scale)  # forgets what it has found, and stays as it was
+            return True
+        if bool(verdict.skip):  # without gradients nothing moves
             self.optimizer.zero_grad(set_to_none=True)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         smaller = self.scaler.get_scale()
         if smaller < min(scale, 1):
-            raise UserError(
+            raise Diverged(
                 f"The gradient of step {self.step} is not finite in fp16 however its loss is "
                 "scaled; go on with precision=fp32, or begin anew with a lower optim.lr."
             )

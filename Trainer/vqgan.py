@@ -93,6 +93,7 @@ class TokenizerTrainer(Trainer):
         # Tokens per code: in the last whole window between two revivals, and in this one
         self.histograms = torch.zeros(2, tokenizer.codebook_size, device=self.device)
         self.extra = {"histograms": self.histograms}
+        self.counts = torch.zeros_like(self.histograms[0])  # of the step, which may not be taken
         self.latents: list[Tensor] = []  # (B h w, C) of each part of the step
         self.logits: list[Tensor] = []  # means (2,) of each part of the step
         return module
@@ -169,7 +170,7 @@ class TokenizerTrainer(Trainer):
 
     def behind_part(self) -> None:
         """Count the codes of the part, and keep its latents and logits as far as they count."""
-        self.histograms[1] += self._counts(self.made.tokens)
+        self.counts += self._counts(self.made.tokens)
         if self.config.reconstruction.revive_every:
             self.latents.append(flat_latents(self.made.latents.detach().float()))
         if self.made.verdicts:
@@ -186,15 +187,19 @@ class TokenizerTrainer(Trainer):
             means = self.module.means
             moved = adversary.moved_means(means, self.logits)
             means.copy_(torch.where(skip > 0, means, moved))
+        self.histograms[1] += (1 - skip) * self.counts
+        self.counts.zero_()
         latents, self.latents, self.logits = self.latents, [], []
         config = self.config.reconstruction
         every = config.revive_every or self.config.loop.log_every
-        if self.step > 1 and self.step % every:
+        begins = self.guard.skipped == self.step - 1  # none of the steps before was taken
+        if not begins and self.step % every:
             return
         if config.revive_every and self.step <= config.revive_until * self.config.loop.steps:
             counts = all_reduce(self.histograms[1].clone())
-            # The first step replaces the whole codebook: its random start knows nothing of images
-            random = self.step == 1 and not self.config.init_from
+            # The first step that is taken replaces the whole codebook: its random start knows
+            # nothing of images
+            random = begins and not self.config.init_from
             dead = torch.ones_like(counts) if random else counts == 0
             dead = dead * (1 - skip)  # latents of a step that was not taken may be nan
             self._revive(dead.nonzero()[:, 0], all_gather(torch.cat(latents)))

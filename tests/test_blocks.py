@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 
 from Network import build_network
 from Network.config import UserError
-from Trainer.blocks import blocks_of, compile_blocks, recompute
+from Trainer.blocks import blocks_of, compile_blocks, plain, recompute
 from Trainer.memory import saved_bytes
 from Trainer.vit import GeneratorTrainer, RowLogits
 
@@ -103,6 +103,25 @@ def test_all_blocks_share_one_compiled_graph(monkeypatch):
     assert list(module.state_dict()) == names
     for name in expected:  # the norm has another formula in a graph: rounding of float32
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_blocks_go_the_plain_way_while_asked(monkeypatch):
+    compiled = []
+
+    def compiling(forward, dynamic):
+        return lambda *args, **more: compiled.append(forward) or forward(*args, **more)
+
+    monkeypatch.setattr("Trainer.blocks.torch.compile", compiling)
+    module = objective()
+    expected = gradients(module)
+    recompute(module, 0.5)
+    compile_blocks(module)
+    with plain(module):
+        found = gradients(module)
+    assert compiled == []
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    gradients(module)
+    assert len(compiled) == DEPTH + DEPTH // 2  # half of them forward and once more backward
 
 
 @pytest.mark.slow

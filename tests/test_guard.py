@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from test_trainer import FP32, Line, reports, same, standing
+from test_trainer import BATCH, FP32, Line, reports, same, standing
 from tiny_runs import config, fit, hashes, records, run_ranks, tokenizer_weights, train
 from torch import nn
 
@@ -196,6 +196,17 @@ def test_the_score_is_that_of_the_formula():
         assert heard.z == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_the_highest_score_is_that_of_a_number(monkeypatch):
+    monkeypatch.setattr(module, "RECENT", 3)
+    guard, told = Guard(torch.device("cpu"), 0), []
+    for step, loss in enumerate([1.0, 2.0, 3.0, 9.0, torch.nan, torch.inf, 2.0]):
+        guard.send(step, guard.judge(torch.tensor(loss), [torch.tensor(1.0)], False))
+        told.append(guard.hear().z)
+    # Of 9 above 1, 2, 3, whose mean is 2 and whose deviation is the root of 2/3
+    assert guard.take_highest() == told[3] == pytest.approx(7 / (2 / 3) ** 0.5)
+    assert guard.take_highest() != guard.take_highest()
+
+
 def test_the_host_hears_of_a_step_once(make):
     guard = Guard(torch.device("cpu"), 0)
     assert guard.hear() is None
@@ -221,6 +232,38 @@ def test_fp16_skips_spikes_and_computes_overflows_again(make, monkeypatch):
 
     trainer = fit(make("loop.skip_spikes=50", kind=Half))
     assert trainer.guard.skipped == 2
+    assert {state["step"].item() for state in trainer.optimizer.state.values()} == {10}
+
+
+def test_a_loss_that_is_not_finite_is_skipped_in_fp16_too(make):
+    """At once, and its scale stays: no overflow was to blame."""
+
+    class Half(Poisoned):
+        asked_for = 0
+
+        @classmethod
+        def precision(cls, config, device):
+            return torch.float16
+
+        def prepare(self):
+            super().prepare()
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+
+        def train_step(self, *arguments):
+            before = standing(self), self.scaler.get_scale()
+            super().train_step(*arguments)
+            if self.step - 1 in POISON:
+                assert same(before[0], standing(self))
+                assert before[1] == self.scaler.get_scale()
+
+        def loss(self, objective, batch):
+            self.asked_for += 1
+            return super().loss(objective, batch)
+
+    trainer = fit(make(kind=Half))
+    assert trainer.guard.skipped == len(POISON)
+    assert trainer.scaler.state_dict()["_growth_tracker"] == 12 - len(POISON)
+    assert trainer.asked_for == 12 + len(POISON) * BATCH  # the log names images one by one
     assert {state["step"].item() for state in trainer.optimizer.state.values()} == {10}
 
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from test_guard import POISON, Infinite, OneImage, Poisoned
-from test_trainer import FP32, Line
-from tiny_runs import config, fit
+from test_trainer import BATCH, FP32, Line
+from tiny_runs import config, fit, hashes, tokenizer_weights
 from torch import nn
 
-from MaskGIL.command import Failure
+from Trainer.guard import Diverged
+from Trainer.vit import GeneratorTrainer
 
 ALL = "rank 0, samples 0, 1, 2, 3, 4, 5, 6, 7 and 8 more"
 
@@ -69,9 +70,62 @@ def test_a_module_is_named_that_makes_the_first_number_that_is_not_finite(make, 
 
 def test_the_run_ends_after_too_many_in_a_row(make):
     trainer = make("loop.max_skips=3", kind=Broken)
-    with pytest.raises(Failure) as error:
+    with pytest.raises(Diverged) as error:
         trainer.fit()
     assert str(error.value).startswith(
         "3 steps in a row were not taken, as many as loop.max_skips allows; step 6 is not taken: "
-        f"not finite on {ALL}, first in the weights 1.weight. Go on from the last checkpoint"
+        f"not finite on {ALL}, first in the weights 1.weight. "
+        "Go on from the last checkpoint, of the weights before them, with a lower optim.lr"
     )
+
+
+class Hopeless(Poisoned):
+    """No loss is a number behind the second step; its network keeps statistics."""
+
+    def build(self):
+        return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
+
+    def loss(self, objective, batch):
+        loss, metrics = Line.loss(self, objective, batch)
+        return loss * (torch.nan if self.step >= 2 else 1), metrics
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["loop.log_every=1"],  # it hears of the last straw as it reports that step
+        ["loop.log_every=100"],  # as it takes the next one
+        ["loop.log_every=100", "loop.save_every=5"],  # as it saves
+    ],
+)
+def test_what_a_run_has_learned_before_is_kept(make, tmp_path, words):
+    words = ["loop.max_skips=3", "loop.save_every=2", "loop.keep=9", *words]
+    with pytest.raises(Diverged):
+        make(*words, "loop.save_every=2", f"out_dir={tmp_path / 'often'}", kind=Hopeless).fit()
+    with pytest.raises(Diverged):
+        make(*words, kind=Hopeless).fit()
+    good, kept = hashes(tmp_path / "often", 2), hashes(tmp_path / "tokenizer", 5)
+    for name in ("model", "ema", "optim"):
+        assert kept[f"{name}.safetensors"] == good[f"{name}.safetensors"]
+    again = make(*words, kind=Hopeless)  # may try as often again, at other batches
+    with pytest.raises(Diverged, match=r"^3 steps in a row were .*; step 8 is not taken"):
+        again.fit()
+
+
+def test_a_compiled_network_is_looked_at_in_its_plain_form(tmp_path, monkeypatch, capsys):
+    """It would be compiled anew for a single image, and once more for the hooks."""
+    batches = []
+
+    def compiling(forward, dynamic):
+        return lambda *args, **more: batches.append(len(args[0])) or forward(*args, **more)
+
+    class Sick(GeneratorTrainer):
+        def loss(self, objective, batch):
+            loss, metrics = super().loss(objective, batch)
+            return loss * (torch.nan if self.step == 1 else 1), metrics
+
+    monkeypatch.setattr("Trainer.blocks.torch.compile", compiling)
+    tokenizer_weights(tmp_path)
+    fit(Sick(config("generator", tmp_path, FP32, "loop.steps=3", "loop.compile=true")))
+    assert "first in the loss, behind the last module\n" in capsys.readouterr().out
+    assert batches == [BATCH] * 3 * 2  # steps, blocks

@@ -12,12 +12,14 @@ import pytest
 import torch
 from tiny_runs import CONFIGS, config, tokenizer_weights, tree, words
 
+from MaskGIL.command import Failure
 from MaskGIL.config import identity, load_config
 from Network import build_network
 from Network.config import UserError
 from Trainer import study
 from Trainer.config import RunConfig
 from Trainer.dry_run import dry_run
+from Trainer.guard import Diverged
 from Trainer.study import POINTS, cells_of, diverged, gathered, read_curves, run_study
 
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
@@ -189,17 +191,41 @@ def test_a_cell_that_was_stopped_goes_on(folder, monkeypatch):
     assert found["curves"]["train"]["step"] == [1, 2, 3]
 
 
-def test_a_run_that_ends_by_itself_is_recorded(folder, monkeypatch):
-    def ends(self, *arguments):
-        if self.step == 2:
-            raise UserError("Enough is enough.")
-        step(self, *arguments)
+@pytest.fixture
+def end(monkeypatch):
+    """Lets every run end at a step with an exception."""
 
-    step = study.GeneratorTrainer.train_step
-    monkeypatch.setattr(study.GeneratorTrainer, "train_step", ends)
+    def end(last, exception):
+        def ends(self, *arguments):
+            if self.step == last:
+                raise exception
+            step(self, *arguments)
+
+        step = study.GeneratorTrainer.train_step
+        monkeypatch.setattr(study.GeneratorTrainer, "train_step", ends)
+
+    return end
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])  # the first line of the log is that of step 2
+def test_a_run_that_diverges_is_recorded(folder, end, last, capsys):
+    end(last, Diverged("Enough is enough."))
+    run_study(tiny_study(folder, "loop.log_every=2"))
+    (found,) = json.loads((folder / "grid" / "study.json").read_text())["cells"]
+    assert (found["diverged"], found["steps"]) == ("Enough is enough.", last)
+    assert found["curves"]["train"]["step"] == [2] * (last == 2)
+    assert "diverged: Enough is enough., " in capsys.readouterr().out
+    assert (folder / "grid" / "study.png").is_file()
+
+
+def test_a_run_that_something_else_ends_is_not(folder, end, monkeypatch):
+    end(2, Failure("The disk is full."))
+    with pytest.raises(Failure, match="The disk is full"):
+        run_study(tiny_study(folder))
+    monkeypatch.undo()
     run_study(tiny_study(folder))
     (found,) = json.loads((folder / "grid" / "study.json").read_text())["cells"]
-    assert (found["diverged"], found["steps"]) == ("Enough is enough.", 2)
+    assert (found["diverged"], found["steps"]) == ("", 3)
 
 
 def test_a_dry_run_tells_of_one_cell_and_writes_nothing(folder, capsys):

@@ -119,6 +119,23 @@ def test_later_only_codes_that_nobody_used_are_replaced(tmp_path, monkeypatch):
         assert 0 < len(codes) < 256
 
 
+def test_a_step_that_is_not_taken_neither_counts_nor_replaces(tmp_path, monkeypatch):
+    """The codebook is filled by the first step that is taken; then all goes on as ever."""
+    words = ["reconstruction.revive_every=4", "reconstruction.revive_until=1", "loop.steps=8"]
+    trainer, bad = make(tmp_path, *words), (0, 1, 4)
+    monkeypatch.setattr(
+        "Trainer.vqgan.to_float",
+        lambda images: to_float(images) * (torch.nan if trainer.step in bad else 1),
+    )
+    of_step, before, counted = 16 * 16, codebook(trainer), []  # images, tokens
+    for step in steps(trainer, 8):
+        counted.append(trainer.histograms.sum(1).tolist())
+        replaced = not (codebook(trainer) == before).all(1).any()
+        assert replaced == (step >= 3), step
+    windows = [[0, 0], [0, 0], [1, 0], [1, 0], [1, 0], [1, 1], [1, 2], [3, 0]]
+    assert counted == [[of_step * n for n in each] for each in windows]
+
+
 def test_revival_can_be_off(tmp_path):
     trainer = make(tmp_path, NEVER)
     before = codebook(trainer)
