@@ -73,7 +73,7 @@ def resume(trainer: "Trainer") -> None:
 
 
 @contextmanager
-def kept(trainer: "Trainer", folder: Path) -> Iterator[None]:
+def saved_if_diverged(trainer: "Trainer", folder: Path) -> Iterator[None]:
     """Save the weights of a run that diverges in here, which are those of its last good step.
 
     So every rank comes there at the same step; whoever goes on may try as often again.

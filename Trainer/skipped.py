@@ -39,13 +39,23 @@ def _why(trainer: "Trainer", heard: Heard, batch: Batch) -> str:
     if heard.is_finite:
         return f"its loss is z{heard.z:+.1f}"
     if trainer.shards:  # to look closer, each rank would need the others at every block
-        ranks = [str(rank) for rank, loss in enumerate(heard.losses) if not math.isfinite(loss)]
-        where = f"the loss of rank {', '.join(ranks)}" if ranks else "the gradient"
-        return f"not finite is {where}"
+        return f"not finite is {_whose_loss(heard, batch) or 'the gradient'}"
     now, trainer.step = trainer.step, heard.step
     causes = _causes(trainer, batch)
     trainer.step = now
     return causes
+
+
+def _whose_loss(heard: Heard, batch: Batch) -> str:
+    """Ranks whose loss is not finite, each with its share of the batch, or an empty text."""
+    samples = batch["samples"].tolist()  # numbers without a gap
+    shares = all_gather_texts(f"among samples {samples[0]}-{samples[-1]}")
+    found = [
+        f"the loss of rank {number}, {share}"
+        for number, (loss, share) in enumerate(zip(heard.losses, shares))
+        if not math.isfinite(loss)
+    ]
+    return "; ".join(found)
 
 
 def _causes(trainer: "Trainer", batch: Batch) -> str:

@@ -24,7 +24,15 @@ from Trainer.checkpoint import Checkpoints, Snapshot, read_state
 from Trainer.config import RunConfig
 from Trainer.content import Content, check_content, data_content
 from Trainer.guard import Diverged, Guard, Verdict, put_back, remember, step_unless
-from Trainer.keeping import begin_log, check_found, finish, kept, resume, save, say_how_it_ended
+from Trainer.keeping import (
+    begin_log,
+    check_found,
+    finish,
+    resume,
+    save,
+    saved_if_diverged,
+    say_how_it_ended,
+)
 from Trainer.lock import only_job
 from Trainer.logger import Logger
 from Trainer.looks import look, report
@@ -183,7 +191,11 @@ class Trainer(ABC):
                 self._fit_into_memory()
             lose_patience()
             started = time.monotonic()
-            with self.signals, told_of_workers(self.config.data.timeout), kept(self, folder):
+            with (
+                self.signals,
+                told_of_workers(self.config.data.timeout),
+                saved_if_diverged(self, folder),
+            ):
                 self._train(folder)
                 finish(self, folder)
             say_how_it_ended(self, folder, time.monotonic() - started)

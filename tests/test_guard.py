@@ -12,7 +12,7 @@ from torch import nn
 
 from MaskGIL.data.crops import to_float
 from Trainer import guard as module
-from Trainer.guard import RECENT, Guard
+from Trainer.guard import RECENT, Diverged, Guard
 from Trainer.vit import GeneratorTrainer
 from Trainer.window import Window
 
@@ -122,7 +122,12 @@ def train_on_one_rank(folder, *words):
 def test_a_rank_alone_stops_no_other(tmp_path):
     tokenizer_weights(tmp_path)
     words = ["loop.steps=4", "loop.save_every=1", "loop.keep=9", FP32, "network.dropout=0"]
-    run_ranks(2, [functools.partial(train_on_one_rank, tmp_path, *words)])
+    sharded = [*words, "loop.parallel=fsdp", f"out_dir={tmp_path / 'sharded'}"]
+    calls = [functools.partial(train_on_one_rank, tmp_path, *each) for each in (words, sharded)]
+    run_ranks(2, calls)
+    cause = "not finite is the loss of rank 1, among samples 40-47"  # of 32 to 47 in step 3
+    log = (tmp_path / "sharded" / "log.txt").read_text()
+    assert f"\nwarning: step 3 is not taken: {cause}\n" in log
     run = tmp_path / "generator"
     log = (run / "log.txt").read_text()
     cause = r"^warning: step 3 is not taken: not finite on rank 1, samples 40, 41, .*, first in "
@@ -131,6 +136,33 @@ def test_a_rank_alone_stops_no_other(tmp_path):
         before, after, later = (hashes(run, step)[f"{name}.safetensors"] for step in (2, 3, 4))
         assert before == after != later
     assert [line["skip"] for line in records(run)] == [0, 0, 1, 1]
+
+
+class HopelessOnOneRank(OnOneRank):
+    """Whose loss is no number on rank 1 from then on."""
+
+    def loss(self, objective, batch):
+        loss, metrics = GeneratorTrainer.loss(self, objective, batch)
+        poisoned = self.step >= 2 and batch["samples"].min() % BATCH
+        return loss * (torch.nan if poisoned else 1), metrics
+
+
+def diverge_on_one_rank(folder, *words):
+    with pytest.raises(Diverged, match=r"^2 steps in a row .* rank 1, (among )?samples "):
+        HopelessOnOneRank(config("generator", folder, *words)).fit()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_all_ranks_save_what_they_had_learned(tmp_path, parallel):
+    tokenizer_weights(tmp_path)
+    words = ["loop.steps=9", "loop.max_skips=2", FP32, f"loop.parallel={parallel}"]
+    words += ["loop.log_every=100"]
+    run_ranks(2, [functools.partial(diverge_on_one_rank, tmp_path, *words)] * 2)
+    run = tmp_path / "generator"  # the second call went on where the first had ended
+    for name in ("model", "ema", "optim"):
+        first, second = (hashes(run, step)[f"{name}.safetensors"] for step in (4, 6))
+        assert first == second
 
 
 def test_a_tokenizer_and_its_discriminator_stay_too(tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ from test_trainer import BATCH, FP32, Line
 from tiny_runs import config, fit, hashes, tokenizer_weights
 from torch import nn
 
-from Trainer.guard import Diverged
+from Trainer.guard import Diverged, Heard
+from Trainer.skipped import tell_of_skipped
 from Trainer.vit import GeneratorTrainer
 
 ALL = "rank 0, samples 0, 1, 2, 3, 4, 5, 6, 7 and 8 more"
@@ -129,3 +130,24 @@ def test_a_compiled_network_is_looked_at_in_its_plain_form(tmp_path, monkeypatch
     fit(Sick(config("generator", tmp_path, FP32, "loop.steps=3", "loop.compile=true")))
     assert "first in the loss, behind the last module\n" in capsys.readouterr().out
     assert batches == [BATCH] * 3 * 2  # steps, blocks
+
+
+@pytest.mark.parametrize(
+    ("losses", "cause"),
+    [
+        ([1, torch.nan], "the loss of rank 1, among samples 16-31"),
+        ([torch.inf, torch.nan],
+         "the loss of rank 0, among samples 0-15; the loss of rank 1, among samples 16-31"),
+        ([1, 1], "the gradient"),
+    ],
+)  # fmt: skip
+def test_a_sharded_run_names_ranks_and_their_samples(make, monkeypatch, capsys, losses, cause):
+    """It is not computed once more: every rank would have to come to every block."""
+    monkeypatch.setattr(
+        "Trainer.skipped.all_gather_texts", lambda own: [own, "among samples 16-31"]
+    )
+    trainer = make()
+    trainer.shards = True
+    heard = Heard(4, losses, torch.nan, is_finite=False, is_skipped=True, stops=False)
+    tell_of_skipped(trainer, heard, {"samples": torch.arange(BATCH)})
+    assert capsys.readouterr().out.endswith(f"step 5 is not taken: not finite is {cause}\n")
