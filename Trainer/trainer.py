@@ -18,21 +18,13 @@ from MaskGIL.data.sampler import split_ranks
 from MaskGIL.device import autocast, choose_device, choose_precision
 from MaskGIL.distributed import is_main, lose_patience, rank, world_size
 from MaskGIL.noise import STREAMS, seed_of
+from Trainer import keeping
 from Trainer.batches import Batch, fetched, told_of_workers
 from Trainer.blocks import recompute
 from Trainer.checkpoint import Checkpoints, Snapshot, read_state
 from Trainer.config import RunConfig
 from Trainer.content import Content, check_content, data_content
 from Trainer.guard import Diverged, Guard, Verdict, put_back, remember, step_unless
-from Trainer.keeping import (
-    begin_log,
-    check_found,
-    finish,
-    resume,
-    save,
-    saved_if_diverged,
-    say_how_it_ended,
-)
 from Trainer.lock import only_job
 from Trainer.logger import Logger
 from Trainer.looks import look, report
@@ -182,11 +174,11 @@ class Trainer(ABC):
         """
         check_run_folder(self.config)
         with only_job(Path(self.config.out_dir)):
-            check_found(self)
+            keeping.check_found(self)
             self.prepare()
             folder = open_run_folder(self.config)
-            resume(self)
-            begin_log(self, folder)
+            keeping.resume(self)
+            keeping.begin_log(self, folder)
             if not self.config.loop.accumulation:
                 self._fit_into_memory()
             lose_patience()
@@ -194,11 +186,11 @@ class Trainer(ABC):
             with (
                 self.signals,
                 told_of_workers(self.config.data.timeout),
-                saved_if_diverged(self, folder),
+                keeping.saved_if_diverged(self, folder),
             ):
                 self._train(folder)
-                finish(self, folder)
-            say_how_it_ended(self, folder, time.monotonic() - started)
+                keeping.finish(self, folder)
+            keeping.say_how_it_ended(self, folder, time.monotonic() - started)
 
     def _train(self, folder: Path) -> None:
         """All steps that are left, with whatever is due behind each."""
@@ -214,7 +206,7 @@ class Trainer(ABC):
                 with window.paused():
                     look(self, folder)
                     if self.is_due(loop.save_every):
-                        save(self, folder)
+                        keeping.save(self, folder)
 
     def train_step(self, objective: nn.Module, batch: Batch, window: Window) -> None:
         """One optimiser step on this rank's share of a batch.
