@@ -51,7 +51,7 @@ lint: $(READY)
 	$(RUN) -m basedpyright
 
 test: $(READY)
-	$(RUN) -m pytest -m "not slow and not gpu"
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m "slow and not gpu"

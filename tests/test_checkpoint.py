@@ -144,7 +144,7 @@ def test_the_main_process_alone_warns(run, checkpoints, capsys, monkeypatch):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("name", [*(f"{name}.safetensors" for name in FILES), "state.json"])
+@pytest.mark.parametrize("name", [*(f"{name}.safetensors" for name in sorted(FILES)), "state.json"])
 def test_a_flipped_byte_is_noticed(run, checkpoints, name):
     save(checkpoints, run, 5)
     folder = checkpoints.folder / "step-0000005"
@@ -308,7 +308,7 @@ def test_files_hold_tensors_and_numbers_no_pickle(run, checkpoints):
     save(checkpoints, run, 5)
     folder = checkpoints.latest()
     assert {path.name for path in folder.iterdir()} == {
-        *(f"{name}.safetensors" for name in FILES), "state.json", "manifest.json",
+        *(f"{name}.safetensors" for name in sorted(FILES)), "state.json", "manifest.json",
     }  # fmt: skip
     for path in folder.iterdir():
         if path.suffix == ".json":
