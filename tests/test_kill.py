@@ -17,7 +17,7 @@ from tiny_runs import config, hashes, records, tokenizer_weights, tree
 from torch import multiprocessing
 
 from MaskGIL import weights
-from Trainer import checkpoint, keeping, trainer
+from Trainer import checkpoint, keeping
 from Trainer.vit import GeneratorTrainer
 
 STEPS, KILLS, PIECES = 30, 25, 4
@@ -68,8 +68,10 @@ def run_asking(connection, folder, run):
 
         return told
 
+    at_once = keeping.save
+
     def save_and_wait(*arguments):  # so that moments come in one order
-        keeping.save(*arguments)
+        at_once(*arguments)
         asking.checkpoints.wait()
 
     checkpoint.save_file = weights.save_file = save_slowly  # of this process alone
@@ -77,7 +79,7 @@ def run_asking(connection, folder, run):
     os.replace = telling("replace", os.replace)
     weights.exchange = telling("exchange", weights.exchange)
     shutil.rmtree = telling("rmtree", shutil.rmtree)
-    trainer.save = save_and_wait
+    keeping.save = save_and_wait
     asking.fit()
     connection.send(None)
 
