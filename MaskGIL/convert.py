@@ -27,8 +27,8 @@ from MaskGIL.durable import replace_file, sha256, to_json, write_durably
 from MaskGIL.foreign_generators import is_generator, open_foreign_generator
 from MaskGIL.foreign_tokens import CODES, LABELS, ForeignTokens, Row, open_foreign_tokens
 from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
+from MaskGIL.output import check_writable, output_path
 from MaskGIL.public import GENERATORS, describe, public_file
-from MaskGIL.sampling import check_writable, output_path
 from MaskGIL.tokenizer_source import find_tokenizer
 from MaskGIL.values import did_you_mean
 from MaskGIL.weights import load_tokenizer, read_config, save_weights

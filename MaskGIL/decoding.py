@@ -12,10 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from MaskGIL.config import SamplingConfig
 from MaskGIL.guidance import PartLogits, draw_tokens
 from MaskGIL.masking import SCHEDULES
 from MaskGIL.noise import uniform
+from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError
 
 

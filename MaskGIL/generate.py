@@ -16,9 +16,10 @@ from MaskGIL.command import Flags
 from MaskGIL.config import require_at_least
 from MaskGIL.data.crops import to_uint8
 from MaskGIL.device import DTYPES
+from MaskGIL.output import output_path
 from MaskGIL.pictures import grey_out, save_gif, save_grid, save_strip
 from MaskGIL.pipeline import Pipeline, image_seeds
-from MaskGIL.sampling import SamplingKeys, open_pipeline, output_path
+from MaskGIL.sampling_keys import SamplingKeys, open_pipeline
 from Network.config import UserError, setting
 
 SUFFIXES = {"out": ".png", "strip": ".png", "gif": ".gif"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from MaskGIL.config import SamplingConfig
+from MaskGIL.sampling import SamplingConfig
 from Network.head import Head
 
 # name -> scale at a progress in [0, 1] when the asked scale is s

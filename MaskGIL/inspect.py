@@ -18,8 +18,8 @@ from MaskGIL.command import Flags
 from MaskGIL.config import require_at_least, to_dict
 from MaskGIL.data.crops import to_uint8
 from MaskGIL.data.sampler import spread
+from MaskGIL.output import output_path
 from MaskGIL.pictures import save_grid
-from MaskGIL.sampling import output_path
 from MaskGIL.tokenizer_source import find_tokenizer
 from MaskGIL.weights import load_weights
 from Network.config import UserError, setting

@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from MaskGIL.classes import class_index
-from MaskGIL.config import SamplingConfig
 from MaskGIL.data.crops import to_uint8
 from MaskGIL.decoding import Step, decode, make_plan, plan_kind
 from MaskGIL.device import autocast, choose_device, choose_precision, decoder_dtype
 from MaskGIL.noise import random_bits
 from MaskGIL.predictor import PREDICTORS
+from MaskGIL.sampling import SamplingConfig
 from MaskGIL.weights import load_weights
 from Network.config import UserError
 from Network.gpt import GPT
@@ -143,8 +143,9 @@ class Pipeline:
         """Labels (B,) and seeds (B,), int64 -> tokens (B, h, w), decoded from an empty grid."""
         settings, grid = settings or self.sampling, grid or self.network.config.grid
         plan, kind = self.plan(settings, grid), plan_kind(self.objective, settings.plan)
-        scale = settings.guidance_scale if self.network.null_label else 1.0
-        predictor = PREDICTORS[kind](self.network, labels, settings.guidance, scale)
+        if not self.network.null_label:  # the only one: nothing to be guided away from
+            settings = replace(settings, guidance_scale=1.0)
+        predictor = PREDICTORS[kind](self.network, labels, settings)
         empty = torch.full((len(labels), *grid), self.network.mask_id, device=self.device)
         with autocast(self.device, self.dtype):
             return decode(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from MaskGIL.guidance import GUIDANCE, PartLogits, guide
+from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError
 from Network.context import Context, KVCache
 from Network.gpt import GPT
@@ -18,13 +19,10 @@ from Network.gpt import GPT
 class GuidedPredictor:
     """Logits of a bidirectional network under guidance: any rows, for masked plans."""
 
-    def __init__(self, network: GPT, labels: Tensor, guidance: str, scale: float):
-        """Labels (B,) int64; `guidance` a key of GUIDANCE; scale 1 switches it off.
-
-        Raises UserError for another name.
-        """
+    def __init__(self, network: GPT, labels: Tensor, sampling: SamplingConfig):
+        """Labels (B,) int64. Raises UserError for guidance that nobody knows."""
         self.network, self.labels = network, labels
-        self.guidance, self.scale = _known(guidance), scale
+        self.guidance, self.scale = _known(sampling.guidance), sampling.guidance_scale
         self.conditional = self.both = Context([], [])  # `start` encodes them
 
     def start(self, tokens: Tensor) -> None:
@@ -53,10 +51,10 @@ class CausalPredictor:
     unless the scale is 1.
     """
 
-    def __init__(self, network: GPT, labels: Tensor, guidance: str, scale: float):
+    def __init__(self, network: GPT, labels: Tensor, sampling: SamplingConfig):
         """As `GuidedPredictor`."""
         self.network, self.labels = network, labels
-        self.guidance, self.scale = _known(guidance), scale
+        self.guidance, self.scale = _known(sampling.guidance), sampling.guidance_scale
         self.context, self.cache = Context([], []), KVCache(0)  # `start` makes them
 
     def start(self, tokens: Tensor) -> None:

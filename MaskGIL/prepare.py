@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from MaskGIL.command import Flags
 from MaskGIL.data.folders import SPLITS, UnreadableImage, read_image
-from MaskGIL.sampling import check_writable
+from MaskGIL.output import check_writable
 from Network.config import UserError, setting
 
 VERSION = "16.0.0"

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 
-from MaskGIL.config import SamplingConfig
 from MaskGIL.distributed import is_main
 from MaskGIL.download import fetch
+from MaskGIL.sampling import SamplingConfig
 from MaskGIL.values import did_you_mean
 from Network.config import UserError
 

@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from MaskGIL.config import Objective, SamplingConfig, from_dict, to_dict
+from MaskGIL.config import Objective, from_dict, to_dict
 from MaskGIL.distributed import first_rank_first
 from MaskGIL.durable import exchange
 from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
 from MaskGIL.public import GENERATORS, public_file
+from MaskGIL.sampling import SamplingConfig
 from MaskGIL.values import choices, did_you_mean
 from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig, UserError

@@ -13,8 +13,8 @@ from torch import Tensor
 from MaskGIL.device import DTYPES, choose_device, choose_precision
 from MaskGIL.distributed import world_size
 from MaskGIL.durable import replace_file, to_json
+from MaskGIL.output import output_path
 from MaskGIL.pictures import save_grid
-from MaskGIL.sampling import output_path
 from MaskGIL.tokenizer_source import find_tokenizer
 from Metrics.features import load_feature_network
 from Metrics.inception import INCEPTION, open_inception

@@ -6,7 +6,8 @@ Stands on the weights, the images to compare with, and what lies at `out` alread
 from pathlib import Path
 
 from MaskGIL.distributed import first_rank_first, is_main, world_size
-from MaskGIL.sampling import open_pipeline, output_path
+from MaskGIL.output import output_path
+from MaskGIL.sampling_keys import open_pipeline
 from Metrics.classifier import STEPS, check_classes
 from Metrics.inception import WIDTH, InceptionNetwork, find_weights, open_inception
 from Metrics.ladder import draw_size

@@ -20,7 +20,7 @@ from MaskGIL.data.shapes import CLASSES
 from MaskGIL.distributed import chunks
 from MaskGIL.noise import random_bits
 from MaskGIL.pipeline import Pipeline, image_seeds
-from MaskGIL.sampling import SamplingKeys
+from MaskGIL.sampling_keys import SamplingKeys
 from Metrics.features import load_feature_network
 from Metrics.inception import InceptionNetwork
 from Metrics.inception_metrics import FeatureStatistics, distance, frechet_distance

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from MaskGIL.data.sampler import spread
-from MaskGIL.sampling import check_writable
+from MaskGIL.output import check_writable
 from Network.config import UserError
 
 BATCH = 256

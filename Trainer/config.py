@@ -8,11 +8,11 @@ from MaskGIL.config import (
     DataConfig,
     MaskingConfig,
     Objective,
-    SamplingConfig,
     require_at_least,
     require_within,
 )
 from MaskGIL.device import Precision
+from MaskGIL.sampling import SamplingConfig
 from Network.config import NetworkConfig, TokenizerConfig, UserError, setting
 
 Contest = Literal["hinge", "non-saturating"]

@@ -16,10 +16,11 @@ from paired import Case, Way, command, compare, write
 from plain import PlainNetwork, plain_copy, sample, unfused_attention
 from torch import nn
 
-from MaskGIL.config import SamplingConfig, to_dict
+from MaskGIL.config import to_dict
 from MaskGIL.decoding import decode, mar_plan
 from MaskGIL.device import DTYPES, autocast, choose_device
 from MaskGIL.predictor import GuidedPredictor
+from MaskGIL.sampling import SamplingConfig
 from Network import build_network
 from Network.config import setting
 from Network.gpt import GPT
@@ -63,7 +64,7 @@ def samplers(
     unfused = plain_copy(network, network.config, unfused_attention)
 
     def ours() -> torch.Tensor:
-        predictor = GuidedPredictor(network, labels, settings.guidance, settings.guidance_scale)
+        predictor = GuidedPredictor(network, labels, settings)
         with autocast(device, dtype):
             return decode(predictor, empty, plan, seeds, mask_id=network.mask_id, sampling=settings)
 

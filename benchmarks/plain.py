@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from MaskGIL.config import SamplingConfig
+from MaskGIL.sampling import SamplingConfig
 from Network.config import NetworkConfig
 
 Attention = Callable[..., Tensor]  # queries, keys, values (B, H, S, head_dim), attn_mask= (S, S)

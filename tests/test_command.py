@@ -6,7 +6,8 @@ import pytest
 
 from MaskGIL import command
 from MaskGIL.command import FLAGS, Flags, help_text, parse, run_command
-from MaskGIL.config import DataConfig, SamplingConfig, leaves, load_config
+from MaskGIL.config import DataConfig, leaves, load_config
+from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError, setting
 
 

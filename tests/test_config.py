@@ -10,7 +10,6 @@ import pytest
 from MaskGIL.config import (
     DataConfig,
     MaskingConfig,
-    SamplingConfig,
     changed_keys,
     from_dict,
     identity,
@@ -20,6 +19,7 @@ from MaskGIL.config import (
     to_dict,
     to_yaml,
 )
+from MaskGIL.sampling import SamplingConfig
 from Network.config import NetworkConfig, UserError, setting
 from Trainer.config import RunConfig
 

@@ -7,14 +7,8 @@ from typing import Any
 import pytest
 from test_config import Run
 
-from MaskGIL.config import (
-    DataConfig,
-    MaskingConfig,
-    SamplingConfig,
-    from_dict,
-    leaves,
-    load_config,
-)
+from MaskGIL.config import DataConfig, MaskingConfig, from_dict, leaves, load_config
+from MaskGIL.sampling import SamplingConfig
 from Network.config import NetworkConfig, TokenizerConfig, UserError, setting
 
 

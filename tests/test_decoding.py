@@ -7,7 +7,6 @@ import tiny
 import torch
 from scipy.stats import binomtest, chisquare
 
-from MaskGIL.config import SamplingConfig
 from MaskGIL.decoding import (
     OBJECTIVES,
     ORDERS,
@@ -21,6 +20,7 @@ from MaskGIL.decoding import (
 from MaskGIL.masking import SCHEDULES
 from MaskGIL.noise import uniform
 from MaskGIL.predictor import CausalPredictor, GuidedPredictor
+from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError
 
 CODES, MASK = 7, 7
@@ -169,7 +169,7 @@ def test_the_batch_does_not_matter_to_a_network():
     labels, seeds = torch.tensor([0, 2, 1, 0]), torch.tensor([5, 5, 6, 7])
 
     def sample(images):
-        predictor = GuidedPredictor(network, labels[images], "linear", 3.0)
+        predictor = GuidedPredictor(network, labels[images], tiny.guided("linear", 3.0))
         tokens = torch.full((len(images), 4, 4), network.mask_id)
         sampling = SamplingConfig()
         return decode(predictor, tokens, plan, seeds[images], mask_id=11, sampling=sampling)
@@ -435,7 +435,10 @@ def test_a_cache_draws_what_all_rows_at_once_draw(scale, changes):
     mask_id, labels = network.mask_id, torch.tensor([0, 2, 1])
     tokens = torch.full((3, 16), mask_id)
     tokens[0, 4:7], tokens[2, 15] = 3, 8
-    greedy, predictor = SamplingConfig(top_k=1), CausalPredictor(network, labels, "constant", scale)
+    greedy, predictor = (
+        SamplingConfig(top_k=1),
+        CausalPredictor(network, labels, tiny.guided("constant", scale)),
+    )
     found = decode(
         predictor, tokens.view(3, 4, 4), ar_plan(16), torch.arange(3), mask_id=mask_id,
         sampling=greedy,
@@ -462,7 +465,9 @@ def test_parts_have_noise_of_their_own():
     network = tiny.network(codebook_size=12, low_bits=2)
     with torch.no_grad():
         network.output.forget()  # all codes alike
-    predictor = GuidedPredictor(network, torch.zeros(400, dtype=torch.int64), "constant", 1.0)
+    predictor = GuidedPredictor(
+        network, torch.zeros(400, dtype=torch.int64), tiny.guided("constant", 1.0)
+    )
     tokens, sampling = torch.full((400, 4, 4), 12), SamplingConfig()
     found = decode(
         predictor, tokens, mar_plan(16, 2), torch.arange(400), mask_id=12, sampling=sampling

@@ -18,10 +18,10 @@ import FID_sample
 from MaskGIL.__main__ import main
 from MaskGIL.classes import class_names
 from MaskGIL.command import run_command
-from MaskGIL.config import SamplingConfig
 from MaskGIL.foreign_generators import is_generator, open_foreign_generator, row_of
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.public import GENERATORS, PUBLIC, PublicFile, PublicGenerator
+from MaskGIL.sampling import SamplingConfig
 from MaskGIL.weights import load_network, load_weights, read_config, save_weights
 from Metrics.sample_and_eval import SampleConfig
 from Network import build_tokenizer

@@ -2,9 +2,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from MaskGIL.config import SamplingConfig
 from MaskGIL.guidance import GUIDANCE, PartLogits, draw_tokens, guide
 from MaskGIL.noise import uniform
+from MaskGIL.sampling import SamplingConfig
 
 
 def random(*shape, seed=0):

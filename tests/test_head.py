@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from MaskGIL.config import SamplingConfig
 from MaskGIL.decoding import ar_plan, decode, mar_plan
 from MaskGIL.masking import masked_loss
 from MaskGIL.predictor import PREDICTORS
+from MaskGIL.sampling import SamplingConfig
 from Network import build_network
 from Network.config import NetworkConfig, UserError
 from Network.head import (
@@ -190,7 +190,7 @@ class Largest(TorchDispatchMode):
 def test_decoding_never_makes_a_row_of_all_codes(kind):
     network = tiny.fill(build_network(tiny.network_config(codebook_size=HUGE))).eval()
     sampling = SamplingConfig(num_steps=3)
-    predictor = PREDICTORS[kind](network, LABELS, "constant", 2.0)
+    predictor = PREDICTORS[kind](network, LABELS, tiny.guided("constant", 2.0))
     plan = ar_plan(16) if kind == "ar" else mar_plan(16, 3)
     empty = torch.full((2, 4, 4), network.mask_id)
     with Largest() as largest:

@@ -6,10 +6,10 @@ import tiny
 import torch
 from PIL import Image
 
-from MaskGIL.config import SamplingConfig
 from MaskGIL.data.crops import to_uint8
 from MaskGIL.noise import random_bits
 from MaskGIL.pipeline import Pipeline, image_seeds
+from MaskGIL.sampling import SamplingConfig
 from MaskGIL.weights import save_weights
 from Network.config import UserError
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import plain_copy, sample
-from MaskGIL.config import SamplingConfig
 from MaskGIL.decoding import decode, mar_plan
 from MaskGIL.masking import counted_rows, masked_loss
 from MaskGIL.predictor import GuidedPredictor
+from MaskGIL.sampling import SamplingConfig
 from Network.feed_forward import feed_forward_width
 
 GRID = (3, 5)  # rows and columns differ, so that they cannot be mistaken for each other
@@ -80,7 +80,7 @@ def test_the_sampler_is_ours_where_chance_has_no_say(pair, num_steps):
     labels, seeds = torch.tensor([0, 1, 2, 1]), torch.arange(4)
     settings = SamplingConfig(num_steps=num_steps, temperature=1e-4, noise=0.0)
     plan = mar_plan(math.prod(GRID), num_steps)
-    predictor = GuidedPredictor(ours, labels, "linear", settings.guidance_scale)
+    predictor = GuidedPredictor(ours, labels, settings)
     empty = torch.full((4, *GRID), ours.mask_id)
     expected = decode(predictor, empty, plan, seeds, mask_id=ours.mask_id, sampling=settings)
     found = sample(plain, labels, [step.count for step in plan], settings)

@@ -4,9 +4,9 @@ import pytest
 import tiny
 import torch
 
-from MaskGIL.config import SamplingConfig
 from MaskGIL.guidance import GUIDANCE, draw_tokens
 from MaskGIL.predictor import CausalPredictor, GuidedPredictor
+from MaskGIL.sampling import SamplingConfig
 from Network import build_network
 from Network.config import UserError
 from Network.gpt import Context
@@ -55,7 +55,7 @@ def alone(toy, labels):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
 def test_logits_are_guided_by_the_formula(scale, guidance, linear):
     toy = Toy(linear)
-    predictor = GuidedPredictor(toy, LABELS, guidance, scale)
+    predictor = GuidedPredictor(toy, LABELS, tiny.guided(guidance, scale))
     predictor.start(TOKENS)
     conditional, null = alone(toy, LABELS), alone(toy, torch.full((3,), NULL))
     assert not torch.equal(conditional, null)  # else swapped halves would not show
@@ -76,7 +76,7 @@ def test_logits_are_guided_by_the_formula(scale, guidance, linear):
 )
 def test_a_scale_of_one_makes_no_null_pass(guidance, scale, encoded, batches):
     toy = Toy(True)
-    predictor = GuidedPredictor(toy, LABELS, guidance, scale)
+    predictor = GuidedPredictor(toy, LABELS, tiny.guided(guidance, scale))
     predictor.start(TOKENS)
     for progress in (0.0, 0.5, 1.0):
         predictor(TOKENS, ROWS, progress)
@@ -87,7 +87,7 @@ def test_a_scale_of_one_makes_no_null_pass(guidance, scale, encoded, batches):
 def test_a_network_is_guided_alike():
     network, tokens = tiny.network().float(), tiny.tokens(3)
     labels, rows = torch.tensor([0, 2, 1]), torch.tensor([[5, 0, 15], [3, 1, 2], [9, 9, 8]])
-    predictor = GuidedPredictor(network, labels, "constant", 4.0)
+    predictor = GuidedPredictor(network, labels, tiny.guided("constant", 4.0))
     with torch.no_grad():
         predictor.start(tokens)
         found = predictor(tokens, rows, 0.5)
@@ -117,7 +117,7 @@ def plain_next(network, tokens, labels, row, scale):
 def test_a_cache_answers_as_all_rows_at_once(guidance, scale, pieces):
     network, tokens = tiny.network(), tiny.tokens(3, codes=10)
     labels = torch.tensor([0, 2, 1])
-    predictor = CausalPredictor(network, labels, guidance, scale)
+    predictor = CausalPredictor(network, labels, tiny.guided(guidance, scale))
     with torch.no_grad():
         predictor.start(tokens)
         asked = 0
@@ -141,7 +141,7 @@ def test_a_condition_is_encoded_once_and_a_row_costs_one_row(scale, monkeypatch)
         "encode",
         lambda *given, **named: encoded.append(given[0]) or encode(*given, **named),
     )
-    predictor = CausalPredictor(network, labels, "constant", scale)
+    predictor = CausalPredictor(network, labels, tiny.guided("constant", scale))
     with torch.no_grad():
         predictor.start(tokens)
         network.blocks[0].register_forward_pre_hook(
@@ -160,7 +160,7 @@ def test_no_row_waits_for_the_device(changes):
     with torch.device("meta"):
         network = build_network(tiny.network_config(**changes)).eval()
         tokens, labels = torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
-        predictor = CausalPredictor(network, labels, "linear", 3.0)
+        predictor = CausalPredictor(network, labels, tiny.guided("linear", 3.0))
         rows, noise = torch.zeros(3, 1, dtype=torch.int64), [torch.rand(3, 1)] * 2
         with torch.no_grad():
             predictor.start(tokens)
@@ -175,7 +175,7 @@ def test_no_row_waits_for_the_device(changes):
 def test_an_affine_head_is_asked_once(monkeypatch):
     network, labels, counts = tiny.network(), torch.tensor([0, 2]), []
     network.output.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
-    predictor = CausalPredictor(network, labels, "constant", 3.0)
+    predictor = CausalPredictor(network, labels, tiny.guided("constant", 3.0))
     with torch.no_grad():
         predictor.start(tiny.tokens())
         predictor(tiny.tokens(), torch.zeros(2, 1, dtype=torch.int64), 0.0)
@@ -191,7 +191,7 @@ def test_parts_are_guided_by_the_formula(kind, scale):
     network = tiny.network(codebook_size=12, low_bits=2)
     tokens, labels = tiny.tokens(codes=11), torch.tensor([0, 2])
     rows = torch.arange(6).expand(2, -1)
-    predictor = kind(network, labels, "constant", scale)
+    predictor = kind(network, labels, tiny.guided("constant", scale))
     with torch.no_grad():
         predictor.start(tokens)
         parts = predictor(tokens, rows, 0.5)
@@ -211,9 +211,9 @@ def test_parts_are_guided_by_the_formula(kind, scale):
 @pytest.mark.parametrize("kind", [GuidedPredictor, CausalPredictor])
 def test_unknown_guidance(kind):
     with pytest.raises(UserError, match=r"^Unknown guidance 'ramp'. Known: constant, linear.$"):
-        kind(Toy(True), LABELS, "ramp", 2.0)
+        kind(Toy(True), LABELS, tiny.guided("ramp", 2.0))
 
 
 def test_as_many_labels_as_images():
     with pytest.raises(AssertionError):
-        GuidedPredictor(Toy(True), LABELS, "linear", 2.0).start(TOKENS[:2])
+        GuidedPredictor(Toy(True), LABELS, tiny.guided("linear", 2.0)).start(TOKENS[:2])

@@ -9,8 +9,8 @@ import torch
 from fake_hub import hub
 from safetensors.torch import load_file, save_file
 
-from MaskGIL.config import SamplingConfig
 from MaskGIL.public import PUBLIC, PublicFile
+from MaskGIL.sampling import SamplingConfig
 from MaskGIL.weights import load_network, load_tokenizer, load_weights, open_tokenizer, save_weights
 from Network.config import TokenizerConfig, UserError
 from Network.tokenizer import NAMED

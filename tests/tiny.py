@@ -5,6 +5,7 @@ Their weights are filled: a fresh head is zero and would hide what stands before
 
 import torch
 
+from MaskGIL.sampling import SamplingConfig
 from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig
 
@@ -40,6 +41,10 @@ def fill(module, seed=0):
         else:
             parameter.copy_(0.2 * noise + name.endswith("weight"))
     return module
+
+
+def guided(guidance, scale):
+    return SamplingConfig(guidance=guidance, guidance_scale=scale)
 
 
 def tokens(batch=2, grid=(4, 4), codes=11, seed=0):

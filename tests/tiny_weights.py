@@ -4,8 +4,8 @@ import tiny
 import torch
 from torchvision.models import vgg
 
-from MaskGIL.config import SamplingConfig
 from MaskGIL.data.shapes import CLASSES
+from MaskGIL.sampling import SamplingConfig
 from MaskGIL.weights import save_weights
 
 SIDE, GRID, CODES = 16, 8, 11

@@ -1,0 +1,59 @@
+"""What every command that samples is asked: which weights, and what to change of their sampler.
+
+Stands on the pipeline.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import get_type_hints
+
+from MaskGIL.config import LARGEST_SEED, require_within
+from MaskGIL.device import Precision, choose_device, choose_precision
+from MaskGIL.pipeline import Pipeline
+from MaskGIL.sampling import SamplingConfig
+from Network.config import UserError, setting
+
+
+def _with_sampler_keys(cls: type) -> type:
+    """Give a class of keys every setting of a sampler, null by default."""
+    kinds = get_type_hints(SamplingConfig)
+    for field in fields(SamplingConfig):
+        cls.__annotations__[field.name] = kinds[field.name] | None
+        setattr(cls, field.name, setting(None, field.metadata["help"]))
+    return cls
+
+
+@dataclass(frozen=True)
+@_with_sampler_keys
+class SamplingKeys:
+    """Keys of a command that samples; settings of the sampler are null: as the weights have them.
+
+    They are those of `SamplingConfig`, under the same names.
+    """
+
+    weights: str = setting("", "weights folder of a trained generator: RUN/weights")
+    seed: int = setting(0, "seed of the set; the noise of image i follows from (seed, i) alone")
+    ema: bool = setting(True, "the averaged weights; false takes those of the last step")
+    device: str = setting("auto", "auto, cuda, mps or cpu")
+    precision: Precision = setting(
+        "auto", "auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32"
+    )
+
+    def __post_init__(self):
+        require_within("seed", self.seed, 0, LARGEST_SEED)
+
+
+def open_pipeline(keys: SamplingKeys) -> Pipeline:
+    """The pipeline of `keys.weights`, its sampler settings replaced by the keys that are not null.
+
+    Raises UserError if the weights cannot be read, and for settings that their grid cannot have.
+    """
+    if not keys.weights:
+        raise UserError("weights is empty; name the folder of a generator, weights=RUN/weights.")
+    device = choose_device(keys.device)
+    dtype = choose_precision(keys.precision, device)
+    pipe = Pipeline.from_pretrained(keys.weights, device, dtype, ema=keys.ema)
+    given = {field.name: getattr(keys, field.name, None) for field in fields(SamplingConfig)}
+    changes = {name: value for name, value in given.items() if value is not None}
+    pipe.sampling = replace(pipe.sampling, **changes)
+    pipe.plan()  # it checks
+    return pipe

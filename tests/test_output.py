@@ -1,0 +1,25 @@
+import os
+
+import pytest
+
+from MaskGIL.output import check_writable, output_path
+from Network.config import UserError
+
+
+def test_output_paths(tmp_path):
+    assert output_path("out", str(tmp_path / "new/deep/a.PNG"), ".png").name == "a.PNG"
+    assert list(tmp_path.iterdir()) == []  # looked only
+    with pytest.raises(UserError, match=r"out=a\.jpg must end in \.png\."):
+        output_path("out", "a.jpg", ".png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match=r"is a folder; name a file in it"):
+        output_path("out", str(tmp_path / "folder.png"), ".png")
+
+
+def test_unwritable_places(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"png lies in .*file, which is a file"):
+        check_writable("png", tmp_path / "file" / "deep")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may do anything
+    with pytest.raises(UserError, match=r"out lies in .*, which you may not write to"):
+        check_writable("out", tmp_path / "deep")

@@ -1,0 +1,80 @@
+from typing import get_type_hints
+
+import pytest
+from tiny_weights import save_tiny_weights
+
+from MaskGIL.config import load_config
+from MaskGIL.sampling import SamplingConfig
+from MaskGIL.sampling_keys import SamplingKeys, open_pipeline
+from Network.config import UserError
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_tiny_weights(tmp_path_factory.mktemp("run") / "weights")
+
+
+def opened(weights, *words):
+    return open_pipeline(load_config(SamplingKeys, None, [f"weights={weights}", *words]))
+
+
+def test_null_keys_leave_the_settings_of_the_weights(weights):
+    assert opened(weights).sampling == SamplingConfig(num_steps=4)
+
+
+def test_every_key_replaces_its_setting(weights):
+    words = ["num_steps=2", "schedule=cosine", "guidance_scale=1", "temperature=0.5", "top_k=7"]
+    words += ["noise=0", "order=random", "guidance=constant", "plan=mar"]
+    assert opened(weights, *words).sampling == SamplingConfig(
+        plan="mar",
+        num_steps=2,
+        schedule="cosine",
+        order="random",
+        noise=0,
+        guidance="constant",
+        guidance_scale=1,
+        temperature=0.5,
+        top_k=7,
+    )
+
+
+def test_no_setting_of_a_sampler_is_left_out():
+    asked = get_type_hints(SamplingKeys)
+    for name, kind in get_type_hints(SamplingConfig).items():
+        assert asked[name] == kind | None, name
+
+
+def test_ema_chooses_the_weights(weights):
+    averaged, last = opened(weights), opened(weights, "ema=false")
+    change = averaged.network.output.weight - last.network.output.weight
+    assert change.mean().item() == pytest.approx(0.01, rel=1e-4)  # as `save_tiny_weights` adds
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["weights="], "weights is empty; name the folder of a generator, weights=RUN/weights."),
+        (["num_steps=65"], "num_steps=65 must lie between 1 and the number of tokens, 64."),
+        (
+            ["plan=ar"],
+            "plan=ar asks for what these weights have not learned: they were trained with "
+            "objective=mar; use plan=mar or plan=auto.",
+        ),
+        (["temperature=0"], "sampling.temperature must be above 0, not 0.0."),
+        (
+            ["guidance=cosine"],
+            "guidance takes one of constant, linear or null, not 'cosine' on the command line.",
+        ),
+        (["seed=-1"], "seed must lie in [0, 9223372036854775807], not -1."),
+        (["device=tpu"], "Unknown device 'tpu'. Known: auto, cuda, mps, cpu."),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_sampled(weights, words, sentence):
+    with pytest.raises(UserError) as error:
+        opened(weights, *words)
+    assert str(error.value) == sentence
+
+
+def test_a_missing_folder_is_told_with_its_neighbours(weights):
+    with pytest.raises(UserError, match=r"No such weights folder: .*wieghts\. .* holds: weights\."):
+        opened(weights.with_name("wieghts"))
