@@ -12,7 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from MaskGIL.guidance import PartLogits, draw_tokens
+from MaskGIL.draw import draw_tokens, temperature_at
+from MaskGIL.guidance import PartLogits
 from MaskGIL.masking import SCHEDULES
 from MaskGIL.noise import uniform
 from MaskGIL.sampling import SamplingConfig
@@ -143,7 +144,9 @@ def _by_score(
             hidden, left = tokens == mask_id, most - _share(most, before, planned)
             rows = hidden.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :left]
             logits = predictor(tokens.view(shape), rows, step.progress)
-            drawn, log_probability = _draw(logits, seeds, index, rows, tokens.shape[1], sampling)
+            drawn, log_probability = _draw(
+                logits, seeds, index, step, rows, tokens.shape[1], sampling
+            )
             score = ORDERS[step.order](log_probability, seeds, index, rows, step, sampling)
             score = score.masked_fill(~hidden.gather(1, rows), -torch.inf)
             counts = hidden.sum(1) - totals + _share(totals, revealed, planned)
@@ -172,7 +175,7 @@ def _one_by_one(
         if index in wanted:
             logits = predictor(tokens.view(shape), places[:, asked : index + 1], step.progress)
             asked, row = index + 1, slice(index, index + 1)
-            drawn, _ = _draw(logits, seeds, index, places[:, row], len(plan), sampling)
+            drawn, _ = _draw(logits, seeds, index, step, places[:, row], len(plan), sampling)
             tokens = tokens.clone()  # `on_step` may keep those of earlier steps
             tokens[:, row] = torch.where(hidden[:, row], drawn, tokens[:, row])
         yield tokens
@@ -182,6 +185,7 @@ def _draw(
     logits: Tensor | PartLogits,
     seeds: Tensor,
     index: int,
+    step: Step,
     rows: Tensor,
     num_tokens: int,
     sampling: SamplingConfig,
@@ -189,7 +193,7 @@ def _draw(
     """Tokens (B, M) of rows (B, M) and their log-probabilities; every part has its own noise."""
     parts = range(len(logits.sizes)) if isinstance(logits, PartLogits) else [0]
     noise = [uniform(seeds[:, None], "token", index, rows + part * num_tokens) for part in parts]
-    return draw_tokens(logits, noise, sampling)
+    return draw_tokens(logits, noise, sampling, temperature_at(sampling, step.progress))
 
 
 def _confidence(log_probability, seeds, index, rows, step, sampling):
