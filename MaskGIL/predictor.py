@@ -11,6 +11,7 @@ from torch import Tensor
 
 from MaskGIL.guidance import GUIDANCE, PartLogits, guide
 from MaskGIL.sampling import SamplingConfig
+from Network.condition import null_like
 from Network.config import UserError
 from Network.context import Context, KVCache
 from Network.gpt import GPT
@@ -20,7 +21,10 @@ class GuidedPredictor:
     """Logits of a bidirectional network under guidance: any rows, for masked plans."""
 
     def __init__(self, network: GPT, labels: Tensor, sampling: SamplingConfig):
-        """Labels (B,) int64. Raises UserError for guidance that nobody knows."""
+        """Labels (B,) int64, or shares of classes (B, num_classes + 1).
+
+        Raises UserError for guidance that nobody knows.
+        """
         self.network, self.labels = network, labels
         self.guidance, self.scale = _known(sampling.guidance), sampling.guidance_scale
         self.conditional = self.both = Context([], [])  # `start` encodes them
@@ -30,7 +34,7 @@ class GuidedPredictor:
         assert len(tokens) == len(self.labels)
         self.conditional = self.network.encode(self.labels)
         if self.scale != 1:
-            null = torch.full_like(self.labels, self.network.null_label)
+            null = null_like(self.labels, self.network.null_label)
             self.both = Context.cat([self.conditional, self.network.encode(null)])
 
     def __call__(self, tokens: Tensor, rows: Tensor, progress: float) -> Tensor | PartLogits:
@@ -62,7 +66,7 @@ class CausalPredictor:
         assert len(tokens) == len(self.labels)
         conditions = [self.labels]
         if self.scale != 1:
-            conditions.append(torch.full_like(self.labels, self.network.null_label))
+            conditions.append(null_like(self.labels, self.network.null_label))
         self.context = self.network.encode(torch.cat(conditions), causal=True)
         self.cache = KVCache(tokens[0].numel())
 

@@ -49,8 +49,15 @@ class ClassCondition(nn.Module):
         return self.table.num_embeddings - 1
 
     def forward(self, labels: Tensor) -> Tensor:
-        """Labels (B,) int64 in [0, num_classes] -> tokens (B, 1, D)."""
-        return self.table(labels)[:, None]
+        """Labels (B,) int64 in [0, num_classes] -> tokens (B, 1, D).
+
+        Or shares (B, num_classes + 1), floating: then a token is the mixture of the rows.
+        """
+        if not labels.is_floating_point():
+            return self.table(labels)[:, None]
+        rows = self.table.weight
+        with torch.autocast(rows.device.type, enabled=False):  # a share of 1 is the row itself
+            return (labels.to(rows.dtype) @ rows)[:, None]
 
 
 class CaptionCondition(nn.Module):
@@ -89,6 +96,15 @@ def build_condition(config: NetworkConfig) -> ClassCondition | CaptionCondition:
     if config.caption_width:
         return CaptionCondition(config.caption_width, config.width)
     return ClassCondition(config.num_classes, config.width)
+
+
+def null_like(labels: Tensor, null_label: int) -> Tensor:
+    """The null condition in the place of each of labels (B,) or shares (B, num_classes + 1)."""
+    if not labels.is_floating_point():
+        return torch.full_like(labels, null_label)
+    shares = torch.zeros_like(labels)
+    shares[:, null_label] = 1
+    return shares
 
 
 def condition_mask(
