@@ -24,12 +24,18 @@ def test_null_keys_leave_the_settings_of_the_weights(weights):
 
 def test_every_key_replaces_its_setting(weights):
     words = ["num_steps=2", "schedule=cosine", "guidance_scale=1", "temperature=0.5", "top_k=7"]
+    words += ["num_ar=3"]
+    words += ["counts=16,48", "legacy=false", "remask=0.1", "remask_by=confidence"]
     words += ["noise=0", "order=random", "guidance=cosine", "plan=mar", "guidance_power=0.5"]
     words += ["guidance_from=0.25", "guidance_until=0.75", "two_passes=true"]
     words += ["last_temperature=1", "top_p=0.9", "min_p=0.01"]
     assert opened(weights, *words).sampling == SamplingConfig(
         plan="mar",
+        num_ar=3,
         num_steps=2,
+        counts=(16, 48),
+        remask=0.1,
+        remask_by="confidence",
         schedule="cosine",
         order="random",
         noise=0,
@@ -67,7 +73,8 @@ def test_ema_chooses_the_weights(weights):
         (
             ["plan=ar"],
             "plan=ar asks for what these weights have not learned: they were trained with "
-            "objective=mar; use plan=mar or plan=auto.",
+            "objective=mar; use plan=mar, or sample with an AR network beside them, "
+            "ar_weights=RUN/weights.",
         ),
         (["temperature=-1"], "sampling.temperature must be at least 0, not -1.0."),
         (["top_p=1.5"], "sampling.top_p must lie in [0, 1], not 1.5."),
