@@ -143,12 +143,9 @@ def _inpaint(pipe: Pipeline, config: EditConfig) -> Edit:
             f"{', '.join(REGIONS)}."
         )
     picture, original = _read(pipe, config)
-    mask = read_region(config.mask, picture, *original.shape[-2:])
+    mask = read_region(config.mask, picture, *pipe.image_size)
     hidden = touched(mask[None], pipe.tokenizer.stride)
-    draw = partial(
-        pipe.inpaint, masks=mask, paste=config.paste, soft_edge=config.soft_edge,
-        **_asked(pipe, config, original),
-    )  # fmt: skip
+    draw = partial(pipe.inpaint, masks=mask, **_asked(config, original))
     return Edit(draw, before=[*original, *grey_out(original, hidden)])
 
 
@@ -156,19 +153,16 @@ def _outpaint(pipe: Pipeline, config: EditConfig) -> Edit:
     _, original = _read(pipe, config)
     sides = {name: getattr(config, name) for name in Margins._fields}
     token_margins(pipe, **sides)  # it checks
-    draw = partial(
-        pipe.outpaint, **sides, paste=config.paste, soft_edge=config.soft_edge,
-        **_asked(pipe, config, original),
-    )  # fmt: skip
-    return Edit(draw, before=[*Margins(**sides).pad(original, MASKED_GREY)])
+    seen = Margins(**sides).pad(original, MASKED_GREY)
+    return Edit(partial(pipe.outpaint, **_asked(config, original)), before=[*seen])
 
 
 def _vary(pipe: Pipeline, config: EditConfig) -> Edit:
     _, original = _read(pipe, config)
-    asked = _asked(pipe, config, original)
+    asked = _asked(config, original)
     hidden = at_random(config.strength, asked["generator"], pipe.network.config.grid)
-    draw = partial(pipe.vary, strength=config.strength, **asked)
-    return Edit(draw, before=[*original], seen=[*grey_out(original, hidden)])
+    seen = grey_out(original, hidden)
+    return Edit(partial(pipe.vary, **asked), before=[*original], seen=[*seen])
 
 
 def _interpolate(pipe: Pipeline, config: EditConfig) -> Edit:
@@ -195,14 +189,16 @@ def _read(pipe: Pipeline, config: EditConfig) -> tuple[Image.Image, Tensor]:
     return picture, fit_picture(picture, *pipe.image_size)[None]
 
 
-def _asked(pipe: Pipeline, config: EditConfig, original: Tensor) -> dict[str, Any]:
-    """The arguments that edits of a picture share: a row of images for each class."""
+def _asked(config: EditConfig, original: Tensor) -> dict[str, Any]:
+    """The arguments of an edit of a picture: a row of images for each class."""
     columns = row_length(config)
     classes = [name for name in config.class_labels for _ in range(columns)]
     count = len(classes) or columns
+    own = [key for key in KEYS[config.kind] if key not in ("image", "mask")]
     return {
         "images": original.expand(count, -1, -1, -1),
         "class_labels": classes or None,
         "generator": image_seeds(config.seed, torch.arange(count)),
         "output_type": "uint8",
+        **{key: getattr(config, key) for key in own},
     }
