@@ -18,6 +18,7 @@ from MaskGIL.decoding import plan_kind
 from MaskGIL.device import DTYPES
 from MaskGIL.durable import replace_file, sha256, to_json
 from MaskGIL.pipeline import Pipeline
+from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError
 from Network.files import fingerprint
 
@@ -30,6 +31,14 @@ def describe_samples(
     pipe: Pipeline, labels: NDArray[np.int64], *, seed: int, chunk: int, ema: bool
 ) -> dict[str, Any]:
     """What the bytes of a set with labels (N,) follow from, as flat {key: value}."""
+    facts = describe_set(pipe, labels, seed=seed, chunk=chunk, ema=ema)
+    return {**facts, **describe_sampler(pipe.sampling, pipe.objective)}
+
+
+def describe_set(
+    pipe: Pipeline, labels: NDArray[np.int64], *, seed: int, chunk: int, ema: bool
+) -> dict[str, Any]:
+    """`describe_samples` without the sampler."""
     return {
         "num_images": len(labels),
         "seed": seed,
@@ -40,8 +49,17 @@ def describe_samples(
         "tokenizer": pipe.tokenizer.name,
         "tokenizer_sha256": pipe.tokenizer.fingerprint,
         "precision": next(name for name, dtype in DTYPES.items() if dtype == pipe.dtype),
-        **_sampler(pipe),
     }
+
+
+def describe_sampler(sampling: SamplingConfig, objective: str) -> dict[str, Any]:
+    """The settings that a set follows from; those of a masked plan as records always had them."""
+    settings = to_dict(sampling)
+    if plan_kind(objective, settings.pop("plan")) == "mar":
+        return settings
+    of_masks = {"num_steps", "schedule", "order", "noise"}
+    kept = {key: value for key, value in settings.items() if key not in of_masks}
+    return {"plan": "ar", **kept}
 
 
 def find_record(out: Path, samples: dict[str, Any]) -> Record | None:
@@ -90,16 +108,6 @@ def kept_scores(record: Record, scores: Record) -> Record:
     if scores["fid"] is None and (record["fid"] is not None or not new):
         kept |= {key: record[key] for key in ("fid", "fid_note")}
     return kept
-
-
-def _sampler(pipe: Pipeline) -> dict[str, Any]:
-    """The settings that a set follows from; those of a masked plan as records always had them."""
-    settings = to_dict(pipe.sampling)
-    if plan_kind(pipe.objective, settings.pop("plan")) == "mar":
-        return settings
-    of_masks = {"num_steps", "schedule", "order", "noise"}
-    kept = {key: value for key, value in settings.items() if key not in of_masks}
-    return {"plan": "ar", **kept}
 
 
 def _stands_on_train(metric: str) -> bool:
