@@ -51,7 +51,7 @@ def count_cost(pipe: Pipeline, labels: Tensor, sampling: SamplingConfig) -> dict
 def network_calls(pipe: Pipeline) -> Iterator[list[int]]:
     """The images in each call of `hidden` of the networks that `pipe` holds, as they are made."""
     calls: list[int] = []
-    networks: list[Any] = [part for part in vars(pipe).values() if hasattr(part, "hidden")]
+    networks: list[Any] = list({id(each): each for each in pipe.networks.values()}.values())
 
     def counted(hidden: Any) -> Any:
         def call(tokens: Tensor, *inputs: Any, **named: Any) -> Tensor:

@@ -6,7 +6,7 @@ A row is one grid: a name if it has one, then KEY=VALUE VALUE ... for each of it
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
@@ -53,7 +53,7 @@ def cells_of(rows: Sequence[str], pipe: Pipeline) -> list[Cell]:
     for row in rows:
         own: dict[bytes, Cell] = {}
         for cell in _cells_of_row(row, pipe):
-            key = to_json(describe_sampler(cell.sampling, pipe.objective))
+            key = to_json(describe_sampler(cell.sampling, pipe.objective, {}))
             if key in own:
                 raise UserError(
                     f"sweep makes {own[key].title!r} and {cell.title!r}, which sample alike; leave "
@@ -76,8 +76,7 @@ def _cells_of_row(row: str, pipe: Pipeline) -> Iterator[Cell]:
         try:
             read = load_config(SamplingKeys, None, words)
             values = {key: getattr(read, key) for key in axes}
-            given = {key: value for key, value in values.items() if value is not None}
-            sampling = replace(pipe.sampling, **given)
+            sampling = pipe.sampling.changed(**values)
             pipe.plan(sampling)  # it checks
         except UserError as error:
             raise UserError(f"The cell {' '.join(words)!r} of sweep: {error}") from None

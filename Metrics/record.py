@@ -5,6 +5,7 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ import torch
 from numpy.typing import NDArray
 
 from MaskGIL.config import changed_keys, to_dict
-from MaskGIL.decoding import plan_kind
 from MaskGIL.device import DTYPES
 from MaskGIL.durable import replace_file, sha256, to_json
 from MaskGIL.pipeline import Pipeline
+from MaskGIL.plans import plan_kind
 from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError
 from Network.files import fingerprint
 
 FORMAT = 2
+FIRST_SETTINGS = {"num_steps", "schedule", "order", "noise", "guidance", "guidance_scale",
+                  "temperature", "top_k"}  # fmt: skip
+OF_MASKS = {"num_steps", "schedule", "order", "noise", "counts", "legacy", "remask", "remask_by"}
 MOST_ROWS = 20  # classes told one by one
 Record = dict[str, Any]
 
@@ -32,7 +36,7 @@ def describe_samples(
 ) -> dict[str, Any]:
     """What the bytes of a set with labels (N,) follow from, as flat {key: value}."""
     facts = describe_set(pipe, labels, seed=seed, chunk=chunk, ema=ema)
-    return {**facts, **describe_sampler(pipe.sampling, pipe.objective)}
+    return {**facts, **describe_sampler(pipe.sampling, pipe.objective, describe_ar_network(pipe))}
 
 
 def describe_set(
@@ -52,14 +56,28 @@ def describe_set(
     }
 
 
-def describe_sampler(sampling: SamplingConfig, objective: str) -> dict[str, Any]:
-    """The settings that a set follows from; those of a masked plan as records always had them."""
-    settings = to_dict(sampling)
-    if plan_kind(objective, settings.pop("plan")) == "mar":
-        return settings
-    of_masks = {"num_steps", "schedule", "order", "noise"}
-    kept = {key: value for key, value in settings.items() if key not in of_masks}
-    return {"plan": "ar", **kept}
+def describe_ar_network(pipe: Pipeline) -> dict[str, str]:
+    """The hash of the network that answers raster steps, where it is one of its own."""
+    own = pipe.networks.get("ar", pipe.network)
+    return {} if own is pipe.network else {"ar_network_sha256": fingerprint(own.state_dict())}
+
+
+def describe_sampler(
+    sampling: SamplingConfig, objective: str, ar_network: Mapping[str, str]
+) -> dict[str, Any]:
+    """The settings that a set follows from, and the `ar_network` where its plan asks for it.
+
+    Those that records did not have at first are told where they are not as they then were: so
+    records of earlier versions still describe their sets.
+    """
+    plan, usual = plan_kind(objective, sampling.plan), to_dict(SamplingConfig())
+    unused = {"mar": {"num_ar"}, "ar": {"num_ar", *OF_MASKS}, "hybrid": set()}[plan]
+    settings = {
+        key: value
+        for key, value in to_dict(sampling).items()
+        if key not in {"plan", *unused} and (key in FIRST_SETTINGS or value != usual[key])
+    }
+    return settings if plan == "mar" else {"plan": plan, **settings, **ar_network}
 
 
 def find_record(out: Path, samples: dict[str, Any]) -> Record | None:

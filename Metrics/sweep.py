@@ -31,7 +31,7 @@ from Metrics.grid import Cell, cells_of
 from Metrics.inception import find_weights, open_inception
 from Metrics.job import image_size
 from Metrics.judge import Judge
-from Metrics.record import Record, describe_sampler, describe_set
+from Metrics.record import Record, describe_ar_network, describe_sampler, describe_set
 from Metrics.reference import LabelledImages, open_image_set
 from Metrics.sample_and_eval import choose_labels, sample_rows
 from Metrics.sample_config import SampleConfig
@@ -63,6 +63,7 @@ class Sweep:
         self.labels = choose_labels(
             self.pipe, config.classes, config.num_images, config.seed, self.reference
         )
+        self.ar_network = describe_ar_network(self.pipe)
         with_fid = bool(find_weights(config.inception)) or config.inception == "download"
         self.facts = {
             "set": describe_set(
@@ -104,7 +105,8 @@ class Sweep:
 
     def _identity(self, cell: Cell) -> Record:
         """All that the numbers of a cell follow from."""
-        return {**self.facts, "sampler": describe_sampler(cell.sampling, self.pipe.objective)}
+        sampler = describe_sampler(cell.sampling, self.pipe.objective, self.ar_network)
+        return {**self.facts, "sampler": sampler}
 
     def _file(self, cell: Cell) -> Path:
         return self.out / "cells" / f"{sha256(to_json(self._identity(cell)))[:12]}.json"

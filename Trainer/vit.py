@@ -17,13 +17,13 @@ from MaskGIL.cached_rows import CachedRows
 from MaskGIL.data import Images, Split
 from MaskGIL.data.crops import num_crops, to_uint8
 from MaskGIL.data.sampler import Sampler, spread
-from MaskGIL.decoding import OBJECTIVES, make_plan
 from MaskGIL.imagenet import describe_count
 from MaskGIL.initial import begin_network, describe_beginning
 from MaskGIL.masking import masked_loss, max_hidden
 from MaskGIL.noise import uniform
 from MaskGIL.pictures import save_grid
 from MaskGIL.pipeline import Pipeline, image_seeds
+from MaskGIL.plans import OBJECTIVES, make_plan
 from MaskGIL.weights import open_tokenizer, save_weights
 from Metrics.sample_and_eval import choose_labels, sample_chunks
 from Network import build_network, network_class

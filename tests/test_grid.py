@@ -7,6 +7,7 @@ import tiny
 
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling import SamplingConfig
+from MaskGIL.values import show_value
 from Metrics.grid import KEYS, cells_of
 from Network.config import UserError
 
@@ -51,8 +52,10 @@ def test_a_name_alone_is_the_sampler_of_the_weights(pipe):
 def test_every_setting_of_a_sampler_can_be_swept(pipe):
     assert [field.name for field in fields(SamplingConfig)] == KEYS
     for key in KEYS:
-        (cell,) = cells_of([f"{key}={getattr(pipe.sampling, key)}"], pipe)
-        assert cell.sampling == pipe.sampling
+        value = getattr(pipe.sampling, key)
+        (cell,) = cells_of([f"{key}={'9,7' if value == () else show_value(value)}"], pipe)
+        assert cell.sampling == pipe.sampling.changed(**cell.values)
+        assert cell.values == {key: (9, 7) if value == () else value}
 
 
 def test_rows_may_meet_in_a_cell_which_stays_one(pipe):
@@ -72,7 +75,7 @@ def test_rows_may_meet_in_a_cell_which_stays_one(pipe):
         ("plan=mar num_steps=4 0", "The cell 'plan=mar num_steps=0' of sweep: sampling.num_steps "),
         ("order=chance", "The cell 'order=chance' of sweep: order takes one of confidence, random"),
         ("num_step=4", "'num_step' in sweep is no setting of a sampler. Did you mean 'num_steps'?"),
-        ("weights=a b", "'weights' in sweep is no setting of a sampler. Known: plan, num_steps, "),
+        ("weights=a b", "'weights' in sweep is no setting of a sampler. Known: plan, "),
         (
             "num_steps=1 num_steps=2",
             "sweep has num_steps twice in the row 'num_steps=1 num_steps=",

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from MaskGIL.decoding import ar_plan, decode, mar_plan
+from MaskGIL.decoding import decode
 from MaskGIL.masking import masked_loss
+from MaskGIL.plans import ar_plan, mar_plan
 from MaskGIL.predictor import PREDICTORS
 from MaskGIL.sampling import SamplingConfig
 from Network import build_network

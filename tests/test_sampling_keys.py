@@ -24,10 +24,15 @@ def test_null_keys_leave_the_settings_of_the_weights(weights):
 
 def test_every_key_replaces_its_setting(weights):
     words = ["num_steps=2", "schedule=cosine", "guidance_scale=1", "temperature=0.5", "top_k=7"]
-    words += ["noise=0", "order=random", "guidance=constant", "plan=mar"]
+    words += ["noise=0", "order=random", "guidance=constant", "plan=mar", "num_ar=3"]
+    words += ["counts=16,48", "legacy=false", "remask=0.1", "remask_by=confidence"]
     assert opened(weights, *words).sampling == SamplingConfig(
         plan="mar",
+        num_ar=3,
         num_steps=2,
+        counts=(16, 48),
+        remask=0.1,
+        remask_by="confidence",
         schedule="cosine",
         order="random",
         noise=0,
@@ -58,7 +63,8 @@ def test_ema_chooses_the_weights(weights):
         (
             ["plan=ar"],
             "plan=ar asks for what these weights have not learned: they were trained with "
-            "objective=mar; use plan=mar or plan=auto.",
+            "objective=mar; use plan=mar, or sample with an AR network beside them, "
+            "ar_weights=RUN/weights.",
         ),
         (["temperature=0"], "sampling.temperature must be above 0, not 0.0."),
         (

@@ -433,7 +433,8 @@ def test_of_imagenet_eight_rows_of_eight_are_shown():
         ("sampling.num_steps=17",
          "num_steps=17 must lie between 1 and the number of tokens, 16."),
         ("sampling.plan=ar", "plan=ar asks for what these weights have not learned: they were "
-         "trained with objective=mar; use plan=mar or plan=auto."),
+         "trained with objective=mar; use plan=mar, or sample with an AR network beside them, "
+         "ar_weights=RUN/weights."),
         ("network.heads=3", "network.heads=3 must divide network.width=32 into heads whose width "
          "is a multiple of 4."),
         ("tokenizer.weights=", "tokenizer.weights is empty; name the weights folder of a trained "
