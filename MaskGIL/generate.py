@@ -73,7 +73,8 @@ def generate(config: GenerateConfig, flags: Flags) -> None:
         raise UserError(f"Two of {NAMES} name the same file; give each its own.")
     pipe = open_pipeline(config)
     labels, columns = choose_labels(pipe, config)
-    print(_plan(pipe, labels, config.seed))
+    print(f"images     {len(labels)} of {label_names(pipe, labels)}, seed {config.seed}")
+    print(sampler_lines(pipe))
     if flags.dry_run:
         return
     seeds = image_seeds(config.seed, torch.arange(len(labels), device=pipe.device))
@@ -130,15 +131,19 @@ def write_pictures(
         save_confidence(images, confidence, codes, paths["confidence"], columns, enlarge)
 
 
-def _plan(pipe: Pipeline, labels: Tensor, seed: int) -> str:
-    settings, count = pipe.sampling, len(labels)
-    # The null label follows the classes
-    names = [*class_names(pipe.classes, pipe.network.config.num_classes), "no class"]
-    shown = [names[label] for label in labels.unique_consecutive().tolist()]
+def sampler_lines(pipe: Pipeline) -> str:
+    """What a command that samples says of its sampler and its device."""
+    settings = pipe.sampling
     precision = next(name for name, dtype in DTYPES.items() if dtype == pipe.dtype)
     return (
-        f"images     {count} of {', '.join(shown)}, seed {seed}\n"
         f"sampler    {len(pipe.plan())} steps, guidance {settings.guidance_scale:g}, "
         f"temperature {settings.temperature:g}\n"
         f"device     {pipe.device}, {precision}"
     )
+
+
+def label_names(pipe: Pipeline, labels: Tensor) -> str:
+    """What people should read for labels (B,), neighbours that are alike once."""
+    # The null label follows the classes
+    names = [*class_names(pipe.classes, pipe.network.config.num_classes), "no class"]
+    return ", ".join(names[label] for label in labels.unique_consecutive().tolist())

@@ -20,7 +20,7 @@ class GuidedPredictor:
     """Logits of a bidirectional network under guidance: any rows, for masked plans."""
 
     def __init__(self, network: GPT, labels: Tensor, sampling: SamplingConfig):
-        """Labels (B,) int64."""
+        """Labels (B,) int64, or shares of classes (B, num_classes + 1)."""
         self.network, self.labels, self.sampling = network, labels, sampling
         self.conditional = Context()  # `start` encodes the conditions
         self.both: list[Context] = []  # passes of a guided step: condition, then null condition
@@ -30,8 +30,7 @@ class GuidedPredictor:
         assert len(tokens) == len(self.labels)
         self.conditional = self.network.encode(self.labels)
         if self.sampling.guidance_scale != 1:
-            null = torch.full_like(self.labels, self.network.null_label)
-            self.both = [self.conditional, self.network.encode(null)]
+            self.both = [self.conditional, self.network.encode(_null_labels(self))]
             if not self.sampling.two_passes:
                 self.both = [Context.cat(self.both)]
 
@@ -86,8 +85,7 @@ class CausalPredictor:
         self.conditional = self.network.encode(self.labels, causal=True)
         self.branches = [Branch(self.conditional, KVCache(self.num_tokens))]
         if self.sampling.guidance_scale != 1:
-            null = torch.full_like(self.labels, self.network.null_label)
-            self.null = self.network.encode(null, causal=True)
+            self.null = self.network.encode(_null_labels(self), causal=True)
 
     def __call__(self, tokens: Tensor, rows: Tensor, progress: float) -> Tensor | PartLogits:
         """Tokens (B, h, w) and the next rows (B, M) -> guided logits (B, 1, V) of the last one."""
@@ -135,3 +133,8 @@ def guided(
     if network.head_is_linear:  # then mixing before the head is the same, at half the cost
         return network.head(guide(conditional, null, scale), rows)
     return guide(network.head(conditional, rows), network.head(null, rows), scale)
+
+
+def _null_labels(predictor: GuidedPredictor | CausalPredictor) -> Tensor:
+    labels, null = predictor.labels, predictor.network.null_label
+    return torch.full((len(labels),), null, device=labels.device)

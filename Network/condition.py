@@ -49,8 +49,15 @@ class ClassCondition(nn.Module):
         return self.table.num_embeddings - 1
 
     def forward(self, labels: Tensor) -> Tensor:
-        """Labels (B,) int64 in [0, num_classes] -> tokens (B, 1, D)."""
-        return self.table(labels)[:, None]
+        """Labels (B,) int64 in [0, num_classes] -> tokens (B, 1, D).
+
+        Or shares (B, num_classes + 1), floating: then a token is the mixture of the rows.
+        """
+        if not labels.is_floating_point():
+            return self.table(labels)[:, None]
+        rows = self.table.weight
+        with torch.autocast(rows.device.type, enabled=False):  # a share of 1 is the row itself
+            return (labels.to(rows.dtype) @ rows)[:, None]
 
 
 class CaptionCondition(nn.Module):
