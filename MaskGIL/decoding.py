@@ -63,12 +63,14 @@ def decode(
     assert masked or num_ar == tokens[0].numel()
     canvas = _Canvas(tokens, seeds, mask_id, sampling)
     hidden = (canvas.tokens == mask_id).cpu()  # the only time that the device is waited for
+    totals = hidden[:, num_ar:].sum(1).tolist()
+    amounts = torch.tensor([_amounts(total, masked, sampling.remask) for total in totals])
+    most, amounts = amounts.amax(0).tolist(), amounts.to(tokens.device)
     steps: list[Iterator[None]] = []
     if raster:
         steps.append(_one_by_one(canvas, predictors["ar"], raster, hidden))
     if masked:
-        totals = hidden[:, num_ar:].sum(1).tolist()
-        steps.append(_many_at_once(canvas, predictors["mar"], masked, totals, num_ar))
+        steps.append(_many_at_once(canvas, predictors["mar"], masked, amounts, most, num_ar))
     for index, _ in enumerate(chain(*steps)):
         if on_step:
             on_step(index, canvas.grid, canvas.log_probability.view(tokens.shape))
@@ -141,25 +143,31 @@ def _one_by_one(
 
 
 def _many_at_once(
-    canvas: _Canvas, predictor: Predictor, steps: Sequence[Step], totals: list[int], first: int
+    canvas: _Canvas,
+    predictor: Predictor,
+    steps: Sequence[Step],
+    amounts: Tensor,
+    most: list[tuple[int, int, int]],
+    first: int,
 ) -> Iterator[None]:
-    """Fill in what is hidden, totals[b] tokens of image b; the steps count from `first`."""
+    """Fill in what is hidden; amounts (B, steps, 3) are those of `_amounts`.
+
+    `most` are the largest of each step in any image, as plain numbers, for which no device is
+    waited. Steps count from `first`.
+    """
     predictor.start(canvas.grid)
     sampling, unknown = canvas.sampling, canvas.hidden
-    table = torch.tensor([_amounts(total, steps, sampling.remask) for total in totals])
-    most = table.amax(0).tolist()  # in any image: plain numbers, for which no device is waited
-    table = table.to(canvas.tokens.device)  # (B, steps, 3)
     for place, step in enumerate(steps):
         index, (num_hidden, num_new, num_again) = first + place, most[place]
         if num_new:
             drawn = _drawn(canvas, predictor, step, index, num_hidden, num_new)
             decoded, known = unknown & ~canvas.hidden, canvas.log_probability
-            canvas.write(drawn[0], table[:, place, 1], *drawn[1:])
+            canvas.write(drawn[0], amounts[:, place, 1], *drawn[1:])
             if num_again:
                 again = hidden_again(
                     decoded, num_again, canvas.seeds, index, known, sampling.remask_by
                 )
-                canvas.hide(again, table[:, place, 2])
+                canvas.hide(again, amounts[:, place, 2])
         yield
 
 

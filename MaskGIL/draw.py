@@ -20,7 +20,7 @@ CPU_ROWS = 128  # drawn at a time: what stays in the cache need not be fetched f
 def temperature_at(sampling: SamplingConfig, progress: float) -> float:
     """The temperature at a progress in [0, 1]: linear from the first one to the last one.
 
-    Halton-MaskGIT (Besnier et al., 2025) has a rising one.
+    In Halton-MaskGIT (Besnier et al., 2025) it falls: logits are multiplied by 1 to 1.2.
     """
     first, last = sampling.temperature, sampling.last_temperature
     return first if last is None else first + (last - first) * progress

@@ -105,9 +105,19 @@ def _t2i(file: str, side: int) -> PublicGenerator:
 
 
 def _halton(file: str, side: int, sha256: str = "") -> PublicGenerator:
-    """Order, steps and scale (1 + w) of its README; its rising temperature we lack."""
+    """Order, steps, scale (1 + w) and temperature of its README.
+
+    There logits are multiplied by a number that rises from 1 to 1.2: temperatures from 1 to 1 / 1.2,
+    here along a line. Tokens once drawn are drawn again in every step there, here they stay.
+    """
     public = PublicFile("llvictorll/Halton-MaskGIT", file, "MIT", sha256=sha256)
-    sampling = SamplingConfig(num_steps=32, order="halton", guidance="constant", guidance_scale=3.0)
+    sampling = SamplingConfig(
+        num_steps=32,
+        order="halton",
+        guidance="constant",
+        guidance_scale=3.0,
+        last_temperature=0.83,
+    )
     return PublicGenerator(public, (side, side), sampling, "mar")
 
 

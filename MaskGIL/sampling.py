@@ -34,8 +34,7 @@ class SamplingConfig:
         (), "tokens that each step reveals, a,b,c, in place of num_steps and schedule"
     )
     legacy: bool = setting(
-        False,
-        "tokens per step as the published code has them, for 256 tokens alone",
+        False, "tokens per step as the published code has them, for 256 tokens alone"
     )
     order: Order = setting(
         "confidence",

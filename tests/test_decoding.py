@@ -12,7 +12,7 @@ from MaskGIL.masking import SCHEDULES
 from MaskGIL.noise import uniform
 from MaskGIL.orders import BLIND, ORDERS, REMASK
 from MaskGIL.plans import Step, ar_plan, hybrid_plan, mar_plan
-from MaskGIL.predictor import CausalPredictor, GuidedPredictor
+from MaskGIL.predictor import PREDICTORS, CausalPredictor, GuidedPredictor
 from MaskGIL.sampling import SamplingConfig
 
 CODES, MASK = 7, 7
@@ -283,6 +283,29 @@ def test_what_is_hidden_again_may_become_another_token():
     first = frames[0] != MASK
     changed = (frames[0][first] != found[first]).float().mean().item()
     assert 0.5 < changed < 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("order", ORDERS)
+def test_no_step_waits_for_the_device(order):
+    network = tiny.network().float().to("cuda")
+    labels, settings = torch.tensor([0, 2], device="cuda"), tiny.guided("linear", 3.0)
+    settings = settings.changed(remask=0.4, remask_by="confidence")
+
+    def sample(on_step=None):
+        predictors = {kind: make(network, labels, settings) for kind, make in PREDICTORS.items()}
+        tokens = torch.full((2, 4, 4), network.mask_id, device="cuda")
+        return decode(
+            predictors, tokens, hybrid_plan(16, 5, 4, order=order), labels, mask_id=11,
+            sampling=settings, on_step=on_step,
+        )  # fmt: skip
+
+    expected = sample()  # also fills what is kept from one call to the next
+    try:
+        found = sample(lambda *given: torch.cuda.set_sync_debug_mode("error"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found, expected)
 
 
 # Laws

@@ -100,6 +100,21 @@ def test_a_plan_that_the_weights_have_not_learned(generate, tmp_path):
     assert drawn[1] == drawn[2] != drawn[0]
 
 
+def test_two_networks_draw_one_picture(generate, weights, tmp_path):
+    causal = save_tiny_weights(tmp_path / "ar", objective="ar")
+    words = [f"ar_weights={causal}", "plan=hybrid", "num_ar=16", "tokens=steps.npz"]
+    code, out, _ = generate(*words, "class_labels=0,1", "seed=5")
+    assert code == 0
+    assert "sampler    20 steps" in out
+    pipe = Pipeline.from_pretrained(weights, "cpu", torch.float32, ar_folder=causal)
+    expected = pipe([0, 1], generator=5, plan="hybrid", num_ar=16).tokens
+    with np.load(tmp_path / "steps.npz") as found:
+        assert np.array_equal(found["tokens"][-1], expected)
+    code, _, err = generate(*words, "num_ar=65")
+    assert code == 2
+    assert err == "error: num_ar=65 must lie between 0 and the number of tokens, 64.\n"
+
+
 def test_confidence_and_tokens_are_written(generate, pipe, tmp_path):
     words = ["class_labels=0,1,2", "out=", "confidence=new/map.png", "tokens=steps.npz"]
     code, out, _ = generate(*words, "seed=5")

@@ -77,10 +77,10 @@ class CausalTable(Table):
 
 
 class Law:
-    """Probabilities of what a plan makes of an empty grid."""
+    """Probabilities of what a plan makes of a grid of given tokens, if there are any."""
 
-    def __init__(self, logits, plan, settings):
-        self.plan, self.settings = plan, settings
+    def __init__(self, logits, plan, settings, given=EMPTY):
+        self.plan, self.settings, self.given = plan, settings, given
         logits = {kind: table.numpy() for kind, table in logits.items()}
         self.draws = {kind: softmax(table / settings.temperature) for kind, table in logits.items()}
         self.likely = {kind: softmax(table) for kind, table in logits.items()}
@@ -90,7 +90,7 @@ class Law:
         total = np.zeros((CODES,) * PLACES)
         starts = range(PLACES) if self.plan[-1].order == "halton" else [0]
         for start in starts:  # one for all steps of an image
-            states = {(EMPTY, (0.0,) * PLACES): 1.0}
+            states = {(self.given, (0.0,) * PLACES): 1.0}
             for index in range(len(self.plan)):
                 states = self.step(states, index, start)
             for (tokens, _), probability in states.items():
@@ -100,10 +100,12 @@ class Law:
     def step(self, states, index, start):
         """{(tokens, how likely each was): probability} behind a step."""
         step, behind = self.plan[index], defaultdict(float)
-        left = PLACES - sum(each.count for each in self.plan[: index + 1])
+        left = sum(each.count for each in self.plan[index + 1 :])
         remember = self.settings.remask and self.settings.remask_by == "confidence" and left
         for (tokens, likely), probability in states.items():
-            decoded = [row for row in range(PLACES) if tokens[row] != MASK]
+            decoded = [
+                row for row in range(PLACES) if tokens[row] != MASK and self.given[row] == MASK
+            ]
             again = 0
             if step.kind == "mar":
                 again = min(round(self.settings.remask * len(decoded)), left)
@@ -235,10 +237,10 @@ def law(logits, name, settings):
     return LAWS[name, settings]
 
 
-def drawn(logits, plan, settings, count):
+def drawn(logits, plan, settings, count, given=EMPTY):
     tables = {"mar": Table(logits["mar"]), "ar": CausalTable(logits["ar"])}
-    empty = torch.full((count, 2, 2), MASK)
-    found = decode(tables, empty, plan, torch.arange(count), mask_id=MASK, sampling=settings)
+    tokens = torch.tensor(given).view(2, 2).expand(count, 2, 2)
+    found = decode(tables, tokens, plan, torch.arange(count), mask_id=MASK, sampling=settings)
     places = (found.flatten(1) * torch.tensor([216, 36, 6, 1])).sum(1)
     return torch.bincount(places, minlength=CODES**PLACES).numpy()
 
@@ -262,6 +264,19 @@ def test_whole_decodings_follow_their_law(logits, name, count):
     assert right.sum() == pytest.approx(1, abs=1e-12)
     counts = drawn(logits, plan, settings, count)
     assert pvalue(counts, right) > 0.001
+    assert pvalue(counts, wrong) < 1e-6
+
+
+@pytest.mark.parametrize("place", range(PLACES))
+@pytest.mark.parametrize("order", ["confidence", "local"])
+def test_given_tokens_condition_the_law(logits, place, order):
+    """The law is not that of another given token."""
+    given, other = ((*EMPTY[:place], code, *EMPTY[place + 1 :]) for code in (2, 3))
+    plan, settings = steps(order, 1, 1, 1), replace(FORGETFUL, remask_by="confidence")
+    right = Law(logits, plan, settings, given).grids()
+    counts = drawn(logits, plan, settings, 20_000, given)
+    assert pvalue(counts, right) > 0.001
+    wrong = np.roll(Law(logits, plan, settings, other).grids(), -1, place)
     assert pvalue(counts, wrong) < 1e-6
 
 
