@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from MaskGIL.config import changed_keys, to_dict
 from MaskGIL.device import DTYPES
 from MaskGIL.durable import replace_file, sha256, to_json
+from MaskGIL.inference import loaded_fingerprint
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.plans import plan_kind
 from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError
-from Network.files import fingerprint
 
 FORMAT = 2
 FIRST_SETTINGS = {"num_steps", "schedule", "order", "noise", "guidance", "guidance_scale",
@@ -40,10 +40,11 @@ def describe_samples(
         "chunk": chunk,
         "labels_sha256": sha256(labels.tobytes()),
         "ema": ema,
-        "network_sha256": fingerprint(pipe.network.state_dict()),
+        "network_sha256": loaded_fingerprint(pipe.network),
         "tokenizer": pipe.tokenizer.name,
         "tokenizer_sha256": pipe.tokenizer.fingerprint,
         "precision": next(name for name, dtype in DTYPES.items() if dtype == pipe.dtype),
+        **({"compiled": True} if pipe.compiled else {}),
         **_sampler(pipe),
     }
 
@@ -112,7 +113,7 @@ def _sampler(pipe: Pipeline) -> dict[str, Any]:
     if plan != "mar":
         settings = {"plan": plan, **settings}
         if (ar_network := pipe.networks["ar"]) is not pipe.network:
-            settings["ar_network_sha256"] = fingerprint(ar_network.state_dict())
+            settings["ar_network_sha256"] = loaded_fingerprint(ar_network)
     return settings
 
 
