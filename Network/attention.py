@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Network.config import NetworkConfig
-from Network.context import KVCache
 from Network.norm import RMSNorm
 from Network.rotary import rotate
 
@@ -34,11 +33,11 @@ class Attention(nn.Module):
         past: tuple[Tensor, Tensor] | None,
         mask: Tensor | None,
         rows: Tensor | None,
-        store: tuple[KVCache, int] | None,
+        store: tuple[Tensor, int] | None,
         num_condition: int,
         causal: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """X (B, n, D) attends to `past`, the stored tokens and itself; queries may be rows only.
+        """X (B, n, D) attends to `past` or what is stored, and to itself; queries may be rows only.
 
         The first `num_condition` tokens attend only to each other, and `past` is none of theirs.
         `causal` tokens attend to those before them and to themselves.
@@ -48,8 +47,8 @@ class Attention(nn.Module):
         k = rotate(self.k_norm(k), table).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, n, head_dim)
         keys, values = k, v
-        if past is not None and store:
-            keys, values = store[0].extend(store[1], past, k, v)
+        if store is not None:
+            keys, values = _append(*store, k, v)
         elif past is not None:
             keys, values = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         attended = attend(q[:, :, num_condition:], keys, values, mask, causal).transpose(1, 2)
@@ -79,13 +78,24 @@ def attend(
     """
     if keys.shape[2] == 1:
         return values.expand_as(q)  # whatever the only score is, its softmax is 1
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
         # The fused kernel's backward pass is 2 to 5 times slower here (torch 2.15, AVX512-BF16)
         mask = causal_mask(q.shape[2], 0, q.device) if causal else mask
         scores = (q * q.shape[-1] ** -0.5) @ keys.mT  # (B, H, n, m)
         scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
         return scores.softmax(-1).to(values.dtype) @ values
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal)
+
+
+def _append(buffer: Tensor, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Write keys and values (B, H, n, head_dim) into a buffer (2, B, H, m, head_dim) at `start`.
+
+    Returns all up to there, (B, H, start + n, head_dim) each.
+    """
+    end = start + keys.shape[2]
+    buffer[0, :, :, start:end] = keys
+    buffer[1, :, :, start:end] = values
+    return buffer[0, :, :, :end], buffer[1, :, :, :end]
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:

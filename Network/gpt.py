@@ -70,8 +70,9 @@ class GPT(nn.Module):
         context = Context([], [], mask=seen)
         for block in self.blocks:
             x, keys, values = block(x, table, mask=mask)
-            context.keys.append(keys)
-            context.values.append(values)
+            # Laid out as joined ones are, or blocks would be compiled for both
+            context.keys.append(keys.clone(memory_format=torch.contiguous_format))
+            context.values.append(values.clone(memory_format=torch.contiguous_format))
         context.last = x[:, -1:] if causal else None
         return context
 
@@ -156,7 +157,7 @@ class GPT(nn.Module):
         if x.shape[1]:
             for index, block in enumerate(self.blocks):
                 past = (context.keys[index], context.values[index])
-                store = (cache, index) if cache else None
+                store = cache.room(index, past) if cache else None
                 x, _, _ = block(x, table, past=past, mask=mask, store=store)
         if not cache or not cache.rows:
             x = torch.cat([context.last, x], 1)  # row j predicts token j
@@ -216,7 +217,7 @@ class Block(nn.Module):
         past: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
         rows: Tensor | None = None,
-        store: tuple[KVCache, int] | None = None,
+        store: tuple[Tensor, int] | None = None,
         num_condition: int = 0,
         causal: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
