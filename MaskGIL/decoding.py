@@ -1,36 +1,26 @@
-"""Decoding: a plan says how many tokens each step reveals, one short loop reveals them.
+"""Decoding: one short loop reveals the hidden tokens of a grid, step by step of a plan.
 
-Masked plans (MAR) reveal many tokens a step, a raster plan (AR) one, in raster order. A predictor
-turns tokens into logits (`MaskGIL/predictor.py`). Shapes: B batch, N tokens, M rows still hidden,
-V codebook.
+Plans are made in `MaskGIL/plans.py`, a predictor turns tokens into logits
+(`MaskGIL/predictor.py`). Shapes: B batch, N tokens, M rows, V codebook.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from MaskGIL.guidance import PartLogits, draw_tokens
-from MaskGIL.masking import SCHEDULES
+from MaskGIL.draw import draw_tokens, temperature_at
+from MaskGIL.guidance import PartLogits
 from MaskGIL.noise import uniform
+from MaskGIL.orders import BLIND, hidden_again, hidden_first, most_confident
+from MaskGIL.plans import Step
 from MaskGIL.sampling import SamplingConfig
-from Network.config import UserError
 
-
-@dataclass(frozen=True)
-class Step:
-    """One decoding step: how many of the plan's tokens it reveals, and which first."""
-
-    count: int
-    progress: float  # 0 at the first step, 1 at the last
-    order: str
-
-
-# What a network was trained for -> the plans that it answers to, the best one first
-OBJECTIVES = {"mar": ("mar",), "ar": ("ar",), "both": ("mar", "ar")}
-RASTER = "raster"  # the order of a raster plan, which has a loop of its own
+# Index of the step, tokens (B, h, w) behind it, and the log-probability (B, h, w) that each was
+# drawn with: 0 for given ones, -inf for hidden ones.
+OnStep = Callable[[int, Tensor, Tensor], None]
 
 
 class Predictor(Protocol):
@@ -42,182 +32,167 @@ class Predictor(Protocol):
     def __call__(self, tokens: Tensor, rows: Tensor, progress: float) -> Tensor | PartLogits:
         """Tokens (B, h, w) and rows (B, M) -> logits (B, M, V), or the same part by part.
 
-        In a raster plan rows are those that follow the rows of the last call, up to the one which
+        In raster order rows are those that follow the rows of the last call, up to the one which
         is drawn; that alone is answered, (B, 1, V).
         """
         ...
 
 
-def mar_plan(
-    num_tokens: int, num_steps: int, schedule: str = "arccos", order: str = "confidence"
-) -> list[Step]:
-    """Reveal `num_tokens` in `num_steps` along a schedule; each step at least one token.
-
-    Behind step i the hidden share is schedule((i + 1) / num_steps), as in MaskGIT (Chang et al.,
-    2022). Raises UserError unless 1 <= num_steps <= num_tokens, and for an unknown name.
-    """
-    _check_plan(num_tokens, num_steps, schedule, order)
-    steps, revealed = [], 0
-    for index in range(num_steps):
-        hidden_share = SCHEDULES[schedule]((index + 1) / num_steps, num_tokens)
-        target = round(num_tokens * (1 - hidden_share))
-        target = min(max(target, revealed + 1), num_tokens - (num_steps - 1 - index))
-        progress = index / (num_steps - 1) if num_steps > 1 else 1.0
-        steps.append(Step(target - revealed, progress, order))
-        revealed = target
-    return steps
-
-
-def ar_plan(num_tokens: int) -> list[Step]:
-    """Reveal `num_tokens` one after the other in raster order, as LlamaGen does."""
-    last = max(1, num_tokens - 1)
-    return [Step(1, index / last, RASTER) for index in range(num_tokens)]
-
-
-def plan_kind(objective: str, plan: str) -> str:
-    """ "mar" or "ar": what `plan` means for weights of an objective.
-
-    Raises UserError if they have not learned it.
-    """
-    known = OBJECTIVES[objective]
-    if plan not in ("auto", *known):
-        raise UserError(
-            f"plan={plan} asks for what these weights have not learned: they were trained with "
-            f"objective={objective}; use plan={known[0]} or plan=auto."
-        )
-    return known[0] if plan == "auto" else plan
-
-
-def make_plan(num_tokens: int, sampling: SamplingConfig, objective: str = "mar") -> list[Step]:
-    """The plan of `sampling` for weights of an objective. Raises UserError as its maker does."""
-    if plan_kind(objective, sampling.plan) == "ar":
-        return ar_plan(num_tokens)
-    return mar_plan(num_tokens, sampling.num_steps, sampling.schedule, sampling.order)
-
-
 @torch.no_grad()
 def decode(
-    predictor: Predictor,
+    predictors: Predictor | Mapping[str, Predictor],
     tokens: Tensor,
     plan: Sequence[Step],
     seeds: Tensor,
     *,
     mask_id: int,
     sampling: SamplingConfig,
-    on_step: Callable[[int, Tensor], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Reveal every hidden token of tokens (B, h, w) int64; given tokens never change.
 
-    A masked plan is scaled to the number of hidden tokens of each image; a raster plan has a step
-    for every token, given or not. seeds (B,) int64: image b's noise depends on seeds[b], the step
-    and the position alone. `on_step(index, tokens)` follows.
+    `predictors` are those of the kinds of steps that the plan has ("ar", "mar"), or one for all.
+    Raster steps have each a position, given or not; masked steps are scaled to the number of
+    tokens that an image has hidden when they begin. seeds (B,) int64: image b's noise depends on
+    seeds[b], the step and the position alone.
     """
-    predictor.start(tokens)
-    in_order = bool(plan) and plan[0].order == RASTER
-    assert not in_order or len(plan) == tokens[0].numel()
-    loop = _one_by_one if in_order else _by_score
-    revealed = tokens
-    for index, flat in enumerate(loop(predictor, tokens, plan, seeds, mask_id, sampling)):
-        revealed = flat.view(tokens.shape)
+    if not isinstance(predictors, Mapping):
+        predictors = dict.fromkeys(("ar", "mar"), predictors)
+    num_ar = sum(step.kind == "ar" for step in plan)
+    raster, masked = plan[:num_ar], plan[num_ar:]
+    assert masked or num_ar == tokens[0].numel()
+    canvas = _Canvas(tokens, seeds, mask_id, sampling)
+    hidden = (canvas.tokens == mask_id).cpu()  # the only time that the device is waited for
+    steps: list[Iterator[None]] = []
+    if raster:
+        steps.append(_one_by_one(canvas, predictors["ar"], raster, hidden))
+    if masked:
+        totals = hidden[:, num_ar:].sum(1).tolist()
+        steps.append(_many_at_once(canvas, predictors["mar"], masked, totals, num_ar))
+    for index, _ in enumerate(chain(*steps)):
         if on_step:
-            on_step(index, revealed)
-    return revealed
+            on_step(index, canvas.grid, canvas.log_probability.view(tokens.shape))
+    return canvas.grid
 
 
-def _by_score(
-    predictor: Predictor,
-    tokens: Tensor,
-    plan: Sequence[Step],
-    seeds: Tensor,
-    mask_id: int,
-    sampling: SamplingConfig,
-) -> Iterator[Tensor]:
-    """Tokens (B, N) behind each step of a masked plan."""
-    shape, tokens = tokens.shape, tokens.flatten(1).clone()
-    totals = (tokens == mask_id).sum(1)  # (B,)
-    amounts = set(totals.tolist())  # the only time that the device is waited for
-    most, planned, revealed = max(amounts), sum(step.count for step in plan), 0
-    for index, step in enumerate(plan):
-        before, revealed = revealed, revealed + step.count
-        if any(_share(n, revealed, planned) > _share(n, before, planned) for n in amounts):
-            hidden, left = tokens == mask_id, most - _share(most, before, planned)
-            rows = hidden.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :left]
-            logits = predictor(tokens.view(shape), rows, step.progress)
-            drawn, log_probability = _draw(logits, seeds, index, rows, tokens.shape[1], sampling)
-            score = ORDERS[step.order](log_probability, seeds, index, rows, step, sampling)
-            score = score.masked_fill(~hidden.gather(1, rows), -torch.inf)
-            counts = hidden.sum(1) - totals + _share(totals, revealed, planned)
-            ranks = score.argsort(dim=1, descending=True, stable=True).argsort(1)
-            chosen = ranks < counts[:, None]  # (B, M)
-            # A new tensor: `on_step` may keep those of earlier steps
-            tokens = tokens.scatter(1, rows, torch.where(chosen, drawn, tokens.gather(1, rows)))
-        yield tokens
+class _Canvas:
+    """Tokens (B, N) as they stand, and the log-probability that each was drawn with."""
+
+    def __init__(self, tokens: Tensor, seeds: Tensor, mask_id: int, sampling: SamplingConfig):
+        self.shape, self.tokens = tokens.shape, tokens.flatten(1)
+        self.seeds, self.mask_id, self.sampling = seeds, mask_id, sampling
+        never = torch.full_like(self.tokens, -torch.inf, dtype=torch.float32)
+        self.log_probability = torch.where(self.tokens == mask_id, never, 0.0)
+
+    @property
+    def grid(self) -> Tensor:
+        """The tokens (B, h, w)."""
+        return self.tokens.view(self.shape)
+
+    @property
+    def hidden(self) -> Tensor:
+        """Where nothing is revealed yet: (B, h, w)."""
+        return self.grid == self.mask_id
+
+    def draw(
+        self, logits: Tensor | PartLogits, index: int, progress: float, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (B, M) of rows (B, M), not yet written, and their log-probabilities.
+
+        Every part of a token has noise of its own.
+        """
+        parts = range(len(logits.sizes)) if isinstance(logits, PartLogits) else [0]
+        places = [rows + part * self.tokens.shape[1] for part in parts]
+        noise = [uniform(self.seeds[:, None], "token", index, place) for place in places]
+        return draw_tokens(logits, noise, self.sampling, temperature_at(self.sampling, progress))
+
+    def write(self, rows: Tensor, counts: Tensor, tokens: Tensor, log_probability: Tensor) -> None:
+        """Put tokens (B, M) into the first counts (B,) of rows (B, M), none of which comes twice.
+
+        Into new tensors: whoever follows the steps may keep those of earlier ones.
+        """
+        chosen = torch.arange(rows.shape[1], device=rows.device) < counts[:, None]
+        kept, known = self.tokens.gather(1, rows), self.log_probability.gather(1, rows)
+        self.tokens = self.tokens.scatter(1, rows, torch.where(chosen, tokens, kept))
+        self.log_probability = self.log_probability.scatter(
+            1, rows, torch.where(chosen, log_probability, known)
+        )
+
+    def hide(self, rows: Tensor, counts: Tensor) -> None:
+        """Forget the tokens in the first counts (B,) of rows (B, M)."""
+        never = torch.full_like(rows, -torch.inf, dtype=torch.float32)
+        self.write(rows, counts, torch.full_like(rows, self.mask_id), never)
 
 
 def _one_by_one(
-    predictor: Predictor,
-    tokens: Tensor,
-    plan: Sequence[Step],
-    seeds: Tensor,
-    mask_id: int,
-    sampling: SamplingConfig,
-) -> Iterator[Tensor]:
-    """Tokens (B, N) behind each step of a raster plan. Positions are plain numbers all along."""
-    shape, tokens = tokens.shape, tokens.flatten(1).clone()
-    places = torch.arange(len(plan), device=tokens.device).expand_as(tokens)
-    hidden = tokens == mask_id
-    wanted = set(hidden.any(0).nonzero()[:, 0].tolist())  # the only time that the device is waited
-    asked = 0
-    for index, step in enumerate(plan):
-        if index in wanted:
-            logits = predictor(tokens.view(shape), places[:, asked : index + 1], step.progress)
-            asked, row = index + 1, slice(index, index + 1)
-            drawn, _ = _draw(logits, seeds, index, places[:, row], len(plan), sampling)
-            tokens = tokens.clone()  # `on_step` may keep those of earlier steps
-            tokens[:, row] = torch.where(hidden[:, row], drawn, tokens[:, row])
-        yield tokens
+    canvas: _Canvas, predictor: Predictor, steps: Sequence[Step], hidden: Tensor
+) -> Iterator[None]:
+    """Fill in the first positions in raster order; hidden (B, N) is on the CPU."""
+    predictor.start(canvas.grid)
+    places = torch.arange(len(steps), device=canvas.tokens.device).expand(len(hidden), -1)
+    wanted, asked = hidden.any(0).tolist(), 0
+    for index, step in enumerate(steps):
+        if wanted[index]:
+            logits = predictor(canvas.grid, places[:, asked : index + 1], step.progress)
+            asked, row = index + 1, places[:, index : index + 1]
+            counts = canvas.hidden.flatten(1)[:, index].long()  # 1 or, if the token is given, 0
+            canvas.write(row, counts, *canvas.draw(logits, index, step.progress, row))
+        yield
 
 
-def _draw(
-    logits: Tensor | PartLogits,
-    seeds: Tensor,
-    index: int,
-    rows: Tensor,
-    num_tokens: int,
-    sampling: SamplingConfig,
-) -> tuple[Tensor, Tensor]:
-    """Tokens (B, M) of rows (B, M) and their log-probabilities; every part has its own noise."""
-    parts = range(len(logits.sizes)) if isinstance(logits, PartLogits) else [0]
-    noise = [uniform(seeds[:, None], "token", index, rows + part * num_tokens) for part in parts]
-    return draw_tokens(logits, noise, sampling)
+def _many_at_once(
+    canvas: _Canvas, predictor: Predictor, steps: Sequence[Step], totals: list[int], first: int
+) -> Iterator[None]:
+    """Fill in what is hidden, totals[b] tokens of image b; the steps count from `first`."""
+    predictor.start(canvas.grid)
+    sampling, unknown = canvas.sampling, canvas.hidden
+    table = torch.tensor([_amounts(total, steps, sampling.remask) for total in totals])
+    most = table.amax(0).tolist()  # in any image: plain numbers, for which no device is waited
+    table = table.to(canvas.tokens.device)  # (B, steps, 3)
+    for place, step in enumerate(steps):
+        index, (num_hidden, num_new, num_again) = first + place, most[place]
+        if num_new:
+            drawn = _drawn(canvas, predictor, step, index, num_hidden, num_new)
+            decoded, known = unknown & ~canvas.hidden, canvas.log_probability
+            canvas.write(drawn[0], table[:, place, 1], *drawn[1:])
+            if num_again:
+                again = hidden_again(
+                    decoded, num_again, canvas.seeds, index, known, sampling.remask_by
+                )
+                canvas.hide(again, table[:, place, 2])
+        yield
 
 
-def _confidence(log_probability, seeds, index, rows, step, sampling):
-    """MaskGIT: log p of the drawn token plus Gumbel noise, annealed to none."""
-    noise = uniform(seeds[:, None], "confidence", index, rows)
-    gumbel = -torch.log(-torch.log(noise))
-    return log_probability + sampling.noise * (1 - step.progress) * gumbel
+def _drawn(
+    canvas: _Canvas, predictor: Predictor, step: Step, index: int, num_hidden: int, num_new: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, their tokens and log-probabilities, (B, num_new) each: those to be revealed first."""
+    hidden, seeds = canvas.hidden, canvas.seeds
+    if blind := BLIND.get(step.order):
+        rows = blind(hidden, num_new, seeds, index)
+        logits = predictor(canvas.grid, rows, step.progress)
+        return rows, *canvas.draw(logits, index, step.progress, rows)
+    rows = hidden_first(hidden, num_hidden)
+    logits = predictor(canvas.grid, rows, step.progress)
+    tokens, log_probability = canvas.draw(logits, index, step.progress, rows)
+    noise = canvas.sampling.noise * (1 - step.progress)
+    best = most_confident(hidden, num_new, seeds, index, rows, log_probability, noise)
+    return rows.gather(1, best), tokens.gather(1, best), log_probability.gather(1, best)
 
 
-def _random(log_probability, seeds, index, rows, step, sampling):
-    """Every hidden position alike."""
-    return uniform(seeds[:, None], "decoding order", index, rows)
+def _amounts(total: int, steps: Sequence[Step], remask: float) -> list[tuple[int, int, int]]:
+    """Of an image that has `total` tokens hidden: hidden before each step, revealed, hidden again.
 
-
-# Which hidden positions a step reveals first: the highest scores (B, M).
-ORDERS = {"confidence": _confidence, "random": _random}
-
-
-def _share(total, revealed: int, planned: int):
-    """Tokens of `total` (a number or (B,)) revealed when `revealed` of `planned` are: rounded."""
-    return (2 * total * revealed + planned) // (2 * planned)
-
-
-def _check_plan(num_tokens: int, num_steps: int, schedule: str, order: str) -> None:
-    if not 1 <= num_steps <= num_tokens:
-        raise UserError(
-            f"num_steps={num_steps} must lie between 1 and the number of tokens, {num_tokens}."
-        )
-    for key, name, table in (("schedule", schedule, SCHEDULES), ("order", order, ORDERS)):
-        if name not in table:
-            raise UserError(f"Unknown {key} {name!r}. Known: {', '.join(table)}.")
+    The plan is scaled to `total`, rounded. Of the tokens decoded so far a step hides the share
+    `remask` again, but no more than are left hidden behind it: ReMDM's cap on its probability
+    (Wang et al., 2025, arXiv 2503.00307), in counts. It reveals as many more.
+    """
+    planned, revealed, hidden = sum(step.count for step in steps), 0, total
+    amounts: list[tuple[int, int, int]] = []
+    for step in steps:
+        revealed += step.count
+        left = total - (2 * total * revealed + planned) // (2 * planned)
+        again = min(round(remask * (total - hidden)), left)
+        amounts.append((hidden, hidden - left + again, again))
+        hidden = left
+    return amounts

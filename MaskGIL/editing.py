@@ -26,7 +26,6 @@ from MaskGIL.border import (
     read_pictures,
 )
 from MaskGIL.data.crops import to_float, to_uint8
-from MaskGIL.decoding import plan_kind
 from MaskGIL.noise import uniform
 from MaskGIL.windows import Margins, fill_outward
 from Network.config import UserError
@@ -264,7 +263,7 @@ def _remark_order(pipe: Pipeline, tokens: Tensor, settings: SamplingConfig) -> N
     """Warn where tokens (B, h, w) are kept that an AR plan sees too late."""
     hidden = (tokens == pipe.network.mask_id).flatten(1)  # (B, N)
     kept_behind = (hidden.cumsum(1) > 0) & ~hidden
-    if plan_kind(pipe.objective, settings.plan) == "ar" and kept_behind.any():
+    if all(step.kind == "ar" for step in pipe.plan(settings)) and kept_behind.any():
         warnings.warn(
             "An AR plan draws row by row and cannot look ahead to what is kept behind the token "
             "that it draws; a masked or a hybrid plan can.",

@@ -109,7 +109,7 @@ def decode_steps(pipe: Pipeline, labels: Tensor, seeds: Tensor) -> tuple[Tensor,
     """
     hidden: list[Tensor] = []
 
-    def on_step(step: int, tokens: Tensor) -> None:
+    def on_step(step: int, tokens: Tensor, confidence: Tensor) -> None:
         hidden.append(tokens == pipe.network.mask_id)
 
     tokens = pipe.sample_tokens(labels, seeds, on_step=on_step)

@@ -17,12 +17,13 @@ from MaskGIL import editing
 from MaskGIL.border import Output, as_output, check_output_type
 from MaskGIL.classes import class_index
 from MaskGIL.data.crops import to_uint8
-from MaskGIL.decoding import Step, decode, make_plan, plan_kind
+from MaskGIL.decoding import OnStep, decode
 from MaskGIL.device import autocast, choose_device, choose_precision, decoder_dtype
 from MaskGIL.noise import random_bits
+from MaskGIL.plans import OBJECTIVES, PLANS, Step, make_plan, plan_kind
 from MaskGIL.predictor import PREDICTORS
 from MaskGIL.sampling import SamplingConfig
-from MaskGIL.weights import load_weights
+from MaskGIL.weights import Weights, load_weights
 from Network.config import UserError
 from Network.gpt import GPT
 from Network.tokenizer.vq import VQTokenizer
@@ -46,11 +47,18 @@ class Pipeline:
         *,
         dtype: torch.dtype = torch.float32,
         objective: str = "mar",
+        ar_network: GPT | None = None,
     ):
-        """`objective` is what the network was trained for, and says how it may be decoded."""
+        """`objective` is what the network was trained for, and says how it may be decoded.
+
+        An `ar_network` of the same codes, classes and grid answers raster steps in its stead.
+        """
         self.network, self.tokenizer = network.eval(), tokenizer.eval()
         self.classes, self.sampling = list(classes), sampling or SamplingConfig()
-        self.dtype, self.objective = dtype, objective
+        self.dtype, self.objective = dtype, "both" if ar_network else objective
+        self.networks = dict.fromkeys(OBJECTIVES[objective], network)  # by kind of step
+        if ar_network:
+            self.networks["ar"] = ar_network.eval()
 
     @property
     def device(self) -> torch.device:
@@ -71,16 +79,20 @@ class Pipeline:
         dtype: torch.dtype | None = None,
         *,
         ema: bool = True,
+        ar_folder: str | Path | None = None,
     ) -> Pipeline:
         """Load a weights folder; the averaged weights unless `ema` is False.
 
-        Device and dtype default to the best that is there. Raises UserError if it cannot be read.
+        `ar_folder` holds a second network, for the raster steps of plan=hybrid and plan=ar. Device
+        and dtype default to the best that is there. Raises UserError if a folder cannot be read,
+        and if the two do not go together.
         """
         place = choose_device(str(device or "auto"))
         weights = load_weights(folder, ema=ema)
         if weights.network is None:
             raise UserError(f"{folder} holds a tokenizer, no generator; give weights=RUN/weights.")
         network, tokenizer = weights.network.to(place), weights.tokenizer.to(place)
+        ar_network = _ar_network(ar_folder, weights, folder, ema) if ar_folder else None
         dtype = dtype or choose_precision("auto", place)
         return cls(
             network,
@@ -89,6 +101,7 @@ class Pipeline:
             weights.sampling,
             dtype=dtype,
             objective=weights.objective,
+            ar_network=ar_network and ar_network.to(place),
         )
 
     @torch.no_grad()
@@ -110,7 +123,9 @@ class Pipeline:
         `generator` is a seed, a torch.Generator, or one seed per image: the noise of an image
         depends on its seed alone, not on the batch it is in. `height` and `width` are pixels,
         `output_type` is "pil" or "uint8"; further keywords replace sampler settings. The callback
-        gets (pipeline, step, {"tokens": (B, h, w)}). Raises UserError for what is out of range.
+        gets (pipeline, step, {"tokens": (B, h, w), "confidence": (B, h, w)}); the latter are the
+        log-probabilities that tokens were drawn with, -inf where they are hidden. Raises UserError
+        for what is out of range.
         """
         check_output_type(output_type)
         labels = self.labels(class_labels)
@@ -118,9 +133,9 @@ class Pipeline:
         grid = self._grid(height, width)
         seeds = self.seeds(generator, len(labels))
 
-        def on_step(step: int, tokens: Tensor) -> None:
+        def on_step(step: int, tokens: Tensor, confidence: Tensor) -> None:
             if callback_on_step_end:
-                callback_on_step_end(self, step, {"tokens": tokens})
+                callback_on_step_end(self, step, {"tokens": tokens, "confidence": confidence})
 
         tokens = self.sample_tokens(labels, seeds, settings, grid, on_step)
         return as_output(to_uint8(self.pixels(tokens)), tokens, output_type)
@@ -138,7 +153,7 @@ class Pipeline:
         seeds: Tensor,
         settings: SamplingConfig | None = None,
         grid: tuple[int, int] | None = None,
-        on_step: Callable[[int, Tensor], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Labels (B,) and seeds (B,), int64 -> tokens (B, h, w), decoded from an empty grid."""
         grid = grid or self.network.config.grid
@@ -152,22 +167,25 @@ class Pipeline:
         labels: Tensor,
         seeds: Tensor,
         settings: SamplingConfig | None = None,
-        on_step: Callable[[int, Tensor], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Tokens (B, h, w), hidden where they are the mask token -> the same with those drawn.
 
         Labels (B,) may also be shares of classes (B, num_classes + 1), floating.
         """
-        settings, grid = settings or self.sampling, (tokens.shape[1], tokens.shape[2])
-        plan, kind = self.plan(settings, grid), plan_kind(self.objective, settings.plan)
+        settings = settings or self.sampling
+        steps = self.plan(settings, (tokens.shape[1], tokens.shape[2]))
         if not self.network.null_label:  # the only one: nothing to be guided away from
             settings = replace(settings, guidance_scale=1.0)
-        predictor = PREDICTORS[kind](self.network, labels, settings)
+        plan = plan_kind(self.objective, settings.plan)
+        predictors = {
+            kind: PREDICTORS[kind](self.networks[kind], labels, settings) for kind in PLANS[plan]
+        }
         with autocast(self.device, self.dtype):
             return decode(
-                predictor,
+                predictors,
                 tokens,
-                plan,
+                steps,
                 seeds,
                 mask_id=self.network.mask_id,
                 sampling=settings,
@@ -176,8 +194,7 @@ class Pipeline:
 
     def settings(self, num_inference_steps: int | None = None, **changes: Any) -> SamplingConfig:
         """The sampler of the weights with what a call changes; None leaves a setting."""
-        changes = {"num_steps": num_inference_steps, **changes}
-        return replace(self.sampling, **{k: v for k, v in changes.items() if v is not None})
+        return self.sampling.changed(num_steps=num_inference_steps, **changes)
 
     def plan(
         self, settings: SamplingConfig | None = None, grid: tuple[int, int] | None = None
@@ -231,3 +248,36 @@ class Pipeline:
 def image_seeds(seed: int, indices: Tensor) -> Tensor:
     """Seeds (B,) of the images `indices` (B,) of the sample set number `seed`."""
     return random_bits(torch.full((), seed, device=indices.device), "seed", 0, indices)
+
+
+def _ar_network(folder: str | Path, beside: Weights, source: str | Path, ema: bool) -> GPT:
+    """The network of AR weights that go with the masked ones of `source`. Raises UserError."""
+    found, masked = load_weights(folder, ema=ema), beside.network
+    if found.network is None:
+        raise UserError(f"ar_weights={folder} holds a tokenizer, no generator; name RUN/weights.")
+    if "ar" not in OBJECTIVES[found.objective]:
+        raise UserError(
+            f"ar_weights={folder} were trained with objective={found.objective}; name weights of "
+            "an AR network."
+        )
+    if "mar" not in OBJECTIVES[beside.objective]:
+        raise UserError(
+            f"weights={source} are those of an AR network, as ar_weights are; name weights that "
+            "were trained with masks."
+        )
+    assert masked is not None
+    config, other = masked.config, found.network.config
+    pairs = {
+        "tokenizer": (beside.tokenizer.fingerprint, found.tokenizer.fingerprint),
+        "codebook": (config.codebook_size, other.codebook_size),
+        "number of classes": (config.num_classes, other.num_classes),
+        "list of classes": (beside.classes, found.classes),
+        "grid": (config.grid, other.grid),
+    }
+    for name, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise UserError(
+                f"ar_weights={folder} have another {name} than weights={source}; both networks "
+                "must make the same tokens of the same classes."
+            )
+    return found.network

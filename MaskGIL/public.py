@@ -105,9 +105,9 @@ def _t2i(file: str, side: int) -> PublicGenerator:
 
 
 def _halton(file: str, side: int, sha256: str = "") -> PublicGenerator:
-    """Steps and scale (1 + w) of its README; its Halton order and its temperatures we lack."""
+    """Order, steps and scale (1 + w) of its README; its rising temperature we lack."""
     public = PublicFile("llvictorll/Halton-MaskGIT", file, "MIT", sha256=sha256)
-    sampling = SamplingConfig(num_steps=32, order="random", guidance="constant", guidance_scale=3.0)
+    sampling = SamplingConfig(num_steps=32, order="halton", guidance="constant", guidance_scale=3.0)
     return PublicGenerator(public, (side, side), sampling, "mar")
 
 

@@ -3,7 +3,7 @@
 Stands on the pipeline.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import get_type_hints
 
 from MaskGIL.config import LARGEST_SEED, require_within
@@ -31,6 +31,9 @@ class SamplingKeys:
     """
 
     weights: str = setting("", "weights folder of a trained generator: RUN/weights")
+    ar_weights: str = setting(
+        "", "weights folder of an AR network of the same tokens, for plan=hybrid and plan=ar"
+    )
     seed: int = setting(0, "seed of the set; the noise of image i follows from (seed, i) alone")
     ema: bool = setting(True, "the averaged weights; false takes those of the last step")
     device: str = setting("auto", "auto, cuda, mps or cpu")
@@ -51,9 +54,10 @@ def open_pipeline(keys: SamplingKeys) -> Pipeline:
         raise UserError("weights is empty; name the folder of a generator, weights=RUN/weights.")
     device = choose_device(keys.device)
     dtype = choose_precision(keys.precision, device)
-    pipe = Pipeline.from_pretrained(keys.weights, device, dtype, ema=keys.ema)
+    pipe = Pipeline.from_pretrained(
+        keys.weights, device, dtype, ema=keys.ema, ar_folder=keys.ar_weights or None
+    )
     given = {field.name: getattr(keys, field.name, None) for field in fields(SamplingConfig)}
-    changes = {name: value for name, value in given.items() if value is not None}
-    pipe.sampling = replace(pipe.sampling, **changes)
+    pipe.sampling = pipe.sampling.changed(**given)
     pipe.plan()  # it checks
     return pipe

@@ -14,14 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from MaskGIL.config import changed_keys, to_dict
-from MaskGIL.decoding import plan_kind
 from MaskGIL.device import DTYPES
 from MaskGIL.durable import replace_file, sha256, to_json
 from MaskGIL.pipeline import Pipeline
+from MaskGIL.plans import plan_kind
+from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError
 from Network.files import fingerprint
 
 FORMAT = 2
+FIRST_SETTINGS = {"num_steps", "schedule", "order", "noise", "guidance", "guidance_scale",
+                  "temperature", "top_k"}  # fmt: skip
+OF_MASKS = {"num_steps", "schedule", "order", "noise", "counts", "legacy", "remask", "remask_by"}
 MOST_ROWS = 20  # classes told one by one
 Record = dict[str, Any]
 
@@ -93,13 +97,23 @@ def kept_scores(record: Record, scores: Record) -> Record:
 
 
 def _sampler(pipe: Pipeline) -> dict[str, Any]:
-    """The settings that a set follows from; those of a masked plan as records always had them."""
-    settings = to_dict(pipe.sampling)
-    if plan_kind(pipe.objective, settings.pop("plan")) == "mar":
-        return settings
-    of_masks = {"num_steps", "schedule", "order", "noise"}
-    kept = {key: value for key, value in settings.items() if key not in of_masks}
-    return {"plan": "ar", **kept}
+    """The settings that a set follows from.
+
+    Those that records did not have at first are told where they are not as they then were: so
+    records of earlier versions still describe their sets.
+    """
+    plan, usual = plan_kind(pipe.objective, pipe.sampling.plan), to_dict(SamplingConfig())
+    unused = {"mar": {"num_ar"}, "ar": {"num_ar", *OF_MASKS}, "hybrid": set()}[plan]
+    settings = {
+        key: value
+        for key, value in to_dict(pipe.sampling).items()
+        if key not in {"plan", *unused} and (key in FIRST_SETTINGS or value != usual[key])
+    }
+    if plan != "mar":
+        settings = {"plan": plan, **settings}
+        if (ar_network := pipe.networks["ar"]) is not pipe.network:
+            settings["ar_network_sha256"] = fingerprint(ar_network.state_dict())
+    return settings
 
 
 def _stands_on_train(metric: str) -> bool:

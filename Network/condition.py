@@ -98,15 +98,6 @@ def build_condition(config: NetworkConfig) -> ClassCondition | CaptionCondition:
     return ClassCondition(config.num_classes, config.width)
 
 
-def null_like(labels: Tensor, null_label: int) -> Tensor:
-    """The null condition in the place of each of labels (B,) or shares (B, num_classes + 1)."""
-    if not labels.is_floating_point():
-        return torch.full_like(labels, null_label)
-    shares = torch.zeros_like(labels)
-    shares[:, null_label] = 1
-    return shares
-
-
 def condition_mask(
     num_tokens: int, seen: Tensor | None, causal: bool, device: torch.device
 ) -> Tensor | None:

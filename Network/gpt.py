@@ -9,16 +9,16 @@ Shapes: B batch, N image tokens, P condition tokens, D width, H heads, V codeboo
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from Network.attention import Attention, causal_mask, take_rows
 from Network.condition import Captions, build_condition, condition_mask, with_seen
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
 from Network.feed_forward import FeedForward
 from Network.head import build_embedding, build_head
 from Network.norm import RMSNorm
-from Network.rotary import condition_table, rotary_table, rotate
+from Network.rotary import condition_table, rotary_table
 
 
 class GPT(nn.Module):
@@ -150,7 +150,7 @@ class GPT(nn.Module):
         x = self._embed(tokens[:, first : asked - 1], grid, first)  # (B, n, D)
         table = self._table(grid, tokens.device)[first : asked - 1]
         num_earlier = context.keys[0].shape[2] + first
-        mask = _causal_mask(x.shape[1], num_earlier, x.device) if x.shape[1] > 1 else None
+        mask = causal_mask(x.shape[1], num_earlier, x.device) if x.shape[1] > 1 else None
         mask = with_seen(mask, context.mask, first + x.shape[1])
         if x.shape[1]:
             for index, block in enumerate(self.blocks):
@@ -162,7 +162,7 @@ class GPT(nn.Module):
         if cache:
             cache.rows = asked
         elif rows is not None:
-            x = _gather(x, rows)
+            x = take_rows(x, rows)
         return self.norm(x)
 
     def _embed(self, tokens: Tensor, grid: tuple[int, int], first: int = 0) -> Tensor:
@@ -231,96 +231,10 @@ class Block(nn.Module):
             num_condition=num_condition,
             causal=causal,
         )
-        x = x if rows is None else _gather(x, rows)
+        x = x if rows is None else take_rows(x, rows)
         x = x + self.dropout(self.attention_norm_out(branch))
         branch = self.feed_forward(self.feed_forward_norm_in(x))
         return x + self.dropout(self.feed_forward_norm_out(branch)), keys, values
-
-
-class Attention(nn.Module):
-    """Multi-head attention with QK-norm before the rotation and fused projections."""
-
-    def __init__(self, config: NetworkConfig):
-        super().__init__()
-        self.heads, self.head_dim = config.heads, config.width // config.heads
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)  # rows: q, k, v
-        self.out = nn.Linear(config.width, config.width, bias=False)
-        self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else nn.Identity()
-
-    def forward(
-        self,
-        x: Tensor,
-        table: Tensor,
-        *,
-        past: tuple[Tensor, Tensor] | None,
-        mask: Tensor | None,
-        rows: Tensor | None,
-        store: tuple[KVCache, int] | None,
-        num_condition: int,
-        causal: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """X (B, n, D) attends to `past`, the stored tokens and itself; queries may be rows only.
-
-        The first `num_condition` tokens attend only to each other, and `past` is none of theirs.
-        `causal` tokens attend to those before them and to themselves.
-        """
-        q, k, v = self._project(x, rows)
-        q = rotate(self.q_norm(q), table if rows is None else table[rows]).to(v.dtype)
-        k = rotate(self.k_norm(k), table).to(v.dtype)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, n, head_dim)
-        keys, values = k, v
-        if past is not None and store:
-            keys, values = store[0].extend(store[1], past, k, v)
-        elif past is not None:
-            keys, values = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        attended = attend(
-            q[:, :, num_condition:], keys, values, mask, causal
-        )  # (B, H, n - num_condition, head_dim)
-        if num_condition:
-            first = attend(
-                q[:, :, :num_condition],
-                keys[:, :, :num_condition],
-                values[:, :, :num_condition],
-                None,
-            )
-            attended = torch.cat([first, attended], 2)
-        return self.out(attended.transpose(1, 2).flatten(2)), k, v
-
-    def _project(self, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        heads = (-1, self.head_dim)
-        if rows is None:
-            q, k, v = self.qkv(x).unflatten(-1, heads).chunk(3, 2)  # (B, n, H, head_dim) each
-            return q, k, v
-        width = x.shape[-1]
-        q = F.linear(_gather(x, rows), self.qkv.weight[:width])  # (B, M, D)
-        k, v = F.linear(x, self.qkv.weight[width:]).chunk(2, -1)
-        return q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
-
-
-def attend(
-    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False
-) -> Tensor:
-    """Scaled dot-product attention of q (B, H, n, head_dim) over keys and values (B, H, m, .).
-
-    `mask` (n, m) is True where a query sees a key; `causal` says that it is a triangle.
-    """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # The fused kernel's backward pass is 2 to 5 times slower here (torch 2.15, AVX512-BF16)
-        mask = _causal_mask(q.shape[2], 0, q.device) if causal else mask
-        scores = (q * q.shape[-1] ** -0.5) @ keys.mT  # (B, H, n, m)
-        scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
-        return scores.softmax(-1).to(values.dtype) @ values
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal)
-
-
-def _gather(x: Tensor, rows: Tensor) -> Tensor:
-    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))  # (B, M, D)
-
-
-def _causal_mask(num_queries: int, num_earlier: int, device: torch.device) -> Tensor:
-    ones = torch.ones(num_queries, num_earlier + num_queries, dtype=torch.bool, device=device)
-    return ones.tril(num_earlier)
 
 
 def _initialise(module: nn.Module) -> None:

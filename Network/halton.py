@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from Network.attention import attend, take_rows
 from Network.condition import ClassCondition
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
 from Network.feed_forward import FeedForward
-from Network.gpt import attend
 from Network.norm import RMSNorm
-from Network.transformer import flat_tokens, initialise, take_rows
+from Network.transformer import flat_tokens, initialise
 
 
 class HaltonTransformer(nn.Module):

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from Network.attention import attend, take_rows
 from Network.condition import ClassCondition
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
-from Network.gpt import attend
 
 EDGE_EPS = 1e-12  # of the layer norms in front of the blocks and behind them, as in BERT
 
@@ -123,11 +123,6 @@ def flat_tokens(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
             f"not {'x'.join(map(str, found))}"
         )
     return tokens.flatten(1)
-
-
-def take_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """X (B, n, D) -> its rows (B, M), as (B, M, D)."""
-    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def initialise(module: nn.Module) -> None:

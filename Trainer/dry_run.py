@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from MaskGIL.cache_index import is_converted
 from MaskGIL.cached_rows import CachedRows
-from MaskGIL.decoding import OBJECTIVES
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import is_main, world_size
 from MaskGIL.masking import masked_loss
+from MaskGIL.plans import OBJECTIVES
 from MaskGIL.weights import open_tokenizer
 from Network import build_network, build_tokenizer
 from Trainer.adversary import build_discriminator

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from MaskGIL.decoding import OBJECTIVES
 from MaskGIL.masking import counted_rows, draw_mask, mask_tokens, max_hidden
 from MaskGIL.noise import STREAMS, seed_of
+from MaskGIL.plans import OBJECTIVES
 from Network.gpt import GPT
 from Network.head import split_parts
 from Trainer.config import RunConfig

@@ -17,8 +17,9 @@ from plain import PlainNetwork, plain_copy, sample, unfused_attention
 from torch import nn
 
 from MaskGIL.config import to_dict
-from MaskGIL.decoding import decode, mar_plan
+from MaskGIL.decoding import decode
 from MaskGIL.device import DTYPES, autocast, choose_device
+from MaskGIL.plans import mar_plan
 from MaskGIL.predictor import GuidedPredictor
 from MaskGIL.sampling import SamplingConfig
 from Network import build_network

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from paired import command
 
 from MaskGIL.config import load_config
-from Network import gpt
+from Network import attention
 from Network.config import NetworkConfig, setting
 from Trainer.config import RunConfig
 from Trainer.dry_run import Generator
@@ -102,7 +102,7 @@ def held(size: str, batch: int, cards: int, share: float, shards: bool) -> tuple
     """
     config = replace(load_config(RunConfig, None, []), network=NetworkConfig(size=size))
     model = Generator(replace(config, optim=replace(config.optim, batch=batch)))
-    detour, gpt.attend = gpt.attend, fused
+    detour, attention.attend = attention.attend, fused
     try:
         eight, sixteen = (
             footprint(
@@ -113,15 +113,19 @@ def held(size: str, batch: int, cards: int, share: float, shards: bool) -> tuple
             for images in (8, 16)
         )
     finally:
-        gpt.attend = detour
+        attention.attend = detour
     each = (sixteen.step - eight.step) // 8
     return eight.state + eight.step - 8 * each, each
 
 
 def fused(
-    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    causal: bool = False,
 ) -> torch.Tensor:
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal)
 
 
 if __name__ == "__main__":

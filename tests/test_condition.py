@@ -2,7 +2,7 @@ import pytest
 import tiny
 import torch
 
-from Network.condition import Captions, ClassCondition, null_like
+from Network.condition import Captions, ClassCondition
 from Network.config import NetworkConfig, UserError
 from Network.context import Context
 
@@ -44,12 +44,6 @@ def test_every_network_takes_shares(changes):
         torch.testing.assert_close(ours(tokens, shares), expected, rtol=0, atol=1e-11)
         mixed = ours(tokens, shares.mean(0, keepdim=True).expand(2, -1))
     assert not torch.allclose(mixed, expected)
-
-
-def test_the_null_condition_of_labels_and_of_shares():
-    assert null_like(torch.tensor([2, 0]), 3).tolist() == [3, 3]
-    shares = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 1, 0]])
-    assert torch.equal(null_like(shares, 3), torch.eye(4)[[3, 3]])
 
 
 def test_without_classes_only_the_null_condition_is_left():

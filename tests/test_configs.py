@@ -12,12 +12,12 @@ from MaskGIL.config import leaves, load_config
 from MaskGIL.data import SOURCES
 from MaskGIL.data.crops import CROPS
 from MaskGIL.data.sampler import split_ranks
-from MaskGIL.decoding import OBJECTIVES, ORDERS, make_plan
 from MaskGIL.device import DTYPES
 from MaskGIL.generate import GenerateConfig
 from MaskGIL.guidance import GUIDANCE
 from MaskGIL.masking import SCHEDULES
-from MaskGIL.predictor import PREDICTORS
+from MaskGIL.orders import ORDERS, REMASK
+from MaskGIL.plans import OBJECTIVES, PLANS, make_plan
 from MaskGIL.values import choices
 from Metrics.sample_and_eval import SampleConfig
 from Network import build_network, build_tokenizer
@@ -65,9 +65,10 @@ TABLES = {
     "network.kind": SIZES_OF,
     "tokenizer.family": FAMILIES,
     "masking.schedule": SCHEDULES,
-    "sampling.plan": ["auto", *PREDICTORS],
+    "sampling.plan": ["auto", *PLANS],
     "sampling.schedule": SCHEDULES,
     "sampling.order": ORDERS,
+    "sampling.remask_by": REMASK,
     "sampling.guidance": GUIDANCE,
     "data.cache_precision": ["fp32", "bf16"],
     "study.job": TRAINERS,

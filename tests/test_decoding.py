@@ -1,4 +1,4 @@
-"""Plans and the decoding loop, with predictors whose logits are whole numbers: nothing rounds."""
+"""The decoding loop, with predictors whose logits are whole numbers: nothing rounds."""
 
 from itertools import pairwise, product
 
@@ -7,27 +7,20 @@ import tiny
 import torch
 from scipy.stats import binomtest, chisquare
 
-from MaskGIL.decoding import (
-    OBJECTIVES,
-    ORDERS,
-    Step,
-    ar_plan,
-    decode,
-    make_plan,
-    mar_plan,
-    plan_kind,
-)
+from MaskGIL.decoding import decode
 from MaskGIL.masking import SCHEDULES
 from MaskGIL.noise import uniform
+from MaskGIL.orders import BLIND, ORDERS, REMASK
+from MaskGIL.plans import Step, ar_plan, hybrid_plan, mar_plan
 from MaskGIL.predictor import CausalPredictor, GuidedPredictor
 from MaskGIL.sampling import SamplingConfig
-from Network.config import UserError
 
 CODES, MASK = 7, 7
 SAMPLINGS = [
     SamplingConfig(),
     SamplingConfig(noise=0),
     SamplingConfig(temperature=0.6, top_k=3),
+    SamplingConfig(remask=0.4, remask_by="confidence"),
 ]
 
 
@@ -47,6 +40,25 @@ class Toy:
         seen = (seen * (seen != MASK) * torch.arange(3, 3 + seen.shape[1])).sum(1)
         mixed = rows[..., None] * 31 + torch.arange(CODES) * 17 + seen[:, None, None] * 13
         return mixed % 23 / 4
+
+
+class Raster:
+    """Logits of a position, code, and the tokens before it; it reads nothing else."""
+
+    def __init__(self):
+        self.rows, self.progress = [], []
+
+    def start(self, tokens):
+        pass
+
+    def __call__(self, tokens, rows, progress):
+        self.rows.append(rows[0].tolist())
+        self.progress.append(progress)
+        assert (rows == rows[0]).all()
+        row = self.rows[-1][-1]
+        seen = (tokens.flatten(1)[:, :row] * torch.arange(3, 3 + row)).sum(1)
+        mixed = row * 31 + torch.arange(CODES) * 17 + seen[:, None] * 13
+        return (mixed % 23 / 4)[:, None]
 
 
 class Constant:
@@ -77,69 +89,21 @@ def partly_hidden(*num_hidden, grid=(4, 4), seed=0):
 
 def run(tokens, plan, seeds=None, sampling=SAMPLINGS[0], predictor=None, on_step=None):
     seeds = torch.arange(len(tokens)) if seeds is None else seeds
-    predictor = predictor or Toy()
-    return decode(predictor, tokens, plan, seeds, mask_id=MASK, sampling=sampling, on_step=on_step)
-
-
-# Plans
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("num_tokens", [1, 16, 256, 576])
-def test_a_plan_for_any_number_of_steps(num_tokens, schedule):
-    """Arccos by plain rounding reveals negative numbers from 128 steps on."""
-    for num_steps in range(1, num_tokens + 1):
-        plan = mar_plan(num_tokens, num_steps, schedule)
-        counts = [step.count for step in plan]
-        assert len(counts) == num_steps
-        assert min(counts) >= 1
-        assert sum(counts) == num_tokens
-        assert plan[-1].progress == 1
-        assert num_steps == 1 or plan[0].progress == 0
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("num_steps", [4, 8, 12, 16])
-def test_a_plan_follows_its_schedule(schedule, num_steps):
-    """Whatever it must do to reveal one token a step: never further away than that."""
-    plan, revealed = mar_plan(256, num_steps, schedule), 0
-    for index, step in enumerate(plan):
-        revealed += step.count
-        share = SCHEDULES[schedule]((index + 1) / num_steps, 256)
-        exact = 256 * (1 - share)
-        assert abs(revealed - exact) <= 0.5 or (step.count == 1 and revealed > exact)
-        assert step.progress == pytest.approx(index / (num_steps - 1))
-        assert step.order == "confidence"
-
-
-def test_arccos_as_halton_maskgit_has_it():
-    """Its 8 shares lie at i/7, rounded down (f61b0a1); ours at i/8: no step is almost empty."""
-    steps = torch.tensor([step.count for step in mar_plan(256, 7)])
-    theirs = torch.tensor([23, 47, 72, 99, 129, 167, 256])
-    assert ((steps.cumsum(0) - theirs) >= 0).all()
-    assert ((steps.cumsum(0) - theirs) <= 1).all()
-
-
-def test_sentences_for_plans():
-    for num_steps in (0, 17, -1):
-        with pytest.raises(UserError, match=f"^num_steps={num_steps} must lie between 1 .*, 16.$"):
-            mar_plan(16, num_steps)
-    with pytest.raises(UserError, match=r"^Unknown schedule 'cosin'. Known: root, linear, .*exp.$"):
-        mar_plan(16, 4, "cosin")
-    with pytest.raises(UserError, match=r"^Unknown order 'halton'. Known: confidence, random.$"):
-        mar_plan(16, 4, order="halton")
+    predictors = predictor or {"ar": Raster(), "mar": Toy()}
+    return decode(predictors, tokens, plan, seeds, mask_id=MASK, sampling=sampling, on_step=on_step)
 
 
 # The loop
 
 
+@pytest.mark.parametrize("num_ar", [0, 5, 16])
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("num_steps", [1, 3, 16])
+@pytest.mark.parametrize("num_steps", [1, 3, 11])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_hidden_tokens_are_filled_and_given_ones_stay(sampling, num_steps, order):
+def test_hidden_tokens_are_filled_and_given_ones_stay(sampling, num_steps, order, num_ar):
     tokens = partly_hidden(0, 1, 2, 9, 16, 15)
     before = tokens.clone()
-    found = run(tokens, mar_plan(16, num_steps, order=order), sampling=sampling)
+    found = run(tokens, hybrid_plan(16, num_ar, num_steps, order=order), sampling=sampling)
     given = before != MASK
     assert found.shape == before.shape
     assert torch.equal(found[given], before[given])
@@ -148,13 +112,14 @@ def test_hidden_tokens_are_filled_and_given_ones_stay(sampling, num_steps, order
     assert torch.equal(tokens, before)
 
 
+@pytest.mark.parametrize("num_ar", [0, 5])
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("num_steps", [1, 4, 6, 7, 16])
+@pytest.mark.parametrize("num_steps", [1, 4, 6, 7, 11])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_the_batch_does_not_matter(sampling, num_steps, order):
+def test_the_batch_does_not_matter(sampling, num_steps, order, num_ar):
     """Also where a step of the plan reveals something in one image and nothing in another."""
     tokens = partly_hidden(*range(11))
-    plan, seeds = mar_plan(16, num_steps, "linear", order), torch.arange(100, 111)
+    plan, seeds = hybrid_plan(16, num_ar, num_steps, "linear", order), torch.arange(100, 111)
     together = run(tokens, plan, seeds, sampling)
     shuffled = torch.randperm(11, generator=torch.Generator().manual_seed(0))
     found = run(tokens[shuffled], plan, seeds[shuffled], sampling)
@@ -192,7 +157,7 @@ def test_seeds_matter():
 def test_each_step_reveals_its_share():
     tokens, plan, frames = partly_hidden(16, 10, 0), mar_plan(16, 5), []
     predictor = Toy()
-    found = run(tokens, plan, predictor=predictor, on_step=lambda i, t: frames.append((i, t)))
+    found = run(tokens, plan, predictor=predictor, on_step=lambda i, t, c: frames.append((i, t)))
     assert [index for index, _ in frames] == list(range(5))
     assert torch.equal(frames[-1][1], found)
     revealed = 0
@@ -223,6 +188,103 @@ def test_few_hidden_tokens_take_few_calls():
     assert predictor.num_rows == [2, 1]
 
 
+@pytest.mark.parametrize("order", BLIND)
+def test_a_blind_order_asks_for_the_rows_of_its_step_alone(order):
+    predictor = Toy()
+    run(partly_hidden(16, 3), mar_plan(16, 5, order=order), predictor=predictor)
+    assert predictor.num_rows == [step.count for step in mar_plan(16, 5)]
+
+
+def test_a_step_tells_how_likely_each_token_was():
+    """Log p of the untempered logits; 0 where a token was given, -inf where it is hidden."""
+    tokens, told = partly_hidden(16, 10), []
+    plan = hybrid_plan(16, 3, 4)
+    predictors = {"ar": Constant([LOGITS]), "mar": Constant(LOGITS)}
+    settings = SamplingConfig(temperature=0.7, remask=0.5)
+    run(tokens, plan, None, settings, predictors, lambda *given: told.append(given))
+    assert [index for index, _, _ in told] == list(range(7))
+    law = torch.tensor(LOGITS).log_softmax(-1)
+    for _, frame, confidence in told:
+        hidden = frame == MASK
+        assert (confidence[hidden] == -torch.inf).all()
+        assert (confidence[tokens != MASK] == 0).all()
+        drawn = ~hidden & (tokens == MASK)
+        torch.testing.assert_close(confidence[drawn], law[frame[drawn]])
+
+
+# Hybrids
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_hybrid_ends_in_the_pure_plans(sampling):
+    """Token for token, and what is asked too."""
+    tokens, order = partly_hidden(16, 16, 9, 1), "local"
+    predictors = {"ar": Raster(), "mar": Toy()}
+    none = run(tokens, hybrid_plan(16, 0, 5, order=order), None, sampling, predictors)
+    assert torch.equal(none, run(tokens, mar_plan(16, 5, order=order), None, sampling))
+    assert predictors["ar"].rows == []
+    every = run(tokens, hybrid_plan(16, 16, 5), None, sampling, {"ar": Raster()})
+    assert torch.equal(every, run(tokens, ar_plan(16), None, sampling))
+
+
+def test_a_hybrid_draws_the_first_ones_in_turn_and_then_the_rest():
+    tokens, frames = partly_hidden(16, 10, 3), []
+    predictors = {"ar": Raster(), "mar": Toy()}
+    run(
+        tokens,
+        hybrid_plan(16, 6, 3),
+        predictor=predictors,
+        on_step=lambda i, t, c: frames.append(t),
+    )
+    pure = []
+    raster(tokens, on_step=lambda i, t, c: pure.append(t))
+    for step in range(6):
+        assert torch.equal(frames[step].flatten(1)[:, :6], pure[step].flatten(1)[:, :6])
+    assert [row for rows in predictors["ar"].rows for row in rows] == list(range(6))
+    assert torch.equal(predictors["mar"].started[0], frames[5])
+    assert predictors["mar"].progress == [6 / 16, 11 / 16, 1]
+
+
+# Hidden again
+
+
+@pytest.mark.parametrize("remask_by", REMASK)
+@pytest.mark.parametrize("remask", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("num_ar", [0, 5])
+def test_hiding_again_follows_the_plan_and_ends_with_nothing_hidden(num_ar, remask, remask_by):
+    tokens = partly_hidden(16, 10, 1, 0, 16)
+    plan, frames = hybrid_plan(16, num_ar, 6, "linear"), [tokens]
+    settings = SamplingConfig(remask=remask, remask_by=remask_by)
+    found = run(tokens, plan, None, settings, None, lambda i, t, c: frames.append(t))
+    without = []
+    run(tokens, plan, on_step=lambda i, t, c: without.append(t))
+    for step, (before, after) in enumerate(pairwise(frames)):
+        assert torch.equal(
+            (after == MASK).flatten(1).sum(1), (without[step] == MASK).flatten(1).sum(1)
+        )
+        again = ((before != MASK) & (after == MASK)).flatten(1)
+        if step < num_ar:
+            assert not again.any()
+            continue
+        decoded = (before != MASK).flatten(1).sum(1) - (frames[num_ar] != MASK).flatten(1).sum(1)
+        left = (after == MASK).flatten(1).sum(1)
+        allowed = [min(round(remask * n), m) for n, m in zip(decoded.tolist(), left.tolist())]
+        assert again.sum(1).tolist() == allowed
+        assert not again[:, :num_ar].any()  # the first part is given to the second
+    assert (found != MASK).all()
+    assert torch.equal(found[tokens != MASK], tokens[tokens != MASK])
+
+
+def test_what_is_hidden_again_may_become_another_token():
+    frames, flat = [], Constant([0.0] * CODES)
+    settings = SamplingConfig(remask=1.0)
+    found = run(empty(50, 4, 4), mar_plan(16, 4, "linear"), None, settings, flat,
+                lambda i, t, c: frames.append(t))  # fmt: skip
+    first = frames[0] != MASK
+    changed = (frames[0][first] != found[first]).float().mean().item()
+    assert 0.5 < changed < 1
+
+
 # Laws
 
 LOGITS = [0.0, 1.0, -1.0, 2.0, 0.5, -3.0, 0.1]
@@ -249,9 +311,9 @@ def test_tokens_follow_the_tempered_law(temperature, plan):
 def test_each_step_draws_anew():
     """What a step has drawn but not revealed is forgotten: the next draws agree by chance."""
     frames, flat = [], Constant([0.0] * CODES)
-    run(empty(2000, 2, 2), mar_plan(4, 1), predictor=flat, on_step=lambda i, t: frames.append(t))
+    run(empty(2000, 2, 2), mar_plan(4, 1), predictor=flat, on_step=lambda i, t, c: frames.append(t))
     run(empty(2000, 2, 2), mar_plan(4, 4, order="random"), predictor=flat,
-        on_step=lambda i, t: frames.append(t))  # fmt: skip
+        on_step=lambda i, t, c: frames.append(t))  # fmt: skip
     all_at_once, first, *_, last = frames
     later = first == MASK
     assert torch.equal(last[~later], all_at_once[~later])  # the first draws are the same
@@ -281,7 +343,7 @@ def test_the_most_confident_come_first_without_noise():
     frames = []
     sampling = SamplingConfig(noise=0, top_k=1)
     plan = [Step(1, index / 7, "confidence") for index in range(8)]
-    run(empty(2, 2, 4), plan, None, sampling, Peaked(peaks), lambda i, t: frames.append(t))
+    run(empty(2, 2, 4), plan, None, sampling, Peaked(peaks), lambda i, t, c: frames.append(t))
     shown = torch.stack([frame.flatten(1)[0] != MASK for frame in frames])  # (steps, N)
     when = shown.int().argmax(0)
     assert when.tolist() == [5, 0, 7, 3, 6, 1, 4, 2]
@@ -292,7 +354,7 @@ def first_revealed(order, noise, progress=0.0):
     """Where 6,000 images begin, whose four positions differ in confidence."""
     frames, sampling = [], SamplingConfig(noise=noise, top_k=1)
     plan = [Step(1, progress, order), Step(3, 1.0, order)]
-    run(empty(6000, 2, 2), plan, None, sampling, Peaked(PEAKS), lambda i, t: frames.append(t))
+    run(empty(6000, 2, 2), plan, None, sampling, Peaked(PEAKS), lambda i, t, c: frames.append(t))
     return (frames[0].flatten(1) != MASK).int().argmax(1)
 
 
@@ -318,7 +380,7 @@ def test_equal_confidence_reveals_in_order():
     """So the result cannot hang on how a device sorts equal numbers."""
     frames, sampling = [], SamplingConfig(noise=0, top_k=1)
     plan = [Step(5, 0.0, "confidence"), Step(35, 1.0, "confidence")]
-    run(empty(3, 5, 8), plan, None, sampling, Constant(LOGITS), lambda i, t: frames.append(t))
+    run(empty(3, 5, 8), plan, None, sampling, Constant(LOGITS), lambda i, t, c: frames.append(t))
     assert torch.equal(frames[0].flatten(1) != MASK, (torch.arange(40) < 5).expand(3, -1))
 
 
@@ -331,51 +393,9 @@ def test_every_schedule_and_order_decodes(schedule, order):
 # Raster order
 
 
-class Raster:
-    """Logits of a position, code, and the tokens before it; it reads nothing else."""
-
-    def __init__(self):
-        self.rows, self.progress = [], []
-
-    def start(self, tokens):
-        pass
-
-    def __call__(self, tokens, rows, progress):
-        self.rows.append(rows[0].tolist())
-        self.progress.append(progress)
-        assert (rows == rows[0]).all()
-        row = self.rows[-1][-1]
-        seen = (tokens.flatten(1)[:, :row] * torch.arange(3, 3 + row)).sum(1)
-        mixed = row * 31 + torch.arange(CODES) * 17 + seen[:, None] * 13
-        return (mixed % 23 / 4)[:, None]
-
-
 def raster(tokens, seeds=None, sampling=SAMPLINGS[0], predictor=None, on_step=None):
     plan = ar_plan(tokens[0].numel())
     return run(tokens, plan, seeds, sampling, predictor or Raster(), on_step)
-
-
-def test_a_raster_plan_reveals_one_token_a_step():
-    for num_tokens in (1, 16, 256):
-        plan = ar_plan(num_tokens)
-        assert [step.count for step in plan] == [1] * num_tokens
-        assert plan[0].progress == 0
-        assert num_tokens == 1 or plan[-1].progress == 1
-
-
-def test_the_plan_that_weights_have_learned():
-    assert plan_kind("mar", "auto") == plan_kind("both", "auto") == "mar"
-    assert plan_kind("ar", "auto") == plan_kind("both", "ar") == "ar"
-    assert make_plan(16, SamplingConfig(num_steps=5)) == mar_plan(16, 5)
-    assert make_plan(16, SamplingConfig(plan="ar", num_steps=99), "both") == ar_plan(16)
-    for objective, plan in (("ar", "mar"), ("mar", "ar")):
-        with pytest.raises(UserError) as error:
-            plan_kind(objective, plan)
-        assert str(error.value) == (
-            f"plan={plan} asks for what these weights have not learned: they were trained with "
-            f"objective={objective}; use plan={objective} or plan=auto."
-        )
-    assert list(OBJECTIVES) == list(tiny.network().objectives)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -399,7 +419,7 @@ def test_given_tokens_are_forced_and_never_change():
     tokens = partly_hidden(16, 9, 1, 0, 15)
     tokens.flatten(1)[:, :3] = tokens.flatten(1)[:, 8] = 5
     before, predictor, frames = tokens.clone(), Raster(), []
-    found = raster(tokens, predictor=predictor, on_step=lambda i, t: frames.append(t))
+    found = raster(tokens, predictor=predictor, on_step=lambda i, t, c: frames.append(t))
     given = before != MASK
     assert torch.equal(found[given], before[given])
     assert torch.equal(tokens, before)

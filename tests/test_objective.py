@@ -7,8 +7,8 @@ import tiny
 import torch
 from scipy.stats import binomtest
 
-from MaskGIL.decoding import OBJECTIVES
 from MaskGIL.masking import draw_mask, masked_loss
+from MaskGIL.plans import OBJECTIVES
 from Trainer.objective import RowLogits, masked_question, mode_of, next_question
 
 LABELS, MASK = torch.tensor([0, 2]), 11

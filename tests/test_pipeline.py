@@ -226,6 +226,92 @@ def test_a_folder_of_a_tokenizer(tmp_path):
         Pipeline.from_pretrained(tmp_path / "weights")
 
 
+# Two networks
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Weights of masks and of the next token, 4x4 tokens of one tokenizer; and their parts."""
+    folder, tokenizer = tmp_path_factory.mktemp("pair"), tiny.tokenizer()
+    networks = {"mar": tiny.network().float(), "ar": tiny.fill(tiny.network().float(), 1)}
+    for objective, network in networks.items():
+        save_weights(
+            folder / objective, tokenizer, network=network, classes=CLASSES,
+            sampling=SamplingConfig(num_steps=5, temperature=0.5), objective=objective,
+        )  # fmt: skip
+    return folder, networks, tokenizer
+
+
+def test_a_hybrid_asks_both_networks(pair, pipe):
+    folder, networks, tokenizer = pair
+    both = Pipeline.from_pretrained(
+        folder / "mar", "cpu", torch.float32, ema=False, ar_folder=folder / "ar"
+    )
+    labels, settings = [0, 1, 2], {"plan": "hybrid", "num_inference_steps": 4}
+    seen = []
+    found = both(labels, **settings, num_ar=6,
+                 callback_on_step_end=lambda *given: seen.append(given[2]))  # fmt: skip
+    assert len(seen) == 10
+    causal = Pipeline(networks["ar"], tokenizer, CLASSES, both.sampling, objective="ar")
+    alone = causal(labels).tokens.flatten(1)
+    # Guidance grows along the whole plan in both, so the first tokens are drawn alike
+    assert torch.equal(found.tokens.flatten(1)[:, :6], alone[:, :6])
+    assert not torch.equal(found.tokens.flatten(1)[:, 6:], alone[:, 6:])
+    assert torch.equal(both(labels, **settings, num_ar=16).tokens.flatten(1), alone)
+    assert torch.equal(both(labels, plan="ar").tokens.flatten(1), alone)
+    masked = pipe(labels, num_inference_steps=4).tokens
+    assert torch.equal(both(labels, **settings, num_ar=0).tokens, masked)
+    assert torch.equal(both(labels, num_inference_steps=4).tokens, masked)  # auto
+    assert (seen[-1]["confidence"] <= 0).all()
+    assert (seen[0]["confidence"].flatten(1)[:, 1:] == -torch.inf).all()
+
+
+def test_weights_trained_both_ways_need_no_second_network(pipe):
+    both = Pipeline(pipe.network, pipe.tokenizer, CLASSES, pipe.sampling, objective="both")
+    found = both([0, 1], plan="hybrid", num_ar=16).tokens
+    assert torch.equal(found, both([0, 1], plan="ar").tokens)
+    assert both([0, 1], plan="hybrid", num_ar=8, remask=0.3, order="local").tokens.max() < MASK
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"codebook_size": 12}, "codebook"),
+        ({"num_classes": 4}, "number of classes"),
+        ({"grid": (4, 5)}, "grid"),
+        ({}, "list of classes"),
+        (None, "tokenizer"),
+    ],
+)
+def test_two_networks_must_go_together(tmp_path, pair, changes, name):
+    folder, _, tokenizer = pair
+    if changes is None:
+        tokenizer = tiny.fill(tiny.tokenizer(), 5)
+    classes = CLASSES if changes != {} else CLASSES[::-1]
+    network = tiny.network(**(changes or {})).float()
+    save_weights(
+        tmp_path / "ar", tokenizer, network=network, classes=classes, objective="ar",
+    )  # fmt: skip
+    with pytest.raises(UserError) as error:
+        Pipeline.from_pretrained(folder / "mar", ema=False, ar_folder=tmp_path / "ar")
+    assert str(error.value) == (
+        f"ar_weights={tmp_path / 'ar'} have another {name} than weights={folder / 'mar'}; both "
+        "networks must make the same tokens of the same classes."
+    )
+
+
+def test_a_second_network_of_the_wrong_kind(tmp_path, pair):
+    folder, _, tokenizer = pair
+    save_weights(tmp_path / "tokenizer", tokenizer)
+    for weights, ar_weights, sentence in [
+        ("mar", folder / "mar", f"ar_weights={folder / 'mar'} were trained with objective=mar; na"),
+        ("mar", tmp_path / "tokenizer", f"ar_weights={tmp_path / 'tokenizer'} holds a tokenizer, "),
+        ("ar", folder / "ar", f"weights={folder / 'ar'} are those of an AR network, as ar_weights"),
+    ]:
+        with pytest.raises(UserError, match=f"^{re.escape(sentence)}"):
+            Pipeline.from_pretrained(folder / weights, ema=False, ar_folder=ar_weights)
+
+
 # Sentences
 
 
@@ -244,10 +330,16 @@ def test_a_folder_of_a_tokenizer(tmp_path):
             "num_steps=17 must lie between 1 and the number of tokens, 16",
         ),
         ({"num_inference_steps": 0}, "sampling.num_steps must be at least 1, not 0."),
-        ({"temperature": 0.0}, "sampling.temperature must be above 0, not 0.0."),
+        ({"temperature": -1.0}, "sampling.temperature must be at least 0, not -1.0."),
         ({"schedule": "cosin"}, "Unknown schedule 'cosin'. Known: root, linear, "),
-        ({"guidance": "ramp"}, "Unknown guidance 'ramp'. Known: constant, linear."),
+        ({"guidance": "ramp"}, "Unknown guidance 'ramp'. Known: constant, linear, cosine."),
         ({"plan": "ar"}, "plan=ar asks for what these weights have not learned: they were trained"),
+        ({"plan": "hybrid"}, "plan=hybrid asks for what these weights have not learned: they wer"),
+        ({"plan": "raster"}, "Unknown plan 'raster'. Known: auto, mar, ar, hybrid."),
+        ({"counts": (4, 4)}, "counts add up to 8; they must reveal 16 tokens."),
+        ({"counts": (8, 8), "num_inference_steps": 3}, "num_steps=3 contradicts counts, which has"),
+        ({"legacy": True}, "legacy=true has tables of 256 masked tokens for 4, 8, 12, 16, 32 ste"),
+        ({"remask": 1.5}, "sampling.remask must lie in [0, 1], not 1.5."),
         ({"output_type": "numpy"}, "Unknown output_type 'numpy'. Known: pil, uint8."),
     ],
 )

@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import plain_copy, sample
-from MaskGIL.decoding import decode, mar_plan
+from MaskGIL.decoding import decode
 from MaskGIL.masking import counted_rows, masked_loss
+from MaskGIL.plans import mar_plan
 from MaskGIL.predictor import GuidedPredictor
 from MaskGIL.sampling import SamplingConfig
 from Network.feed_forward import feed_forward_width

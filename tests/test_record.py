@@ -2,10 +2,12 @@ import json
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from tiny_weights import save_tiny_weights
 
 from MaskGIL.pipeline import Pipeline
+from MaskGIL.sampling import SamplingConfig
 from Metrics.record import (
     FORMAT,
     describe_samples,
@@ -16,6 +18,7 @@ from Metrics.record import (
     write_record,
 )
 from Network.config import UserError
+from Network.files import fingerprint
 
 LABELS = np.arange(4)
 SAMPLES = {"num_images": 4, "seed": 0}
@@ -57,6 +60,37 @@ def test_a_raster_plan_is_described_by_what_it_follows_from(tmp_path):
     assert found["plan"] == "ar"
     assert found["guidance_scale"] == 3.0
     assert {"num_steps", "schedule", "order", "noise"} & found.keys() == set()
+
+
+def test_settings_that_records_did_not_have_are_told_where_they_matter(tmp_path):
+    both = save_tiny_weights(tmp_path / "both", objective="both")
+    pipe = Pipeline.from_pretrained(both, "cpu", torch.float32)
+
+    def told(**changes):
+        pipe.sampling = SamplingConfig(num_steps=4).changed(**changes)
+        return describe_samples(pipe, LABELS, seed=0, chunk=2, ema=True)
+
+    same = told()
+    assert told(num_ar=7) == same  # which plan=mar does not look at
+    for changes in ({"remask": 0.25}, {"counts": [8, 56], "num_steps": 2}, {"legacy": True}):
+        found = told(**changes)
+        assert {key: value for key, value in found.items() if same.get(key) != value} == changes
+    hybrid = told(plan="hybrid", num_ar=7)
+    assert {"plan": "hybrid", "num_ar": 7, **same} == hybrid
+    assert told(plan="ar", remask=0.5, num_ar=7) == told(plan="ar")
+
+
+def test_a_second_network_is_told(tmp_path):
+    alone, second = (
+        Pipeline.from_pretrained(save_tiny_weights(tmp_path / "weights")),
+        tiny.network(),
+    )
+    settings = SamplingConfig(plan="hybrid", num_ar=7)
+    pipe = Pipeline(alone.network, alone.tokenizer, sampling=settings, ar_network=second)
+    found = describe_samples(pipe, LABELS, seed=0, chunk=2, ema=True)
+    assert found["ar_network_sha256"] == fingerprint(second.state_dict())
+    pipe.sampling = SamplingConfig()
+    assert "ar_network_sha256" not in describe_samples(pipe, LABELS, seed=0, chunk=2, ema=True)
 
 
 def test_a_new_place_has_no_record(tmp_path):

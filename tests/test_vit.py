@@ -27,6 +27,7 @@ from MaskGIL.weights import load_network, load_weights, save_weights
 from Network import build_network, build_tokenizer
 from Network.config import UserError
 from Network.gpt import GPT
+from Trainer.memory import fit_into_memory
 from Trainer.objective import mode_of
 from Trainer.tokens import has_cache, write_caches
 from Trainer.vit import GeneratorTrainer, RowLogits, shown_classes
@@ -223,10 +224,31 @@ def test_what_fits_into_memory_is_tried_with_the_dearest_step(make, monkeypatch)
         return forward(self, tokens, labels, rows, targets, causal)
 
     monkeypatch.setattr(RowLogits, "forward", spy)
-    trainer._fit_into_memory()
+    fit_into_memory(trainer)
     assert asked
     assert set(asked) == {(None, True)}
     assert trainer.mode() == mode_of("both", 0, 0)
+
+
+def test_the_log_tells_the_modes_of_both_apart(folder, tmp_path):
+    """And the loss that steps have, whatever their mode."""
+    words = ["objective=both", "loop.steps=8", FP32]
+    train("generator", folder, *words, f"out_dir={tmp_path / 'each'}")
+    modes = [mode_of("both", 0, step) for step in range(8)]
+    assert {"mar", "ar"} == set(modes)
+    own = {"mar": [], "ar": []}
+    for mode, line in zip(modes, records(tmp_path / "each"), strict=True):
+        assert [name for name in line if "acc" in name] == [f"{mode}_acc"]
+        assert line[f"{mode}_loss"] == line["loss"]
+        own[mode].append(line)
+    train("generator", folder, *words, "loop.log_every=8", f"out_dir={tmp_path / 'once'}")
+    (line,) = records(tmp_path / "once")
+    for mode, lines in own.items():
+        for name in (f"{mode}_loss", f"{mode}_acc"):
+            mean = sum(each[name] for each in lines) / len(lines)
+            assert line[name] == pytest.approx(mean)
+    mean = sum(each["loss"] for lines in own.values() for each in lines) / 8
+    assert line["loss"] == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("objective", ["ar", "both"])
@@ -433,7 +455,8 @@ def test_of_imagenet_eight_rows_of_eight_are_shown():
         ("sampling.num_steps=17",
          "num_steps=17 must lie between 1 and the number of tokens, 16."),
         ("sampling.plan=ar", "plan=ar asks for what these weights have not learned: they were "
-         "trained with objective=mar; use plan=mar or plan=auto."),
+         "trained with objective=mar; use plan=mar, or sample with an AR network beside them, "
+         "ar_weights=RUN/weights."),
         ("network.heads=3", "network.heads=3 must divide network.width=32 into heads whose width "
          "is a multiple of 4."),
         ("tokenizer.weights=", "tokenizer.weights is empty; name the weights folder of a trained "
