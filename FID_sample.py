@@ -2,7 +2,7 @@
 
 Writes an .npz as the ADM evaluator reads, and a record beside it. Under torchrun the ranks share
 the work, and the bytes stay the same. A set that is there already is only scored again.
-`reconstruct=a,b reference=FOLDER` compares tokenizers instead.
+`reconstruct=a,b reference=FOLDER` compares tokenizers instead, `sweep=...` settings of the sampler.
 """
 
 import sys
@@ -28,15 +28,17 @@ from Metrics.nearest import take_images
 from Metrics.record import Record, kept_scores, summary, versions, write_record
 from Metrics.redrawn import Redrawn, reconstructed
 from Metrics.reference import ImageSet, LabelledImages
-from Metrics.sample_and_eval import SampleConfig, evaluate, sample_chunks
+from Metrics.sample_and_eval import evaluate, sample_chunks
+from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
+from Metrics.sweep import Sweep
 from Network.config import UserError
 
 
 def main(config: SampleConfig, flags: Flags) -> None:
-    """Sample, unless that is done, then score what lies on disk; or compare tokenizers."""
-    if config.reconstruct:
-        compare(config, flags)
+    """Sample, unless that is done, then score what lies on disk; or compare several."""
+    if config.reconstruct or config.sweep:
+        compare(Comparison(config) if config.reconstruct else Sweep(config), flags)
         return
     with process_group(choose_device(config.device)):
         job = Job(config)
@@ -52,10 +54,9 @@ def main(config: SampleConfig, flags: Flags) -> None:
         score(job, record, inception)
 
 
-def compare(config: SampleConfig, flags: Flags) -> None:
-    """Redraw the reference by each tokenizer, and print what they keep of it."""
-    comparison = Comparison(config)
-    print(comparison.plan())
+def compare(comparison: Comparison | Sweep, flags: Flags) -> None:
+    """Compare tokenizers, or samplers, and print the table."""
+    print(comparison.plan(), flush=True)
     if not flags.dry_run:
         print(f"\n{comparison.run(counted)}", end="")
 

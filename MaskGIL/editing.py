@@ -25,6 +25,7 @@ from MaskGIL.border import (
     read_masks,
     read_pictures,
 )
+from MaskGIL.config import require_at_least
 from MaskGIL.data.crops import to_float, to_uint8
 from MaskGIL.noise import uniform
 from MaskGIL.windows import Margins, fill_outward
@@ -63,6 +64,7 @@ def inpaint(
     for masks of another size than their image and for what is out of range.
     """
     check_output_type(output_type)
+    require_at_least("soft_edge", soft_edge, 0)
     settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
     labels, (pictures, covers) = _as_many(
         labels, images=read_pictures(images), masks=read_masks(masks)
@@ -101,6 +103,7 @@ def outpaint(
     UserError for other amounts, for none, and for more than 2048 x 2048 pixels in all.
     """
     check_output_type(output_type)
+    require_at_least("soft_edge", soft_edge, 0)
     margins = token_margins(pipe, left=left, right=right, top=top, bottom=bottom)
     settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
     labels, (pictures,) = _as_many(labels, images=read_pictures(images))

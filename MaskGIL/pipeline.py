@@ -173,11 +173,10 @@ class Pipeline:
 
         Labels (B,) may also be shares of classes (B, num_classes + 1), floating.
         """
-        settings = settings or self.sampling
-        steps = self.plan(settings, (tokens.shape[1], tokens.shape[2]))
+        settings, grid = settings or self.sampling, (tokens.shape[1], tokens.shape[2])
+        steps, plan = self.plan(settings, grid), plan_kind(self.objective, settings.plan)
         if not self.network.null_label:  # the only one: nothing to be guided away from
             settings = replace(settings, guidance_scale=1.0)
-        plan = plan_kind(self.objective, settings.plan)
         predictors = {
             kind: PREDICTORS[kind](self.networks[kind], labels, settings) for kind in PLANS[plan]
         }
@@ -194,7 +193,7 @@ class Pipeline:
 
     def settings(self, num_inference_steps: int | None = None, **changes: Any) -> SamplingConfig:
         """The sampler of the weights with what a call changes; None leaves a setting."""
-        return self.sampling.changed(num_steps=num_inference_steps, **changes)
+        return self.sampling.changed(**{"num_steps": num_inference_steps, **changes})
 
     def plan(
         self, settings: SamplingConfig | None = None, grid: tuple[int, int] | None = None

@@ -30,8 +30,7 @@ class GuidedPredictor:
         assert len(tokens) == len(self.labels)
         self.conditional = self.network.encode(self.labels)
         if self.sampling.guidance_scale != 1:
-            null = _null_labels(self.network, self.labels)
-            self.both = [self.conditional, self.network.encode(null)]
+            self.both = [self.conditional, self.network.encode(_null_labels(self))]
             if not self.sampling.two_passes:
                 self.both = [Context.cat(self.both)]
 
@@ -86,8 +85,7 @@ class CausalPredictor:
         self.conditional = self.network.encode(self.labels, causal=True)
         self.branches = [Branch(self.conditional, KVCache(self.num_tokens))]
         if self.sampling.guidance_scale != 1:
-            null = _null_labels(self.network, self.labels)
-            self.null = self.network.encode(null, causal=True)
+            self.null = self.network.encode(_null_labels(self), causal=True)
 
     def __call__(self, tokens: Tensor, rows: Tensor, progress: float) -> Tensor | PartLogits:
         """Tokens (B, h, w) and the next rows (B, M) -> guided logits (B, 1, V) of the last one."""
@@ -137,6 +135,6 @@ def guided(
     return guide(network.head(conditional, rows), network.head(null, rows), scale)
 
 
-def _null_labels(network: GPT, labels: Tensor) -> Tensor:
-    """The null label (B,) for each of labels (B,) or shares (B, num_classes + 1)."""
-    return torch.full((len(labels),), network.null_label, device=labels.device)
+def _null_labels(predictor: GuidedPredictor | CausalPredictor) -> Tensor:
+    labels, null = predictor.labels, predictor.network.null_label
+    return torch.full((len(labels),), null, device=labels.device)

@@ -29,7 +29,8 @@ from Metrics.reconstruction import (
 )
 from Metrics.record import Record, versions
 from Metrics.reference import LabelledImages, open_image_set
-from Metrics.sample_and_eval import FEW, SampleConfig
+from Metrics.sample_and_eval import FEW
+from Metrics.sample_config import SampleConfig
 from Metrics.seen import Extractor, Seen
 from Network.config import UserError
 

@@ -7,15 +7,23 @@ from pathlib import Path
 
 from MaskGIL.distributed import first_rank_first, is_main, world_size
 from MaskGIL.output import output_path
+from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling_keys import open_pipeline
 from Metrics.classifier import STEPS, check_classes
 from Metrics.inception import WIDTH, InceptionNetwork, find_weights, open_inception
 from Metrics.ladder import draw_size
 from Metrics.record import describe_samples, find_record
 from Metrics.reference import ImageSet, open_image_set
-from Metrics.sample_and_eval import SampleConfig, choose_labels
+from Metrics.sample_and_eval import choose_labels
+from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile, SampleWriter
 from Network.config import UserError
+
+
+def image_size(pipe: Pipeline) -> tuple[int, int]:
+    """Height and width of the images of a set, in pixels."""
+    height, width = pipe.network.config.grid
+    return height * pipe.tokenizer.stride, width * pipe.tokenizer.stride
 
 
 class Job:
@@ -25,9 +33,7 @@ class Job:
         self.config, self.out = config, output_path("out", config.out, ".npz")
         self.nearest = output_path("nearest", config.nearest, ".png") if config.nearest else None
         self.pipe = open_pipeline(config)
-        stride = self.pipe.tokenizer.stride
-        height, width = (side * stride for side in self.pipe.network.config.grid)
-        self.size = height, width
+        self.size = image_size(self.pipe)
         png = Path(config.png) if config.png else None
         self.writer = SampleWriter(self.out, config.num_images, self.size, png)
         if not self.out.exists():

@@ -5,6 +5,7 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ def describe_samples(
     pipe: Pipeline, labels: NDArray[np.int64], *, seed: int, chunk: int, ema: bool
 ) -> dict[str, Any]:
     """What the bytes of a set with labels (N,) follow from, as flat {key: value}."""
+    facts = describe_set(pipe, labels, seed=seed, chunk=chunk, ema=ema)
+    return {**facts, **describe_sampler(pipe.sampling, pipe.objective, describe_ar_network(pipe))}
+
+
+def describe_set(
+    pipe: Pipeline, labels: NDArray[np.int64], *, seed: int, chunk: int, ema: bool
+) -> dict[str, Any]:
+    """`describe_samples` without the sampler."""
     return {
         "num_images": len(labels),
         "seed": seed,
@@ -44,8 +53,31 @@ def describe_samples(
         "tokenizer": pipe.tokenizer.name,
         "tokenizer_sha256": pipe.tokenizer.fingerprint,
         "precision": next(name for name, dtype in DTYPES.items() if dtype == pipe.dtype),
-        **_sampler(pipe),
     }
+
+
+def describe_ar_network(pipe: Pipeline) -> dict[str, str]:
+    """The hash of the network that answers raster steps, where it is one of its own."""
+    own = pipe.networks.get("ar", pipe.network)
+    return {} if own is pipe.network else {"ar_network_sha256": fingerprint(own.state_dict())}
+
+
+def describe_sampler(
+    sampling: SamplingConfig, objective: str, ar_network: Mapping[str, str]
+) -> dict[str, Any]:
+    """The settings that a set follows from, and the `ar_network` where its plan asks for it.
+
+    Those that records did not have at first are told where they are not as they then were: so
+    records of earlier versions still describe their sets.
+    """
+    plan, usual = plan_kind(objective, sampling.plan), to_dict(SamplingConfig())
+    unused = {"mar": {"num_ar"}, "ar": {"num_ar", *OF_MASKS}, "hybrid": set()}[plan]
+    settings = {
+        key: value
+        for key, value in to_dict(sampling).items()
+        if key not in {"plan", *unused} and (key in FIRST_SETTINGS or value != usual[key])
+    }
+    return settings if plan == "mar" else {"plan": plan, **settings, **ar_network}
 
 
 def find_record(out: Path, samples: dict[str, Any]) -> Record | None:
@@ -94,26 +126,6 @@ def kept_scores(record: Record, scores: Record) -> Record:
     if scores["fid"] is None and (record["fid"] is not None or not new):
         kept |= {key: record[key] for key in ("fid", "fid_note")}
     return kept
-
-
-def _sampler(pipe: Pipeline) -> dict[str, Any]:
-    """The settings that a set follows from.
-
-    Those that records did not have at first are told where they are not as they then were: so
-    records of earlier versions still describe their sets.
-    """
-    plan, usual = plan_kind(pipe.objective, pipe.sampling.plan), to_dict(SamplingConfig())
-    unused = {"mar": {"num_ar"}, "ar": {"num_ar", *OF_MASKS}, "hybrid": set()}[plan]
-    settings = {
-        key: value
-        for key, value in to_dict(pipe.sampling).items()
-        if key not in {"plan", *unused} and (key in FIRST_SETTINGS or value != usual[key])
-    }
-    if plan != "mar":
-        settings = {"plan": plan, **settings}
-        if (ar_network := pipe.networks["ar"]) is not pipe.network:
-            settings["ar_network_sha256"] = fingerprint(ar_network.state_dict())
-    return settings
 
 
 def _stands_on_train(metric: str) -> bool:

@@ -6,7 +6,6 @@ N images, B of a batch, H height, W width, D width of a feature.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,13 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from MaskGIL.config import require_at_least
 from MaskGIL.data.crops import to_uint8
 from MaskGIL.data.shapes import CLASSES
 from MaskGIL.distributed import chunks
 from MaskGIL.noise import random_bits
 from MaskGIL.pipeline import Pipeline, image_seeds
-from MaskGIL.sampling_keys import SamplingKeys
 from Metrics.features import load_feature_network
 from Metrics.inception import InceptionNetwork
 from Metrics.inception_metrics import FeatureStatistics, distance, frechet_distance
@@ -29,85 +26,10 @@ from Metrics.nearest import Reconstruct, near_training
 from Metrics.oracle import class_of, objects_spread_ratio
 from Metrics.reference import ImageSet, LabelledImages
 from Metrics.samples import SampleFile
-from Metrics.seen import Extractor, Seen
-from Metrics.similarity import WINDOW
-from Network.config import UserError, setting
+from Metrics.seen import DRAWS, Extractor, Seen, in_draws
+from Network.config import UserError
 
 FEW = 10_000  # images; an FID of fewer is larger, the more so the fewer they are
-
-
-@dataclass(frozen=True)
-class SampleConfig(SamplingKeys):
-    """A set of samples and what it is scored against."""
-
-    num_images: int = setting(50_000, "images of the set")
-    out: str = setting(
-        "samples.npz", "file of the set, never overwritten; its record: .json beside"
-    )
-    png: str = setting("", "new folder for the images as PNG files too; empty: none")
-    chunk: int = setting(64, "images computed at once; part of the set: bytes depend on it")
-    classes: tuple[str, ...] = setting(
-        ("balanced",),
-        "balanced: all classes equally often; data: as often as in the reference; or names and "
-        "numbers, a,b, equally often",
-    )
-    reference: str = setting(
-        "",
-        "shapes (drawn, val), shapes:COUNT, folder with val/CLASS or images, or .npz; empty: none",
-    )
-    num_reference: int = setting(0, "images of the reference, spread evenly over it; 0: all")
-    train: str = setting(
-        "", "training images to look for copies of: shapes:8192 or a folder; empty: no look"
-    )
-    ladder: bool = setting(
-        False, "also the distances of train, reconstructions and shuffled tokens; needs train"
-    )
-    classifier: bool = setting(
-        False, "also how many samples a classifier trained on train gives their class; needs train"
-    )
-    inception: str = setting(
-        "auto",
-        "weights of the Inception network for the FID: a file; auto: what PyTorch's folder of "
-        "downloads holds; download: fetched into it first; none: no FID",
-    )
-    nearest: str = setting(
-        "", "PNG file, replaced: 16 samples, each above the nearest training image; needs train"
-    )
-    reconstruct: tuple[str, ...] = setting(
-        (),
-        "instead of samples: how well tokenizers redraw the reference, each a weights folder, a "
-        "public name or NAME:FILE, a,b; out is a new .json, precision fp32 unless it is given",
-    )
-    image_size: int = setting(256, "reconstruct: side of the reference's centre crops in pixels")
-    vgg: str = setting(
-        "auto",
-        "reconstruct: weights of the VGG-16 for LPIPS, as inception has them: a file, auto, "
-        "download or none",
-    )
-    grid: str = setting(
-        "", "reconstruct: PNG file, replaced: 16 images above what each tokenizer makes of them"
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least("num_images", self.num_images, 2)
-        require_at_least("chunk", self.chunk, 1)
-        require_at_least("num_reference", self.num_reference, 0)
-        require_at_least("image_size", self.image_size, WINDOW)
-        if self.reconstruct and (self.weights or not self.reference):
-            raise UserError(
-                "reconstruct redraws the images of reference=... and samples none: give a "
-                "reference, and no weights."
-            )
-        if self.grid and not self.reconstruct:
-            raise UserError("grid shows reconstructions: give reconstruct=... too.")
-        if self.train and not self.reference:
-            raise UserError("train needs a reference to tell what is near: give reference=... too.")
-        for key in ("nearest", "ladder", "classifier"):
-            if getattr(self, key) and not self.train:
-                raise UserError(f"{key} needs the training images: give train=... too.")
-        if self.inception not in ("auto", "none") and not self.reference:
-            raise UserError("inception needs a reference: an FID is the distance to one.")
 
 
 class Classed(Protocol):
@@ -156,10 +78,14 @@ def sample_chunks(
     matrix product, and so a token, may depend on the batch.
     """
     for rows in chunks(len(labels), chunk):
-        indices = torch.arange(rows.start, rows.stop, device=pipe.device)
-        known = torch.from_numpy(labels[rows.start : rows.stop]).to(pipe.device)
-        tokens = pipe.sample_tokens(known, image_seeds(seed, indices))
-        yield rows.start, to_uint8(pipe.pixels(tokens))
+        yield rows.start, sample_rows(pipe, labels, seed, rows)
+
+
+def sample_rows(pipe: Pipeline, labels: NDArray[np.int64], seed: int, rows: range) -> Tensor:
+    """Images (B, 3, H, W) uint8, on the device, of some rows of the set with labels (N,)."""
+    indices = torch.arange(rows.start, rows.stop, device=pipe.device)
+    known = torch.from_numpy(labels[rows.start : rows.stop]).to(pipe.device)
+    return to_uint8(pipe.pixels(pipe.sample_tokens(known, image_seeds(seed, indices))))
 
 
 def evaluate(
@@ -185,7 +111,8 @@ def evaluate(
     extractors: list[Extractor] = [load_feature_network(), *([inception] if inception else [])]
     shapes, near = tuple(classes) == CLASSES, train is not None
     draw = draw_size([len(labels), *map(len, rungs.values())]) if rungs else 0
-    samples = Seen(images, len(labels), extractors, draw=draw, objects=shapes, thumbnails=near)
+    parts = in_draws(len(labels), draw)
+    samples = Seen(images, len(labels), extractors, part_of=parts, objects=shapes, thumbnails=near)
     metrics: dict[str, Any] = {}
     result = {
         "num_images": samples.count,
@@ -207,7 +134,7 @@ def evaluate(
     result["reference"] = {**facts, "unreadable": dict(reference.unreadable)}
     for extractor, found, expected in zip(extractors, samples.statistics, real.statistics):
         if isinstance(extractor, InceptionNetwork) and extractor.is_official:
-            result |= _fid(found, expected, reference, extractor.width)
+            result |= fid(found, expected, reference, extractor.width)
         else:
             metrics[f"{extractor.name} distance"] = distance(found, expected)
     if shapes and _has_shapes_labels(reference):
@@ -219,18 +146,25 @@ def evaluate(
         shown = samples.kept[: len(found["nearest"])].tolist()
         metrics["near training images"] = {**found, "shown": shown}
     if rungs:
-        seen = {name: Seen(each, len(each), extractors, draw=draw) for name, each in rungs.items()}
-        metrics |= _ladders(extractors, {**seen, "samples": samples}, real)
+        metrics |= _ladders(extractors, rungs, samples, real, draw)
     return result
 
 
 def _ladders(
-    extractors: Sequence[Extractor], seen: Mapping[str, Seen], real: Seen
+    extractors: Sequence[Extractor],
+    rungs: Mapping[str, LabelledImages],
+    samples: Seen,
+    real: Seen,
+    draw: int,
 ) -> dict[str, dict[str, Any]]:
-    """The ladder of each network, by its name."""
+    """The ladder of each network, by its name, of draws of so many images."""
+    seen = {"samples": samples}
+    for name, images in rungs.items():
+        parts = in_draws(len(images), draw)
+        seen[name] = Seen(images, len(images), extractors, part_of=parts)
     ladders = {}
     for number, (extractor, whole) in enumerate(zip(extractors, real.statistics)):
-        draws = {name: each.draws[number] for name, each in seen.items()}
+        draws = {name: each.parts[number][:DRAWS] for name, each in seen.items()}
         ladders[f"{extractor.name} ladder"] = ladder(draws, whole)
     return ladders
 
@@ -243,7 +177,7 @@ def _why_no_fid(reference: ImageSet | None, inception: InceptionNetwork | None) 
     return f"{inception.name} is not the Inception network that defines it"
 
 
-def _fid(
+def fid(
     samples: FeatureStatistics, real: FeatureStatistics, reference: ImageSet, width: int
 ) -> dict[str, Any]:
     """The FID, and of how many images it is."""

@@ -37,9 +37,10 @@ class Extractor(Protocol):
 class Seen:
     """Statistics, hash and thumbnails of `count` images (B, 3, H, W) uint8 that come in batches.
 
-    `draws[e]` has the features by extractor e of DRAWS parts of the set, `draw` images each, and
-    `statistics[e]` those of all. Thumbnails are of the images `kept` (n,), at most MOST_THUMBNAILS
-    and evenly spread, seen through `reconstruct`; `objects` is what the oracle reads.
+    `part_of` (count,) uint8 takes the set apart: `parts[e]` has the features by extractor e of each
+    part, and `statistics[e]` those of all. Thumbnails are of the images `kept` (n,), at most
+    MOST_THUMBNAILS and evenly spread, seen through `reconstruct`; `objects` is what the oracle
+    reads.
     """
 
     def __init__(
@@ -49,14 +50,15 @@ class Seen:
         extractors: Sequence[Extractor],
         reconstruct: Reconstruct | None = None,
         *,
-        draw: int = 0,
+        part_of: Tensor | None = None,
         objects: bool = False,
         thumbnails: bool = False,
     ) -> None:
         self.count = 0
         self.objects: list[list[Object]] = []
-        self._parts = [[FeatureStatistics() for _ in range(DRAWS + 1)] for _ in extractors]
-        self._part_of = _parts(count, draw)
+        self._part_of = torch.zeros(count, dtype=torch.uint8) if part_of is None else part_of
+        num_parts = 1 + int(self._part_of.max())
+        self.parts = [[FeatureStatistics() for _ in range(num_parts)] for _ in extractors]
         self._extractors, self._reconstruct, self._reads = extractors, reconstruct, objects
         self.kept = spread(count, MOST_THUMBNAILS if thumbnails else 0)
         self._thumbnails: list[Tensor] = []
@@ -66,14 +68,9 @@ class Seen:
         assert self.count == count, f"{self.count} images, announced were {count}"
 
     @property
-    def draws(self) -> list[list[FeatureStatistics]]:
-        """Of each extractor, the statistics of each draw."""
-        return [parts[:DRAWS] for parts in self._parts]
-
-    @property
     def statistics(self) -> list[FeatureStatistics]:
         """Of each extractor, those of all images."""
-        return [_merged(parts) for parts in self._parts]
+        return [merged(parts) for parts in self.parts]
 
     @property
     def sha256(self) -> str:
@@ -90,7 +87,7 @@ class Seen:
         pixels = images.permute(0, 2, 3, 1).contiguous()  # (B, H, W, 3)
         self._digest.update(pixels.numpy().tobytes())
         part_of = self._part_of[self.count : self.count + len(images)]
-        for parts, extractor in zip(self._parts, self._extractors):
+        for parts, extractor in zip(self.parts, self._extractors):
             features = extractor(images)
             for number in part_of.unique().tolist():
                 parts[number].update(features[part_of == number])
@@ -102,8 +99,11 @@ class Seen:
         self.count += len(images)
 
 
-def _parts(count: int, draw: int) -> Tensor:
-    """Which draw each of `count` images belongs to, DRAWS for none of them: uint8 (count,)."""
+def in_draws(count: int, draw: int) -> Tensor:
+    """Which of DRAWS draws of `draw` images each of `count` belongs to, (count,) uint8.
+
+    DRAWS for none of them; the draws share no image.
+    """
     assert DRAWS * draw <= count, (draw, count)
     bits = random_bits(torch.tensor(0), "order", 0, torch.arange(count))
     part_of = torch.full((count,), DRAWS, dtype=torch.uint8)
@@ -112,7 +112,8 @@ def _parts(count: int, draw: int) -> Tensor:
     return part_of
 
 
-def _merged(parts: Sequence[FeatureStatistics]) -> FeatureStatistics:
+def merged(parts: Sequence[FeatureStatistics]) -> FeatureStatistics:
+    """The statistics of all parts together."""
     whole = FeatureStatistics()
     for part in parts:
         whole.merge(part)

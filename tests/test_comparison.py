@@ -16,7 +16,7 @@ from Metrics.features import SHA256, load_feature_network
 from Metrics.inception import InceptionNetwork
 from Metrics.inception_metrics import distance
 from Metrics.reference import open_image_set
-from Metrics.sample_and_eval import SampleConfig
+from Metrics.sample_config import SampleConfig
 from Metrics.seen import Seen
 from Network.config import UserError
 

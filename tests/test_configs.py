@@ -19,7 +19,7 @@ from MaskGIL.masking import SCHEDULES
 from MaskGIL.orders import ORDERS, REMASK
 from MaskGIL.plans import OBJECTIVES, PLANS, make_plan
 from MaskGIL.values import choices
-from Metrics.sample_and_eval import SampleConfig
+from Metrics.sample_config import SampleConfig
 from Network import build_network, build_tokenizer
 from Network.config import SIZES_OF
 from Network.tokenizer import FAMILIES

@@ -326,6 +326,14 @@ SOME = torch.zeros(SIDE, SIDE, dtype=torch.bool)
             "Unknown output_type 'numpy'. Known: pil, uint8.",
         ),
         (
+            lambda pipe, images: pipe.inpaint(images, SOME, soft_edge=-1),
+            "soft_edge must be at least 0, not -1.",
+        ),
+        (
+            lambda pipe, images: pipe.outpaint(images, left=2, soft_edge=-1),
+            "soft_edge must be at least 0, not -1.",
+        ),
+        (
             lambda pipe, images: pipe.inpaint("no.png", SOME),
             "There is no file no.png; give a picture that exists.",
         ),

@@ -18,7 +18,8 @@ from MaskGIL.pipeline import Pipeline
 from Metrics import classifier, inception, pretrained
 from Metrics.redrawn import reconstructed
 from Metrics.reference import open_image_set
-from Metrics.sample_and_eval import SampleConfig, choose_labels
+from Metrics.sample_and_eval import choose_labels
+from Metrics.sample_config import SampleConfig
 from Network.files import fingerprint
 
 ROOT = Path(__file__).parent.parent

@@ -23,7 +23,7 @@ from MaskGIL.pipeline import Pipeline
 from MaskGIL.public import GENERATORS, PUBLIC, PublicFile, PublicGenerator
 from MaskGIL.sampling import SamplingConfig
 from MaskGIL.weights import load_network, load_weights, read_config, save_weights
-from Metrics.sample_and_eval import SampleConfig
+from Metrics.sample_config import SampleConfig
 from Network import build_tokenizer
 from Network.config import SIZES_OF, Size, UserError
 from Network.tokenizer import NAMED

@@ -12,7 +12,7 @@ from MaskGIL.config import load_config
 from Metrics import job as module
 from Metrics.inception import InceptionNetwork
 from Metrics.job import Job
-from Metrics.sample_and_eval import SampleConfig
+from Metrics.sample_config import SampleConfig
 from Network.config import UserError
 
 WORDS = ("num_images=40", "chunk=16", "reference=shapes:64", "device=cpu", "precision=fp32")

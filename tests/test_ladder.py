@@ -8,7 +8,7 @@ from Metrics.inception_metrics import distance
 from Metrics.ladder import ORDER, draw_size, ladder, rungs
 from Metrics.redrawn import Redrawn
 from Metrics.reference import open_image_set
-from Metrics.seen import DRAWS, Seen
+from Metrics.seen import DRAWS, Seen, in_draws
 from Network.config import UserError
 
 SIDE = 32
@@ -33,14 +33,16 @@ def test_the_sets_come_in_order_and_each_distance_is_of_one_draw(real):
     network = [load_feature_network()]
     train = open_image_set("train", "shapes:300", "train", (SIDE, SIDE))
     sets = [train, *(Redrawn(real, noisy(amount)) for amount in (15, 30, 60))]
-    seen = [Seen(images, len(images), network, draw=85) for images in sets]
+    seen = [
+        Seen(images, len(images), network, part_of=in_draws(len(images), 85)) for images in sets
+    ]
     whole = Seen(real, 256, network).statistics[0]
-    draws = {name: each.draws[0] for name, each in zip(ORDER, seen)}
+    draws = {name: each.parts[0][:DRAWS] for name, each in zip(ORDER, seen)}
     found = ladder(draws, whole)
     assert found["count"] == 85
     assert found["in order"]
     assert list(found["distances"]) == list(ORDER)
-    assert found["distances"]["samples"] == [distance(d, whole) for d in seen[2].draws[0]]
+    assert found["distances"]["samples"] == [distance(d, whole) for d in seen[2].parts[0][:DRAWS]]
     assert all(len(set(each)) == DRAWS for each in found["distances"].values())
     swapped = {**draws, "train": draws["samples"], "samples": draws["train"]}
     assert not ladder(swapped, whole)["in order"]

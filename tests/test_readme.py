@@ -9,7 +9,7 @@ import pytest
 from MaskGIL.__main__ import main
 from MaskGIL.command import parse
 from MaskGIL.config import load_config
-from Metrics.sample_and_eval import SampleConfig
+from Metrics.sample_config import SampleConfig
 from Network.config import SIZES
 from Trainer.config import RunConfig
 

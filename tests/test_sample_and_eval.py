@@ -16,7 +16,8 @@ from Metrics.inception import InceptionNetwork
 from Metrics.inception_metrics import frechet_distance
 from Metrics.nearest import NEAR, near_training, thumbnails
 from Metrics.reference import open_image_set
-from Metrics.sample_and_eval import SampleConfig, choose_labels, evaluate, sample_chunks
+from Metrics.sample_and_eval import choose_labels, evaluate, sample_chunks
+from Metrics.sample_config import SampleConfig
 from Network.config import UserError
 
 SIZE = (32, 32)

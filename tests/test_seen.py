@@ -9,7 +9,7 @@ import torch
 from MaskGIL.noise import random_bits
 from Metrics import seen
 from Metrics.nearest import thumbnails
-from Metrics.seen import Seen
+from Metrics.seen import Seen, in_draws
 
 
 class Means:
@@ -42,15 +42,15 @@ def test_statistics_are_those_of_all_images_by_every_network(images):
 
 
 def test_draws_share_no_image_and_make_the_whole_together_with_the_rest(images):
-    found = Seen(images.split(7), 50, [Means(), Means(2.0)], draw=15)
+    found = Seen(images.split(7), 50, [Means(), Means(2.0)], part_of=in_draws(50, 15))
     features = images.double().mean((2, 3))
     order = random_bits(torch.tensor(0), "order", 0, torch.arange(50)).argsort(stable=True)
     for number, rows in enumerate(order[:45].split(15)):
-        draw = found.draws[0][number]
+        draw = found.parts[0][number]
         assert draw.count == 15
         torch.testing.assert_close(draw.mean, features[rows].mean(0))
         torch.testing.assert_close(draw.covariance, features[rows].T.cov())
-        torch.testing.assert_close(found.draws[1][number].mean, 2 * draw.mean)
+        torch.testing.assert_close(found.parts[1][number].mean, 2 * draw.mean)
     assert found.statistics[0].count == 50
     torch.testing.assert_close(found.statistics[0].covariance, features.T.cov())
 

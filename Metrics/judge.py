@@ -1,0 +1,75 @@
+"""What many sets of samples score against one reference, which is looked at once; with errors.
+
+Stands on the statistics of `Metrics.seen`, the oracle, and the jackknife. N images of a set.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from MaskGIL.data.shapes import CLASSES
+from Metrics.inception import InceptionNetwork
+from Metrics.inception_metrics import FeatureStatistics, distance
+from Metrics.jackknife import GROUPS, balanced_groups, standard_error, without_each
+from Metrics.oracle import class_of
+from Metrics.reference import ImageSet
+from Metrics.sample_and_eval import fid
+from Metrics.seen import Extractor, Seen
+
+ACCURACY = "class accuracy"
+RISING = {ACCURACY}  # measures of which more is better
+Measure = Callable[[FeatureStatistics], float]
+
+
+class Judge:
+    """A reference seen by every feature network; for the `classes` of the shapes also the oracle.
+
+    `images` are those of the reference, in batches.
+    """
+
+    def __init__(
+        self,
+        reference: ImageSet,
+        images: Iterable[Tensor],
+        extractors: Sequence[Extractor],
+        classes: Sequence[str],
+    ) -> None:
+        self._extractors, self._reads = extractors, tuple(classes) == CLASSES
+        real = Seen(images, len(reference), extractors)
+        self.sha256 = real.sha256  # of the reference
+        self._measures = [
+            _measure(extractor, reference, statistics)
+            for extractor, statistics in zip(extractors, real.statistics)
+        ]
+
+    def score(self, images: Iterable[Tensor], labels: NDArray[np.int64]) -> dict[str, Any]:
+        """Images (B, 3, H, W) uint8 with labels (N,) -> their hash and {"value", "error"} of each
+        measure.
+        """
+        groups = balanced_groups(labels)
+        part_of = torch.from_numpy(groups).to(torch.uint8)
+        seen = Seen(images, len(labels), self._extractors, part_of=part_of, objects=self._reads)
+        measures: dict[str, dict[str, float]] = {}
+        for (name, measure), parts, whole in zip(self._measures, seen.parts, seen.statistics):
+            measures[name] = {
+                "value": measure(whole),
+                "error": standard_error([measure(rest) for rest in without_each(parts)]),
+            }
+        if self._reads:
+            right = np.array([class_of(objects) for objects in seen.objects]) == labels
+            without = [float(right[groups != group].mean()) for group in range(GROUPS)]
+            measures[ACCURACY] = {"value": float(right.mean()), "error": standard_error(without)}
+        return {"sha256": seen.sha256, "measures": measures}
+
+
+def _measure(
+    extractor: Extractor, reference: ImageSet, real: FeatureStatistics
+) -> tuple[str, Measure]:
+    """The name of a distance to the reference, and the distance."""
+    if isinstance(extractor, InceptionNetwork) and extractor.is_official:
+        return "FID", lambda found: fid(found, real, reference, extractor.width)["fid"]
+    return f"{extractor.name} distance", lambda found: distance(found, real)

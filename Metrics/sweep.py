@@ -1,0 +1,238 @@
+"""A sweep: one generator sampled by many samplers, each scored and timed, and told side by side.
+
+Every cell (`Metrics.grid`) has a file of its own in OUT/cells, named by a hash of all that its
+numbers follow from: what is finished is never made again.
+"""
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from MaskGIL.config import leaves, to_dict
+from MaskGIL.distributed import world_size
+from MaskGIL.durable import replace_file, sha256, to_json
+from MaskGIL.output import check_writable
+from MaskGIL.pipeline import Pipeline
+from MaskGIL.sampling_keys import open_pipeline
+from MaskGIL.values import show_value
+from Metrics.cost import ROUNDS, count_cost, machine, spread, time_in_turns
+from Metrics.features import SHA256, load_feature_network
+from Metrics.grid import Cell, cells_of
+from Metrics.inception import find_weights, open_inception
+from Metrics.job import image_size
+from Metrics.judge import Judge
+from Metrics.record import Record, describe_ar_network, describe_sampler, describe_set
+from Metrics.reference import LabelledImages, open_image_set
+from Metrics.sample_and_eval import choose_labels, sample_rows
+from Metrics.sample_config import SampleConfig
+from Metrics.sweep_picture import draw_axes, draw_fronts
+from Metrics.sweep_table import measures_in_words, to_markdown
+from Network.config import UserError
+
+OUT = "sweep"
+Progress = Callable[[LabelledImages, str], Iterable[Tensor]]  # counts images on a bar of that name
+
+
+class Sweep:
+    """Everything opened and checked: after this only a machine can fail. Raises UserError."""
+
+    def __init__(self, config: SampleConfig):
+        if world_size() > 1:
+            raise UserError("sweep works in one process: start it with python, not torchrun.")
+        self.config = config
+        self.out = Path(OUT if config.out == SampleConfig.out else config.out)
+        if self.out.suffix in (".npz", ".json") or self.out.is_file():
+            raise UserError(f"out={self.out} must be a folder: a sweep makes several files.")
+        check_writable("out", self.out.absolute())
+        self.pipe = open_pipeline(config)
+        self.cells = cells_of(config.sweep, self.pipe)
+        size, count = image_size(self.pipe), config.num_reference
+        self.reference = open_image_set("reference", config.reference, "val", size, count)
+        if len(self.reference) < 2:
+            raise UserError(f"reference={config.reference} is one image; a distance needs two.")
+        self.labels = choose_labels(
+            self.pipe, config.classes, config.num_images, config.seed, self.reference
+        )
+        self.ar_network = describe_ar_network(self.pipe)
+        with_fid = bool(find_weights(config.inception)) or config.inception == "download"
+        self.facts = {
+            "set": describe_set(
+                self.pipe, self.labels, seed=config.seed, chunk=config.chunk, ema=config.ema
+            ),
+            "reference": {"name": config.reference, "count": len(self.reference)},
+            "features": {"shapesnet": SHA256, "inception": with_fid},
+        }
+
+    def plan(self) -> str:
+        """What will be done, for people."""
+        config, (height, width) = self.config, image_size(self.pipe)
+        finished = len(self.cells) - len(self._missing())
+        lines = [
+            f"cells      {len(self.cells)}, of which {finished} are finished",
+            f"samples    {config.num_images:,} of {height}x{width} each, "
+            f"{', '.join(config.classes)}, seed {config.seed}, in chunks of {config.chunk}",
+            f"device     {self.pipe.device}, {self.facts['set']['precision']}",
+            f"reference  {self.reference.name}: {len(self.reference):,} images",
+            f"out        {self.out}: sweep.json, sweep.md, sweep.png, axes.png, cells",
+        ]
+        return "\n".join(lines)
+
+    def run(self, progress: Progress) -> str:
+        """Measure the cells that are missing, time all, and write what comes of it.
+
+        Returns the table. Raises UserError for a reference that has changed since a cell was made.
+        """
+        (self.out / "cells").mkdir(parents=True, exist_ok=True)
+        if missing := self._missing():
+            self._measure(missing, progress)
+        record = self._gathered(self._timed())
+        table = to_markdown(record)
+        replace_file(self.out / "sweep.json", to_json(record) + b"\n")
+        replace_file(self.out / "sweep.md", table.encode())
+        draw_fronts(record, self.out / "sweep.png")
+        draw_axes(record, self.out / "axes.png")
+        return table
+
+    def _identity(self, cell: Cell) -> Record:
+        """All that the numbers of a cell follow from."""
+        sampler = describe_sampler(cell.sampling, self.pipe.objective, self.ar_network)
+        return {**self.facts, "sampler": sampler}
+
+    def _file(self, cell: Cell) -> Path:
+        return self.out / "cells" / f"{sha256(to_json(self._identity(cell)))[:12]}.json"
+
+    def _missing(self) -> list[Cell]:
+        return [cell for cell in self.cells if not self._file(cell).exists()]
+
+    def _measure(self, cells: Sequence[Cell], progress: Progress) -> None:
+        """Count, sample and score cells, each on a line with the time that is left."""
+        costs = [count_cost(self.pipe, self._batch(), cell.sampling) for cell in cells]
+        judge = self._open_judge(progress)
+        work = [cost["gigaflops"] + cost["gigaflops of pixels"] for cost in costs]
+        first, started = len(self.cells) - len(cells), time.monotonic()
+        for number, (cell, cost) in enumerate(zip(cells, costs), 1):
+            images = CellImages(self.pipe, cell, self.labels, self.config)
+            scores = judge.score(progress(images, cell.title), self.labels)
+            known = {
+                "identity": self._identity(cell),
+                **scores,
+                "reference sha256": judge.sha256,
+                "cost": cost,
+                "machine": machine(self.pipe.device),
+            }
+            replace_file(self._file(cell), to_json(known) + b"\n")
+            spent = time.monotonic() - started
+            left = timedelta(seconds=round(spent * sum(work[number:]) / sum(work[:number])))
+            told = measures_in_words(scores["measures"])
+            print(
+                f"cell {first + number}/{len(self.cells)} {cell.title}: {told}, {left} left",
+                flush=True,
+            )
+
+    def _open_judge(self, progress: Progress) -> Judge:
+        inception = open_inception(self.config.inception, self.pipe.device)
+        extractors = [*([inception] if inception else []), load_feature_network()]
+        images = progress(self.reference, "reference")
+        judge = Judge(self.reference, images, extractors, self.pipe.classes)
+        for file in map(self._file, self.cells):
+            if file.exists() and _read(file)["reference sha256"] != judge.sha256:
+                raise UserError(
+                    f"reference={self.config.reference} has changed since {file} was made; name "
+                    "another out."
+                )
+        return judge
+
+    def _timed(self) -> Record:
+        """Seconds per image of all cells, in one go: of the last time if they are all there."""
+        file, batch = self.out / "seconds.json", self._batch()
+        names = {self._file(cell).stem: cell.sampling for cell in self.cells}
+        if file.exists() and names.keys() <= (known := _read(file))["seconds"].keys():
+            return known
+        print(f"timing {len(names)} cells, {ROUNDS} rounds of {len(batch)} images", flush=True)
+        facts, seconds = machine(self.pipe.device), {name: ([], []) for name in names}
+        for name, transformer, with_pixels in time_in_turns(self.pipe, batch, names):
+            seconds[name][0].append(transformer)
+            seconds[name][1].append(with_pixels)
+        timed = {
+            name: {"transformer": spread(transformer), "with pixels": spread(with_pixels)}
+            for name, (transformer, with_pixels) in seconds.items()
+        }
+        record = {"images": len(batch), "rounds": ROUNDS, "machine": facts, "seconds": timed}
+        replace_file(file, to_json(record) + b"\n")
+        return record
+
+    def _gathered(self, timed: Record) -> Record:
+        """The record of the sweep."""
+        cells = []
+        for cell in self.cells:
+            known = _read(self._file(cell))
+            cells.append(
+                {
+                    "title": cell.title,
+                    "series": cell.series,
+                    "values": cell.values,
+                    "sampling": to_dict(cell.sampling),
+                    "measures": known["measures"],
+                    "cost": known["cost"],
+                    "seconds": timed["seconds"][self._file(cell).stem],
+                    "sha256": known["sha256"],
+                    "command": self._command(cell),
+                }
+            )
+        about = {key: timed[key] for key in ("images", "rounds", "machine")}
+        return {
+            "what": "a sweep of sampler settings",
+            "sweep": list(self.config.sweep),
+            **self.facts,
+            "timing": about,
+            "cells": cells,
+        }
+
+    def _command(self, cell: Cell) -> str:
+        """What makes the set of a cell as a file."""
+        given = {
+            leaf.key: value
+            for leaf in leaves(SampleConfig)
+            if (value := attrgetter(leaf.key)(self.config)) != leaf.default
+        }
+        given |= {**cell.values, "out": f"{self._file(cell).stem}.npz"}
+        words = [f"{key}={show_value(value)}" for key, value in given.items() if key != "sweep"]
+        return shlex.join(["python", "FID_sample.py", *words])
+
+    def _batch(self) -> Tensor:
+        """Labels (B,) of the first chunk."""
+        return torch.from_numpy(self.labels[: self.config.chunk]).to(self.pipe.device)
+
+
+class CellImages:
+    """The images of a cell with labels (N,), sampled when they are asked for."""
+
+    def __init__(
+        self, pipe: Pipeline, cell: Cell, labels: NDArray[np.int64], config: SampleConfig
+    ) -> None:
+        self.labels = labels
+        self._pipe, self._sampling, self._config = pipe, cell.sampling, config
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Images (B, 3, H, W) uint8, in chunks as those of FID_sample.py: the same bytes."""
+        self._pipe.sampling = self._sampling
+        for start in range(0, len(self), self._config.chunk):
+            rows = range(start, min(start + self._config.chunk, len(self)))
+            yield sample_rows(self._pipe, self.labels, self._config.seed, rows)
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text("utf-8"))
