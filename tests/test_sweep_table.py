@@ -8,6 +8,7 @@ def cell(title, distance, accuracy=0.5, steps=1, seconds=0.1, gigaflops=1.0, **v
         "title": title,
         "series": "",
         "values": values,
+        "sampling": {"plan": "auto", "num_steps": steps, "guidance_scale": 1.0, **values},
         "measures": {
             "distance": {"value": distance, "error": 0.25},
             "class accuracy": {"value": accuracy, "error": 0.031},
