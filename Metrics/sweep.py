@@ -39,6 +39,7 @@ from Metrics.sweep_picture import draw_axes, draw_fronts
 from Metrics.sweep_table import measures_in_words, to_markdown
 from Network.config import UserError
 
+FORMAT = 1  # of a cell
 OUT = "sweep"
 Progress = Callable[[LabelledImages, str], Iterable[Tensor]]  # counts images on a bar of that name
 
@@ -106,7 +107,7 @@ class Sweep:
     def _identity(self, cell: Cell) -> Record:
         """All that the numbers of a cell follow from."""
         sampler = describe_sampler(cell.sampling, self.pipe.objective, self.ar_network)
-        return {**self.facts, "sampler": sampler}
+        return {"format": FORMAT, **self.facts, "sampler": sampler}
 
     def _file(self, cell: Cell) -> Path:
         return self.out / "cells" / f"{sha256(to_json(self._identity(cell)))[:12]}.json"
