@@ -1,6 +1,7 @@
 """Attention of the LLaMA, and the product at its heart, which the other networks share.
 
-Shapes: B batch, n tokens given, m keys, M rows asked for, D width, H heads.
+Keys and values may have fewer heads than queries (grouped-query attention, Ainslie et al., 2023).
+Shapes: B batch, n tokens given, m keys, M rows asked for, D width, H heads, G of keys and values.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ from Network.rotary import rotate
 
 
 class Attention(nn.Module):
-    """Multi-head attention with QK-norm before the rotation and fused projections."""
+    """Multi-head attention with QK-norm before the rotation and fused projections.
+
+    A head of keys and values serves H / G heads of queries that follow each other.
+    """
 
     def __init__(self, config: NetworkConfig):
         super().__init__()
-        self.heads, self.head_dim = config.heads, config.width // config.heads
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)  # rows: q, k, v
+        self.head_dim = config.width // config.heads
+        self.heads = config.heads, config.key_heads, config.key_heads  # of q, k and v
+        num_rows = sum(self.heads) * self.head_dim  # of q, then of k, then of v
+        self.qkv = nn.Linear(config.width, num_rows, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
         self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else nn.Identity()
@@ -61,7 +67,7 @@ class Attention(nn.Module):
     def _project(self, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = (-1, self.head_dim)
         if rows is None:
-            q, k, v = self.qkv(x).unflatten(-1, heads).chunk(3, 2)  # (B, n, H, head_dim) each
+            q, k, v = self.qkv(x).unflatten(-1, heads).split(self.heads, 2)  # (B, n, H, head_dim)
             return q, k, v
         width = x.shape[-1]
         q = F.linear(take_rows(x, rows), self.qkv.weight[:width])  # (B, M, D)
@@ -72,7 +78,7 @@ class Attention(nn.Module):
 def attend(
     q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False
 ) -> Tensor:
-    """Scaled dot-product attention of q (B, H, n, head_dim) over keys and values (B, H, m, .).
+    """Scaled dot-product attention of q (B, H, n, head_dim) over keys and values (B, G, m, .).
 
     `mask` (n, m) is True where a query sees a key; `causal` says that it is a triangle.
     """
@@ -81,10 +87,23 @@ def attend(
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
         # The fused kernel's backward pass is 2 to 5 times slower here (torch 2.15, AVX512-BF16)
         mask = causal_mask(q.shape[2], 0, q.device) if causal else mask
-        scores = (q * q.shape[-1] ** -0.5) @ keys.mT  # (B, H, n, m)
+        scores = _by_head(q * q.shape[-1] ** -0.5, keys.mT)  # (B, H, n, m)
         scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
-        return scores.softmax(-1).to(values.dtype) @ values
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal)
+        return _by_head(scores.softmax(-1).to(values.dtype), values)
+    grouped = q.shape[1] != keys.shape[1]
+    return F.scaled_dot_product_attention(
+        q, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+    )
+
+
+def _by_head(left: Tensor, right: Tensor) -> Tensor:
+    """Left (B, H, n, a) times right (B, G, a, b), a matrix of which serves H / G: (B, H, n, b).
+
+    Heads that share a matrix are taken as more rows, so that it is not copied.
+    """
+    batch, heads, num_rows, _ = left.shape
+    rows = left.reshape(batch, right.shape[1], -1, left.shape[-1])  # (B, G, H / G n, a)
+    return (rows @ right).view(batch, heads, num_rows, right.shape[-1])
 
 
 def _append(buffer: Tensor, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

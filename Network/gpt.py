@@ -62,7 +62,7 @@ class GPT(nn.Module):
 
     def encode(self, condition: Tensor | Captions, causal: bool = False) -> Context:
         """Labels (B,) or captions -> the context of their images, for every step of decoding."""
-        x = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
+        x = self._embed_condition(condition)  # (B, P, D)
         head_dim = self.config.width // self.config.heads
         table = condition_table(self.config.rotary, x.shape[1], head_dim, x.device)
         seen = condition.seen if isinstance(condition, Captions) else None
@@ -113,7 +113,7 @@ class GPT(nn.Module):
         if isinstance(condition, Captions) and condition.mask is not None:  # two masks, two passes
             return self.hidden(tokens, self.encode(condition, causal), causal=causal)
         grid, tokens = self._grid(tokens)
-        condition_tokens = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
+        condition_tokens = self._embed_condition(condition)  # (B, P, D)
         seen = tokens[:, :-1] if causal else tokens  # nothing stands behind the last one
         x = torch.cat([condition_tokens, self._embed(seen, grid)], 1)
         head_dim, num_condition = self.config.width // self.config.heads, condition_tokens.shape[1]
@@ -166,6 +166,14 @@ class GPT(nn.Module):
         elif rows is not None:
             x = take_rows(x, rows)
         return self.norm(x)
+
+    def _embed_condition(self, condition: Tensor | Captions) -> Tensor:
+        """Labels (B,), shares of classes or captions -> (B, P, D)."""
+        if self.config.null == "mask_token":  # as in eMIGM (You et al., 2025)
+            hidden = torch.full((1,), self.mask_id, device=self.norm.weight.device)
+            null = self.token_embedding(hidden)  # (1, D)
+            return self.dropout(self.embed_norm(self.condition(condition, null)))
+        return self.dropout(self.embed_norm(self.condition(condition)))
 
     def _embed(self, tokens: Tensor, grid: tuple[int, int], first: int = 0) -> Tensor:
         """Tokens (B, n), of which the first stands at position `first` of the grid -> (B, n, D)."""
