@@ -82,8 +82,8 @@ def attend(
 
     `mask` (n, m) is True where a query sees a key; `causal` says that it is a triangle.
     """
-    if keys.shape[2] == 1:
-        return values.expand_as(q)  # whatever the only score is, its softmax is 1
+    if keys.shape[2] == 1:  # whatever the only score is, its softmax is 1
+        return values.repeat_interleave(q.shape[1] // values.shape[1], 1).expand_as(q)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
         # The fused kernel's backward pass is 2 to 5 times slower here (torch 2.15, AVX512-BF16)
         mask = causal_mask(q.shape[2], 0, q.device) if causal else mask
