@@ -94,7 +94,7 @@ def build_condition(config: NetworkConfig) -> ClassCondition | CaptionCondition:
     """The condition that a network of `config` takes."""
     if config.caption_width:
         return CaptionCondition(config.caption_width, config.width)
-    return ClassCondition(config.num_classes, config.width, config.null == "label")
+    return ClassCondition(config.num_classes, config.width, config.null_condition == "label")
 
 
 def condition_mask(

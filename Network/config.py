@@ -60,7 +60,7 @@ SIZES_OF = {
 UNNAMED = Size(6, 192, 6)
 # What only kind gpt has a choice of; learned positions the others always have
 GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "caption_width", "low_bits", "kv_heads",
-            "null")  # fmt: skip
+            "null_condition")  # fmt: skip
 LARGEST_UNSPLIT = 65_536  # codes that are predicted at once
 
 
@@ -119,7 +119,7 @@ class NetworkConfig:
     kv_heads: int = setting(
         0, "heads of keys and values, which divide the heads; 0: as many (grouped-query attention)"
     )
-    null: Literal["label", "mask_token"] = setting(
+    null_condition: Literal["label", "mask_token"] = setting(
         "label",
         "what stands for no class: one more label, or mask_token: the embedding of that token",
     )
@@ -178,10 +178,10 @@ class NetworkConfig:
                 "classes, in front of the image tokens; write network.num_classes=0 with it, and "
                 "leave network.rotary=published out."
             )
-        if self.null == "mask_token" and not self.num_classes:
+        if self.null_condition == "mask_token" and not self.num_classes:
             raise UserError(
-                "network.null=mask_token takes the place of the null class, and there are no "
-                "classes; use network.null=label."
+                "network.null_condition=mask_token takes the place of the null class, and there "
+                "are no classes; use network.null_condition=label."
             )
 
     def _check_heads(self) -> None:

@@ -169,7 +169,7 @@ class GPT(nn.Module):
 
     def _embed_condition(self, condition: Tensor | Captions) -> Tensor:
         """Labels (B,), shares of classes or captions -> (B, P, D)."""
-        if self.config.null == "mask_token":  # as in eMIGM (You et al., 2025)
+        if self.config.null_condition == "mask_token":  # as in eMIGM (You et al., 2025)
             hidden = torch.full((1,), self.mask_id, device=self.norm.weight.device)
             null = self.token_embedding(hidden)  # (1, D)
             return self.dropout(self.embed_norm(self.condition(condition, null)))

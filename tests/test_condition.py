@@ -61,7 +61,7 @@ def test_what_stands_for_the_null_condition_takes_the_place_of_its_row():
 @pytest.mark.parametrize("low_bits", [0, 1])
 def test_the_mask_token_as_null_is_a_null_row_equal_to_its_embedding(low_bits, causal):
     changes = {"codebook_size": 12, "low_bits": low_bits}
-    shared, own = tiny.network(null="mask_token", **changes), tiny.network(**changes)
+    shared, own = tiny.network(null_condition="mask_token", **changes), tiny.network(**changes)
     embedding = shared.token_embedding
     mask = embedding.mask.weight if low_bits else embedding.weight[shared.mask_id, None]
     state = shared.state_dict()
@@ -74,9 +74,9 @@ def test_the_mask_token_as_null_is_a_null_row_equal_to_its_embedding(low_bits, c
 
 
 def test_where_the_null_condition_comes_from_is_part_of_the_weights():
-    config = tiny.network_config(null="mask_token", kv_heads=1)
+    config = tiny.network_config(null_condition="mask_token", kv_heads=1)
     assert from_dict(NetworkConfig, to_dict(config)) == config
-    before = {k: v for k, v in to_dict(config).items() if k not in ("null", "kv_heads")}
+    before = {k: v for k, v in to_dict(config).items() if k not in ("null_condition", "kv_heads")}
     assert from_dict(NetworkConfig, before) == tiny.network_config()
 
 

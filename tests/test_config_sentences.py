@@ -163,7 +163,7 @@ def test_from_dict_is_strict(values: Any, sentence):
         ("sampling.num_steps=0", "sampling.num_steps must be at least 1, not 0."),
         ("sampling.noise=-1", "sampling.noise must be at least 0, not -1.0."),
         ("sampling.guidance_scale=-1", "sampling.guidance_scale must be at least 0, not -1.0."),
-        ("sampling.temperature=0", "sampling.temperature must be above 0, not 0.0."),
+        ("sampling.temperature=-1", "sampling.temperature must be at least 0, not -1.0."),
         ("sampling.guidance_scale=inf", "sampling.guidance_scale must be at least 0, not inf."),
         ("sampling.top_k=-1", "sampling.top_k must be at least 0, not -1."),
     ],

@@ -74,7 +74,7 @@ TABLES = {
     "study.job": TRAINERS,
 }
 # What a branch in the code tells apart, not a table
-BRANCHES = {"data.tokens", "network.norm", "network.null", "network.rotary",
+BRANCHES = {"data.tokens", "network.norm", "network.null_condition", "network.rotary",
             "tokenizer.encoder_middle", "tokenizer.decoder_middle", "adversary.tokenizer_loss",
             "adversary.discriminator_loss", "loop.parallel"}  # fmt: skip
 

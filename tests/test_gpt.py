@@ -20,7 +20,11 @@ NORMS = [
     {"norm": norm, "qk_norm": qk_norm, "embed_norm": embed_norm}
     for norm, qk_norm, embed_norm in product(["pre", "post", "sandwich"], [0, 1], [0, 1])
 ]
-VARIANTS = [{"learned_positions": True}, {"heads": 4, "kv_heads": 2}, {"null": "mask_token"}]
+VARIANTS = [
+    {"learned_positions": True},
+    {"heads": 4, "kv_heads": 2},
+    {"null_condition": "mask_token"},
+]
 EXACT = {"rtol": 0, "atol": 1e-11}  # float64
 LABELS = torch.tensor([1, 3])
 
@@ -418,8 +422,8 @@ def test_sentences_for_sizes():
             NetworkConfig(heads=6, kv_heads=kv_heads)
     with pytest.raises(UserError, match=r"^network.kv_heads=2 has no effect on network.kind=vit"):
         NetworkConfig(kind="vit", kv_heads=2)
-    with pytest.raises(UserError, match=r"^network.null=mask_token takes the place of the null cl"):
-        NetworkConfig(null="mask_token", num_classes=0)
+    with pytest.raises(UserError, match=r"^network.null_condition=mask_token takes the place of t"):
+        NetworkConfig(null_condition="mask_token", num_classes=0)
 
 
 def test_a_named_size_fills_in_its_numbers():
