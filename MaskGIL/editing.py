@@ -25,9 +25,9 @@ from MaskGIL.border import (
     read_masks,
     read_pictures,
 )
+from MaskGIL.config import require_at_least
 from MaskGIL.data.crops import to_float, to_uint8
 from MaskGIL.noise import uniform
-from MaskGIL.plans import plan_kind
 from MaskGIL.windows import Margins, fill_outward
 from Network.config import UserError
 
@@ -64,6 +64,7 @@ def inpaint(
     for masks of another size than their image and for what is out of range.
     """
     check_output_type(output_type)
+    require_at_least("soft_edge", soft_edge, 0)
     settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
     labels, (pictures, covers) = _as_many(
         labels, images=read_pictures(images), masks=read_masks(masks)
@@ -102,6 +103,7 @@ def outpaint(
     UserError for other amounts, for none, and for more than 2048 x 2048 pixels in all.
     """
     check_output_type(output_type)
+    require_at_least("soft_edge", soft_edge, 0)
     margins = token_margins(pipe, left=left, right=right, top=top, bottom=bottom)
     settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
     labels, (pictures,) = _as_many(labels, images=read_pictures(images))
@@ -264,7 +266,7 @@ def _remark_order(pipe: Pipeline, tokens: Tensor, settings: SamplingConfig) -> N
     """Warn where tokens (B, h, w) are kept that an AR plan sees too late."""
     hidden = (tokens == pipe.network.mask_id).flatten(1)  # (B, N)
     kept_behind = (hidden.cumsum(1) > 0) & ~hidden
-    if plan_kind(pipe.objective, settings.plan) == "ar" and kept_behind.any():
+    if all(step.kind == "ar" for step in pipe.plan(settings)) and kept_behind.any():
         warnings.warn(
             "An AR plan draws row by row and cannot look ahead to what is kept behind the token "
             "that it draws; a masked or a hybrid plan can.",

@@ -19,6 +19,7 @@ from MaskGIL.classes import class_index
 from MaskGIL.data.crops import to_uint8
 from MaskGIL.decoding import OnStep, decode
 from MaskGIL.device import autocast, choose_device, choose_precision, decoder_dtype
+from MaskGIL.inference import make_ready
 from MaskGIL.noise import random_bits
 from MaskGIL.plans import OBJECTIVES, PLANS, Step, make_plan, plan_kind
 from MaskGIL.predictor import PREDICTORS
@@ -57,6 +58,7 @@ class Pipeline:
         self.classes, self.sampling = list(classes), sampling or SamplingConfig()
         self.dtype, self.objective = dtype, "both" if ar_network else objective
         self.networks = dict.fromkeys(OBJECTIVES[objective], network)  # by kind of step
+        self.compiled = False
         if ar_network:
             self.networks["ar"] = ar_network.eval()
 
@@ -80,12 +82,15 @@ class Pipeline:
         *,
         ema: bool = True,
         ar_folder: str | Path | None = None,
+        compile: bool = False,
     ) -> Pipeline:
         """Load a weights folder; the averaged weights unless `ema` is False.
 
         `ar_folder` holds a second network, for the raster steps of plan=hybrid and plan=ar. Device
-        and dtype default to the best that is there. Raises UserError if a folder cannot be read,
-        and if the two do not go together.
+        and dtype default to the best that is there; the networks are cast to that dtype for good,
+        and with `compile` their blocks are compiled when they are first used. Raises UserError if a
+        folder cannot be read, if the two do not go together, and if nothing is there to compile
+        with.
         """
         place = choose_device(str(device or "auto"))
         weights = load_weights(folder, ema=ema)
@@ -94,7 +99,7 @@ class Pipeline:
         network, tokenizer = weights.network.to(place), weights.tokenizer.to(place)
         ar_network = _ar_network(ar_folder, weights, folder, ema) if ar_folder else None
         dtype = dtype or choose_precision("auto", place)
-        return cls(
+        pipe = cls(
             network,
             tokenizer,
             weights.classes,
@@ -103,6 +108,10 @@ class Pipeline:
             objective=weights.objective,
             ar_network=ar_network and ar_network.to(place),
         )
+        for each in {pipe.network, *pipe.networks.values()}:
+            make_ready(each, dtype, compile)
+        pipe.compiled = compile
+        return pipe
 
     @torch.no_grad()
     def __call__(

@@ -40,6 +40,9 @@ class SamplingKeys:
     precision: Precision = setting(
         "auto", "auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32"
     )
+    compile: bool = setting(
+        False, "torch.compile the blocks when they are first used; a minute, for many images"
+    )
 
     def __post_init__(self):
         require_within("seed", self.seed, 0, LARGEST_SEED)
@@ -55,7 +58,12 @@ def open_pipeline(keys: SamplingKeys) -> Pipeline:
     device = choose_device(keys.device)
     dtype = choose_precision(keys.precision, device)
     pipe = Pipeline.from_pretrained(
-        keys.weights, device, dtype, ema=keys.ema, ar_folder=keys.ar_weights or None
+        keys.weights,
+        device,
+        dtype,
+        ema=keys.ema,
+        ar_folder=keys.ar_weights or None,
+        compile=keys.compile,
     )
     given = {field.name: getattr(keys, field.name, None) for field in fields(SamplingConfig)}
     pipe.sampling = pipe.sampling.changed(**given)

@@ -26,6 +26,14 @@ def image_size(pipe: Pipeline) -> tuple[int, int]:
     return height * pipe.tokenizer.stride, width * pipe.tokenizer.stride
 
 
+def check_reference(config: SampleConfig, reference: ImageSet) -> None:
+    """Raise UserError for a reference to which there is no distance."""
+    if len(reference) < 2:
+        raise UserError(f"reference={config.reference} is one image; a distance needs two.")
+    if find_weights(config.inception) and isinstance(reference, SampleFile):
+        reference.moments(WIDTH)
+
+
 class Job:
     """Everything opened and checked: after this only a machine can fail. Raises UserError."""
 
@@ -62,10 +70,7 @@ class Job:
         """Raise UserError for what could only fail when all images are there."""
         config, classes = self.config, self.pipe.classes
         num_images = [config.num_images, len(reference)]
-        if len(reference) < 2:
-            raise UserError(f"reference={config.reference} is one image; a distance needs two.")
-        if find_weights(config.inception) and isinstance(reference, SampleFile):
-            reference.moments(WIDTH)
+        check_reference(config, reference)
         if self.train and config.ladder:
             draw_size([*num_images, len(self.train)])
         if self.train and config.classifier:

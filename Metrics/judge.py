@@ -47,23 +47,26 @@ class Judge:
         ]
 
     def score(self, images: Iterable[Tensor], labels: NDArray[np.int64]) -> dict[str, Any]:
-        """Images (B, 3, H, W) uint8 with labels (N,) -> their hash and {"value", "error"} of each
-        measure.
+        """Images (B, 3, H, W) uint8 with labels (N,) -> their hash, and of each measure its number.
+
+        {"value", "error", "without"}: the last are the values without each group of the images,
+        with which the difference of two sets has an error too.
         """
         groups = balanced_groups(labels)
         part_of = torch.from_numpy(groups).to(torch.uint8)
         seen = Seen(images, len(labels), self._extractors, part_of=part_of, objects=self._reads)
-        measures: dict[str, dict[str, float]] = {}
+        measures: dict[str, dict[str, Any]] = {}
         for (name, measure), parts, whole in zip(self._measures, seen.parts, seen.statistics):
-            measures[name] = {
-                "value": measure(whole),
-                "error": standard_error([measure(rest) for rest in without_each(parts)]),
-            }
+            measures[name] = _number(measure(whole), [measure(r) for r in without_each(parts)])
         if self._reads:
             right = np.array([class_of(objects) for objects in seen.objects]) == labels
             without = [float(right[groups != group].mean()) for group in range(GROUPS)]
-            measures[ACCURACY] = {"value": float(right.mean()), "error": standard_error(without)}
+            measures[ACCURACY] = _number(float(right.mean()), without)
         return {"sha256": seen.sha256, "measures": measures}
+
+
+def _number(value: float, without: Sequence[float]) -> dict[str, Any]:
+    return {"value": value, "error": standard_error(without), "without": list(without)}
 
 
 def _measure(

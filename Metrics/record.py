@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from MaskGIL.config import changed_keys, to_dict
 from MaskGIL.device import DTYPES
 from MaskGIL.durable import replace_file, sha256, to_json
+from MaskGIL.inference import loaded_fingerprint
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.plans import plan_kind
 from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError
-from Network.files import fingerprint
 
 FORMAT = 2
 FIRST_SETTINGS = {"num_steps", "schedule", "order", "noise", "guidance", "guidance_scale",
@@ -49,17 +49,18 @@ def describe_set(
         "chunk": chunk,
         "labels_sha256": sha256(labels.tobytes()),
         "ema": ema,
-        "network_sha256": fingerprint(pipe.network.state_dict()),
+        "network_sha256": loaded_fingerprint(pipe.network),
         "tokenizer": pipe.tokenizer.name,
         "tokenizer_sha256": pipe.tokenizer.fingerprint,
         "precision": next(name for name, dtype in DTYPES.items() if dtype == pipe.dtype),
+        **({"compiled": True} if pipe.compiled else {}),
     }
 
 
 def describe_ar_network(pipe: Pipeline) -> dict[str, str]:
     """The hash of the network that answers raster steps, where it is one of its own."""
     own = pipe.networks.get("ar", pipe.network)
-    return {} if own is pipe.network else {"ar_network_sha256": fingerprint(own.state_dict())}
+    return {} if own is pipe.network else {"ar_network_sha256": loaded_fingerprint(own)}
 
 
 def describe_sampler(

@@ -63,9 +63,9 @@ class SampleConfig(SamplingKeys):
 
     sweep: tuple[str, ...] = setting(
         (),
-        "instead of one set: a cell for every value of every key, KEY=VALUE VALUE KEY=VALUE VALUE "
-        "of the sampler's; several such grids, a,b, each with a name before it if you like; "
-        "num_images each; out is a folder, which may hold finished cells",
+        "instead of one set one for every combination, KEY=VALUE VALUE ... for each setting of the "
+        "sampler that is to vary; several such grids, a,b, each with a name before it if you like; "
+        "out is a folder, whose finished cells are kept",
     )
 
     def __post_init__(self):

@@ -29,7 +29,7 @@ from Metrics.cost import ROUNDS, count_cost, machine, spread, time_in_turns
 from Metrics.features import SHA256, load_feature_network
 from Metrics.grid import Cell, cells_of
 from Metrics.inception import find_weights, open_inception
-from Metrics.job import image_size
+from Metrics.job import check_reference, image_size
 from Metrics.judge import Judge
 from Metrics.record import Record, describe_ar_network, describe_sampler, describe_set
 from Metrics.reference import LabelledImages, open_image_set
@@ -39,6 +39,7 @@ from Metrics.sweep_picture import draw_axes, draw_fronts
 from Metrics.sweep_table import measures_in_words, to_markdown
 from Network.config import UserError
 
+FORMAT = 1  # of a cell
 OUT = "sweep"
 Progress = Callable[[LabelledImages, str], Iterable[Tensor]]  # counts images on a bar of that name
 
@@ -58,8 +59,7 @@ class Sweep:
         self.cells = cells_of(config.sweep, self.pipe)
         size, count = image_size(self.pipe), config.num_reference
         self.reference = open_image_set("reference", config.reference, "val", size, count)
-        if len(self.reference) < 2:
-            raise UserError(f"reference={config.reference} is one image; a distance needs two.")
+        check_reference(config, self.reference)
         self.labels = choose_labels(
             self.pipe, config.classes, config.num_images, config.seed, self.reference
         )
@@ -106,7 +106,7 @@ class Sweep:
     def _identity(self, cell: Cell) -> Record:
         """All that the numbers of a cell follow from."""
         sampler = describe_sampler(cell.sampling, self.pipe.objective, self.ar_network)
-        return {**self.facts, "sampler": sampler}
+        return {"format": FORMAT, **self.facts, "sampler": sampler}
 
     def _file(self, cell: Cell) -> Path:
         return self.out / "cells" / f"{sha256(to_json(self._identity(cell)))[:12]}.json"

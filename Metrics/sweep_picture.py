@@ -3,6 +3,7 @@
 Colours are those of Okabe and Ito (2008) and viridis, which the colour-blind can tell apart.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,28 +29,18 @@ def draw_fronts(record: Record, file: Path) -> None:
 
     Cells of a front have the number of their row in the table.
     """
-    pyplot, measures = _pyplot(), measure_names(record)
-    figure, rows = pyplot.subplots(
-        len(measures),
-        len(COSTS),
-        figsize=(4 * len(COSTS), 3.2 * len(measures) + 0.8),
-        sharex="col",
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-    )
+    measures = measure_names(record)
+    figure, rows = _figure(len(measures), len(COSTS), 4.0)
     for measure, panels in zip(measures, rows):
         for panel, cost in zip(panels, COSTS):
             _draw_front(panel, record, measure, cost)
-        panels[0].set_ylabel(_label(measure))
-        _set_scale(panels[0], record["cells"], measure)
+        _set_up(panels[0], record["cells"], measure)
     for panel, cost in zip(rows[-1], COSTS):
         panel.set_xlabel(cost)
     handles, labels = rows[0][0].get_legend_handles_labels()
     columns = min(4, len(labels))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+    _save(figure, file)
 
 
 def draw_axes(record: Record, file: Path) -> None:
@@ -62,39 +53,33 @@ def draw_axes(record: Record, file: Path) -> None:
     if not axes:
         file.unlink(missing_ok=True)  # of an earlier sweep in this folder
         return
-    pyplot = _pyplot()
-    figure, rows = pyplot.subplots(
-        len(measures),
-        len(axes),
-        figsize=(4.6 * len(axes), 3.2 * len(measures)),
-        sharex="col",
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-    )
+    figure, rows = _figure(len(measures), len(axes), 4.6)
     for measure, panels in zip(measures, rows):
         for panel, (key, lines) in zip(panels, axes.items()):
             _draw_lines(panel, key, lines, measure)
-        panels[0].set_ylabel(_label(measure))
-        _set_scale(panels[0], cells, measure)
+        _set_up(panels[0], cells, measure)
     for panel, (key, lines) in zip(rows[-1], axes.items()):
         panel.set_xlabel(key)
         if len(lines) <= MOST_LINES:
             panel.legend(fontsize=6)
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+    _save(figure, file)
 
 
 def lines_along(cells: Sequence[Record], key: str) -> dict[str, list[Record]]:
-    """Two or more cells that differ in the number `key` alone, by what they share; in its order."""
+    """Two or more cells whose samplers differ in the number `key` alone, in its order.
+
+    They are named by what else the first of them, as the sweep has them, is called.
+    """
     lines: dict[str, list[Record]] = {}
     for cell in cells:
-        if is_number(cell["values"].get(key)):
-            others = [word for word in cell["title"].split() if not word.startswith(f"{key}=")]
-            lines.setdefault(" ".join(others), []).append(cell)
+        if is_number(cell["sampling"].get(key)):
+            others = {name: value for name, value in cell["sampling"].items() if name != key}
+            lines.setdefault(json.dumps(others), []).append(cell)
     return {
-        name: sorted(line, key=lambda cell: cell["values"][key])
-        for name, line in lines.items()
+        " ".join(word for word in line[0]["title"].split() if not word.startswith(f"{key}=")): (
+            sorted(line, key=lambda cell: cell["sampling"][key])
+        )
+        for line in lines.values()
         if len(line) > 1
     }
 
@@ -129,7 +114,7 @@ def _draw_lines(panel: Any, key: str, lines: dict[str, list[Record]], measure: s
     colours = matplotlib.colormaps["viridis"]
     for number, (name, line) in enumerate(lines.items()):
         panel.errorbar(
-            [cell["values"][key] for cell in line],
+            [cell["sampling"][key] for cell in line],
             *_values(line, measure),
             marker=MARKERS[number % len(MARKERS)],
             color=colours(0.9 * number / max(1, len(lines) - 1)),
@@ -138,7 +123,7 @@ def _draw_lines(panel: Any, key: str, lines: dict[str, list[Record]], measure: s
             linewidth=1,
             elinewidth=0.8,
         )
-    numbers = [cell["values"][key] for line in lines.values() for cell in line]
+    numbers = [cell["sampling"][key] for line in lines.values() for cell in line]
     if max(numbers) >= LONG * min(numbers) > 0:
         _spread_out(panel)
     panel.grid(alpha=0.25)
@@ -164,18 +149,33 @@ def _values(cells: Sequence[Record], measure: str) -> tuple[list[float], list[fl
     return [each["value"] for each in found], [each["error"] for each in found]
 
 
-def _label(measure: str) -> str:
-    return f"{measure} ({'more' if measure in RISING else 'less'} is better)"
-
-
-def _set_scale(panel: Any, cells: Sequence[Record], measure: str) -> None:
+def _set_up(panel: Any, cells: Sequence[Record], measure: str) -> None:
+    """The vertical axis of a row."""
+    rises = measure in RISING
+    panel.set_ylabel(f"{measure} ({'more' if rises else 'less'} is better)")
     values, _ = _values(cells, measure)
-    if measure not in RISING and max(values) > WIDE * min(values) > 0:
+    if not rises and max(values) > WIDE * min(values) > 0:
         panel.set_yscale("log")
 
 
-def _pyplot() -> Any:
+def _figure(num_rows: int, num_columns: int, width: float) -> tuple[Any, Any]:
+    """A figure and its panels, of so many inches each."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot
+    return pyplot.subplots(
+        num_rows,
+        num_columns,
+        figsize=(width * num_columns, 3.3 * num_rows + 0.5),
+        sharex="col",
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+
+
+def _save(figure: Any, file: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)

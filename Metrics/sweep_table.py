@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from Metrics.jackknife import GROUPS
+from Metrics.jackknife import GROUPS, standard_error
 from Metrics.judge import RISING
 from Metrics.record import Record
 from Metrics.sample_and_eval import FEW
 
 ERRORS = (
     f"± is a standard error: the jackknife over {GROUPS} groups of the images. All cells have the "
-    "same labels and the same noise, so they differ by less chance than their errors say."
+    "same labels and noise, so what a cell is behind the first one has an error of its own."
 )
 # What a cell costs: heading -> its number
 COSTS: dict[str, Callable[[Record], float]] = {
@@ -24,9 +24,12 @@ def to_markdown(record: Record) -> str:
     """The record of a sweep: a row for each cell, the best first, those of a front marked."""
     measures, cells = measure_names(record), ranked(record)
     fronts = {name: front(cells, COSTS[name], measures[0]) for name in COSTS}
-    rows = [["sampler", "no.", *measures, "s/image", "with pixels", "steps", "passes", "GFLOP"]]
+    head = ["sampler", "no.", *measures, "behind no. 1"]
+    rows = [[*head, "s/image", "with pixels", "steps", "passes", "GFLOP"]]
     for number, cell in enumerate(cells, 1):
-        rows.append([cell["title"], str(number), *_numbers(cell, measures, fronts)])
+        scores = [_with_error(cell["measures"][name]) for name in measures]
+        scores.append(_with_error(behind(cell, cells[0], measures[0])) if number > 1 else "")
+        rows.append([cell["title"], str(number), *scores, *_costs(cell, fronts)])
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
     lines = [
@@ -53,6 +56,18 @@ def goodness(cell: Record, measure: str) -> float:
     return value if measure in RISING else -value
 
 
+def behind(cell: Record, best: Record, measure: str) -> dict[str, float]:
+    """How much worse a cell is than another one, {"value", "error"}.
+
+    The sets share their labels and noise, group by group, and so does the jackknife.
+    """
+    ours, theirs = cell["measures"][measure], best["measures"][measure]
+    sign = -1 if measure in RISING else 1
+    without = [sign * (a - b) for a, b in zip(ours["without"], theirs["without"], strict=True)]
+    value = sign * (ours["value"] - theirs["value"])
+    return {"value": value, "error": standard_error(without)}
+
+
 def front(cells: Sequence[Record], cost: Callable[[Record], float], measure: str) -> list[Record]:
     """The cells that no other beats at their cost or less (Pareto), the cheapest first."""
     found: list[Record] = []
@@ -67,14 +82,13 @@ def measures_in_words(measures: dict[str, dict[str, float]]) -> str:
     return ", ".join(f"{name} {_with_error(found)}" for name, found in measures.items())
 
 
-def _numbers(cell: Record, measures: Sequence[str], fronts: dict[str, list[Record]]) -> list[str]:
+def _costs(cell: Record, fronts: dict[str, list[Record]]) -> list[str]:
     cost, seconds = cell["cost"], cell["seconds"]
 
     def marked(text: str, name: str) -> str:
         return f"{text} *" if cell in fronts[name] else text
 
     return [
-        *(_with_error(cell["measures"][name]) for name in measures),
         marked(f"{seconds['transformer']['median']:.3g}", "seconds per image"),
         f"{seconds['with pixels']['median']:.3g}",
         marked(f"{cost['sequential steps']}", "sequential steps"),

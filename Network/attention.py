@@ -1,6 +1,7 @@
 """Attention of the LLaMA, and the product at its heart, which the other networks share.
 
-Shapes: B batch, n tokens given, m keys, M rows asked for, D width, H heads.
+Keys and values may have fewer heads than queries (grouped-query attention, Ainslie et al., 2023).
+Shapes: B batch, n tokens given, m keys, M rows asked for, D width, H heads, G of keys and values.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Network.config import NetworkConfig
-from Network.context import KVCache
 from Network.norm import RMSNorm
 from Network.rotary import rotate
 
 
 class Attention(nn.Module):
-    """Multi-head attention with QK-norm before the rotation and fused projections."""
+    """Multi-head attention with QK-norm before the rotation and fused projections.
+
+    A head of keys and values serves H / G heads of queries that follow each other.
+    """
 
     def __init__(self, config: NetworkConfig):
         super().__init__()
-        self.heads, self.head_dim = config.heads, config.width // config.heads
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)  # rows: q, k, v
+        self.head_dim = config.width // config.heads
+        self.heads = config.heads, config.key_heads, config.key_heads  # of q, k and v
+        num_rows = sum(self.heads) * self.head_dim  # of q, then of k, then of v
+        self.qkv = nn.Linear(config.width, num_rows, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
         self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else nn.Identity()
@@ -34,11 +39,11 @@ class Attention(nn.Module):
         past: tuple[Tensor, Tensor] | None,
         mask: Tensor | None,
         rows: Tensor | None,
-        store: tuple[KVCache, int] | None,
+        store: tuple[Tensor, int] | None,
         num_condition: int,
         causal: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """X (B, n, D) attends to `past`, the stored tokens and itself; queries may be rows only.
+        """X (B, n, D) attends to `past` or what is stored, and to itself; queries may be rows only.
 
         The first `num_condition` tokens attend only to each other, and `past` is none of theirs.
         `causal` tokens attend to those before them and to themselves.
@@ -48,27 +53,21 @@ class Attention(nn.Module):
         k = rotate(self.k_norm(k), table).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, n, head_dim)
         keys, values = k, v
-        if past is not None and store:
-            keys, values = store[0].extend(store[1], past, k, v)
+        if store is not None:
+            keys, values = _append(*store, k, v)
         elif past is not None:
             keys, values = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        attended = attend(
-            q[:, :, num_condition:], keys, values, mask, causal
-        )  # (B, H, n - num_condition, head_dim)
+        attended = attend(q[:, :, num_condition:], keys, values, mask, causal).transpose(1, 2)
         if num_condition:
-            first = attend(
-                q[:, :, :num_condition],
-                keys[:, :, :num_condition],
-                values[:, :, :num_condition],
-                None,
-            )
-            attended = torch.cat([first, attended], 2)
-        return self.out(attended.transpose(1, 2).flatten(2)), k, v
+            q, keys, values = (t[:, :, :num_condition] for t in (q, keys, values))
+            first = attend(q, keys, values, None).transpose(1, 2)
+            attended = torch.cat([first, attended], 1)  # (B, n, H, head_dim)
+        return self.out(attended.flatten(2)), k, v
 
     def _project(self, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = (-1, self.head_dim)
         if rows is None:
-            q, k, v = self.qkv(x).unflatten(-1, heads).chunk(3, 2)  # (B, n, H, head_dim) each
+            q, k, v = self.qkv(x).unflatten(-1, heads).split(self.heads, 2)  # (B, n, H, head_dim)
             return q, k, v
         width = x.shape[-1]
         q = F.linear(take_rows(x, rows), self.qkv.weight[:width])  # (B, M, D)
@@ -79,17 +78,43 @@ class Attention(nn.Module):
 def attend(
     q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False
 ) -> Tensor:
-    """Scaled dot-product attention of q (B, H, n, head_dim) over keys and values (B, H, m, .).
+    """Scaled dot-product attention of q (B, H, n, head_dim) over keys and values (B, G, m, .).
 
     `mask` (n, m) is True where a query sees a key; `causal` says that it is a triangle.
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+    if keys.shape[2] == 1:  # whatever the only score is, its softmax is 1
+        return values.repeat_interleave(q.shape[1] // values.shape[1], 1).expand_as(q)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
         # The fused kernel's backward pass is 2 to 5 times slower here (torch 2.15, AVX512-BF16)
         mask = causal_mask(q.shape[2], 0, q.device) if causal else mask
-        scores = (q * q.shape[-1] ** -0.5) @ keys.mT  # (B, H, n, m)
+        scores = _by_head(q * q.shape[-1] ** -0.5, keys.mT)  # (B, H, n, m)
         scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
-        return scores.softmax(-1).to(values.dtype) @ values
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal)
+        return _by_head(scores.softmax(-1).to(values.dtype), values)
+    grouped = q.shape[1] != keys.shape[1]
+    return F.scaled_dot_product_attention(
+        q, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+    )
+
+
+def _by_head(left: Tensor, right: Tensor) -> Tensor:
+    """Left (B, H, n, a) times right (B, G, a, b), a matrix of which serves H / G: (B, H, n, b).
+
+    Heads that share a matrix are taken as more rows, so that it is not copied.
+    """
+    batch, heads, num_rows, _ = left.shape
+    rows = left.reshape(batch, right.shape[1], -1, left.shape[-1])  # (B, G, H / G n, a)
+    return (rows @ right).view(batch, heads, num_rows, right.shape[-1])
+
+
+def _append(buffer: Tensor, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Write keys and values (B, H, n, head_dim) into a buffer (2, B, H, m, head_dim) at `start`.
+
+    Returns all up to there, (B, H, start + n, head_dim) each.
+    """
+    end = start + keys.shape[2]
+    buffer[0, :, :, start:end] = keys
+    buffer[1, :, :, start:end] = values
+    return buffer[0, :, :, :end], buffer[1, :, :, :end]
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:

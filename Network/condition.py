@@ -1,7 +1,8 @@
 """What an image is conditioned on, as tokens: a class label, the features of a caption, or nothing.
 
 The null condition, which classifier-free guidance needs, is one more row of the table of classes,
-or features of its own. Shapes: B batch, P condition tokens, C width of features, D width.
+the mask token, or features of its own.
+Shapes: B batch, P condition tokens, C width of features, D width.
 """
 
 from dataclasses import dataclass
@@ -34,28 +35,26 @@ class Captions:
 class ClassCondition(nn.Module):
     """Labels -> one condition token each. Label `num_classes` is the null condition.
 
-    With `num_classes` 0 the only label is the null one, and the network is unconditional.
+    With `num_classes` 0 the only label is the null one, and the network is unconditional. Where the
+    table has no `null_row`, something else stands for it.
     """
 
     num_tokens = 1
 
-    def __init__(self, num_classes: int, width: int):
+    def __init__(self, num_classes: int, width: int, null_row: bool = True):
         super().__init__()
-        self.table = nn.Embedding(num_classes + 1, width)
+        self.null = num_classes  # the label of the null condition
+        self.table = nn.Embedding(num_classes + null_row, width)
 
-    @property
-    def null(self) -> int:
-        """The label of the null condition."""
-        return self.table.num_embeddings - 1
-
-    def forward(self, labels: Tensor) -> Tensor:
+    def forward(self, labels: Tensor, null: Tensor | None = None) -> Tensor:
         """Labels (B,) int64 in [0, num_classes] -> tokens (B, 1, D).
 
-        Or shares (B, num_classes + 1), floating: then a token is the mixture of the rows.
+        Or shares (B, num_classes + 1), floating: then a token is the mixture of the rows. `null`
+        (1, D) is the row of the null condition, if the table has none.
         """
+        rows = self.table.weight if null is None else torch.cat([self.table.weight, null])
         if not labels.is_floating_point():
-            return self.table(labels)[:, None]
-        rows = self.table.weight
+            return F.embedding(labels, rows)[:, None]
         with torch.autocast(rows.device.type, enabled=False):  # a share of 1 is the row itself
             return (labels.to(rows.dtype) @ rows)[:, None]
 
@@ -95,7 +94,7 @@ def build_condition(config: NetworkConfig) -> ClassCondition | CaptionCondition:
     """The condition that a network of `config` takes."""
     if config.caption_width:
         return CaptionCondition(config.caption_width, config.width)
-    return ClassCondition(config.num_classes, config.width)
+    return ClassCondition(config.num_classes, config.width, config.null == "label")
 
 
 def condition_mask(

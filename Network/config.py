@@ -59,7 +59,8 @@ SIZES_OF = {
 }
 UNNAMED = Size(6, 192, 6)
 # What only kind gpt has a choice of; learned positions the others always have
-GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "caption_width", "low_bits")
+GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "caption_width", "low_bits", "kv_heads",
+            "null")  # fmt: skip
 LARGEST_UNSPLIT = 65_536  # codes that are predicted at once
 
 
@@ -115,6 +116,13 @@ class NetworkConfig:
     caption_width: int = setting(
         0, "width of the text features that take the place of classes; 0: classes"
     )
+    kv_heads: int = setting(
+        0, "heads of keys and values, which divide the heads; 0: as many (grouped-query attention)"
+    )
+    null: Literal["label", "mask_token"] = setting(
+        "label",
+        "what stands for no class: one more label, or mask_token: the embedding of that token",
+    )
 
     def __post_init__(self):
         self._fill_in_size()
@@ -135,6 +143,11 @@ class NetworkConfig:
             raise UserError(f"network.dropout must lie in [0, 1), not {self.dropout}.")
         self._check_kind()
         self._check_heads()
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys, and of values."""
+        return self.kv_heads or self.heads
 
     @property
     def learns_places(self) -> bool:
@@ -165,6 +178,11 @@ class NetworkConfig:
                 "classes, in front of the image tokens; write network.num_classes=0 with it, and "
                 "leave network.rotary=published out."
             )
+        if self.null == "mask_token" and not self.num_classes:
+            raise UserError(
+                "network.null=mask_token takes the place of the null class, and there are no "
+                "classes; use network.null=label."
+            )
 
     def _check_heads(self) -> None:
         multiple = 4 if self.kind == "gpt" else 1  # a pair turns with the row, one with the column
@@ -177,6 +195,11 @@ class NetworkConfig:
             raise UserError(
                 f"network.heads={self.heads} must divide network.width={self.width}"
                 + (" into heads whose width is a multiple of 4." if multiple > 1 else ".")
+            )
+        if self.kv_heads < 0 or self.heads % self.key_heads:
+            raise UserError(
+                f"network.kv_heads={self.kv_heads} must divide network.heads={self.heads}; use 0 "
+                "for as many."
             )
 
     @property

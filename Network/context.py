@@ -53,23 +53,17 @@ class KVCache:
         """Image tokens stored: the last one is read only when its successor is asked for."""
         return max(0, self.rows - 1)
 
-    def extend(
-        self, block: int, past: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Append keys and values (B, H, n, head_dim) to `past` of the condition and those stored.
+    def room(self, block: int, past: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+        """Keys and values of a block, (2, B, H, P + num_tokens, head_dim), and where new ones go.
 
-        Returns all of them, (B, H, P + length + n, head_dim) each.
+        In front stand those of the condition, `past` (B, H, P, head_dim) each.
         """
-        batch, heads, new, width = keys.shape
-        num_condition = past[0].shape[2]
+        batch, heads, num_condition, width = past[0].shape
         if block not in self.buffers:
-            room = num_condition + self.num_tokens
-            self.buffers[block] = keys.new_empty(2, batch, heads, room, width)
-            self.buffers[block][:, :, :, :num_condition] = torch.stack(past)
-        buffer, start = self.buffers[block], num_condition + self.length
-        buffer[0, :, :, start : start + new] = keys
-        buffer[1, :, :, start : start + new] = values
-        return buffer[0, :, :, : start + new], buffer[1, :, :, : start + new]
+            room = past[0].new_empty(2, batch, heads, num_condition + self.num_tokens, width)
+            room[:, :, :, :num_condition] = torch.stack(past)
+            self.buffers[block] = room
+        return self.buffers[block], num_condition + self.length
 
     @staticmethod
     def cat(caches: list[KVCache]) -> KVCache:

@@ -8,6 +8,7 @@ The reading itself, which executes nothing, is in `Network/files.py`.
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,6 +148,9 @@ def _told_config(
     named = (name for name, s in sizes if (s.depth, s.width) == (depth, settings["width"]))
     name = next(named, None)
     told = NetworkConfig(size=name, **settings) if name else None
+    if told and told.kind == "gpt":  # rows of q, then of k, then of v; as many heads: 0
+        rows = len(state["layers.0.attention.wqkv.weight"]) - told.width
+        told = replace(told, kv_heads=rows * told.heads // told.width // 2 % told.heads)
     if config is not None:
         facts = {key: settings[key] for key in ("kind", "rotary") if key in settings}
         if told and told.kind != "vit":  # of which there are 768x24 with 8 heads and with 16

@@ -15,6 +15,7 @@ from Network.attention import Attention, causal_mask, take_rows
 from Network.condition import Captions, build_condition, condition_mask, with_seen
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
+from Network.dropout import Dropout
 from Network.feed_forward import FeedForward
 from Network.head import build_embedding, build_head
 from Network.norm import RMSNorm
@@ -37,7 +38,7 @@ class GPT(nn.Module):
             nn.Embedding(num_tokens, width) if config.learned_positions else None
         )
         self.embed_norm = RMSNorm(width) if config.embed_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(width)
         self.output = build_head(config)
@@ -61,7 +62,7 @@ class GPT(nn.Module):
 
     def encode(self, condition: Tensor | Captions, causal: bool = False) -> Context:
         """Labels (B,) or captions -> the context of their images, for every step of decoding."""
-        x = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
+        x = self._embed_condition(condition)  # (B, P, D)
         head_dim = self.config.width // self.config.heads
         table = condition_table(self.config.rotary, x.shape[1], head_dim, x.device)
         seen = condition.seen if isinstance(condition, Captions) else None
@@ -69,8 +70,9 @@ class GPT(nn.Module):
         context = Context([], [], mask=seen)
         for block in self.blocks:
             x, keys, values = block(x, table, mask=mask)
-            context.keys.append(keys)
-            context.values.append(values)
+            # Laid out as joined ones are, or blocks would be compiled for both
+            context.keys.append(keys.clone(memory_format=torch.contiguous_format))
+            context.values.append(values.clone(memory_format=torch.contiguous_format))
         context.last = x[:, -1:] if causal else None
         return context
 
@@ -111,7 +113,7 @@ class GPT(nn.Module):
         if isinstance(condition, Captions) and condition.mask is not None:  # two masks, two passes
             return self.hidden(tokens, self.encode(condition, causal), causal=causal)
         grid, tokens = self._grid(tokens)
-        condition_tokens = self.dropout(self.embed_norm(self.condition(condition)))  # (B, P, D)
+        condition_tokens = self._embed_condition(condition)  # (B, P, D)
         seen = tokens[:, :-1] if causal else tokens  # nothing stands behind the last one
         x = torch.cat([condition_tokens, self._embed(seen, grid)], 1)
         head_dim, num_condition = self.config.width // self.config.heads, condition_tokens.shape[1]
@@ -155,7 +157,7 @@ class GPT(nn.Module):
         if x.shape[1]:
             for index, block in enumerate(self.blocks):
                 past = (context.keys[index], context.values[index])
-                store = (cache, index) if cache else None
+                store = cache.room(index, past) if cache else None
                 x, _, _ = block(x, table, past=past, mask=mask, store=store)
         if not cache or not cache.rows:
             x = torch.cat([context.last, x], 1)  # row j predicts token j
@@ -164,6 +166,14 @@ class GPT(nn.Module):
         elif rows is not None:
             x = take_rows(x, rows)
         return self.norm(x)
+
+    def _embed_condition(self, condition: Tensor | Captions) -> Tensor:
+        """Labels (B,), shares of classes or captions -> (B, P, D)."""
+        if self.config.null == "mask_token":  # as in eMIGM (You et al., 2025)
+            hidden = torch.full((1,), self.mask_id, device=self.norm.weight.device)
+            null = self.token_embedding(hidden)  # (1, D)
+            return self.dropout(self.embed_norm(self.condition(condition, null)))
+        return self.dropout(self.embed_norm(self.condition(condition)))
 
     def _embed(self, tokens: Tensor, grid: tuple[int, int], first: int = 0) -> Tensor:
         """Tokens (B, n), of which the first stands at position `first` of the grid -> (B, n, D)."""
@@ -205,7 +215,7 @@ class Block(nn.Module):
         self.attention_norm_out = RMSNorm(config.width) if post else nn.Identity()
         self.feed_forward_norm_in = RMSNorm(config.width) if pre else nn.Identity()
         self.feed_forward_norm_out = RMSNorm(config.width) if post else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,
@@ -215,7 +225,7 @@ class Block(nn.Module):
         past: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
         rows: Tensor | None = None,
-        store: tuple[KVCache, int] | None = None,
+        store: tuple[Tensor, int] | None = None,
         num_condition: int = 0,
         causal: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,7 @@ class PublishedGPT(GPT):
     def encode(self, condition: Tensor | Captions, causal: bool = False) -> Context:
         """Labels (B,) -> a context that holds no more than their embedding."""
         assert not causal, "see `objectives`"
-        return Context(tokens=self.dropout(self.embed_norm(self.condition(condition))))
+        return Context(tokens=self._embed_condition(condition))
 
     def hidden(
         self,

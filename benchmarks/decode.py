@@ -1,86 +1,175 @@
-"""Guided decoding of an empty grid: ours beside the published sampler (plain.sample).
+"""Guided decoding of an empty grid: ours beside plain renderings of the published samplers.
 
-The transformer alone, without the tokenizer's decoder; same weights, same plan, same temperature.
-Ours encodes each condition once per image, computes the hidden rows alone in the last block and in
-the head, mixes hidden states before the head, and needs no null pass where the scale is 1.
-"published, unfused attention" computes attention as ours does on a CPU in bf16.
+The transformer alone unless pixels=true; same weights, same plan, same temperature. Ours encodes
+each condition once per image, computes the hidden rows alone in the last block and in the head,
+mixes hidden states before the head, makes no null pass where the scale is 1, draws in two levels
+and has its matrices cast once. The published way (plain.py) computes all logits under both
+conditions at every step and draws with torch.multinomial.
 """
 
+import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import torch
-from networks import BATCHES, NETWORKS, NetworkBenchmark
-from paired import Case, Way, command, compare, write
-from plain import PlainNetwork, plain_copy, sample, unfused_attention
-from torch import nn
+from networks import BATCHES, NETWORKS
+from paired import Case, Way, command, compare, peak_bytes, write
+from plain import PlainNetwork, plain_copy, sample, sample_in_order
+from torch import Tensor, nn
 
-from MaskGIL.config import to_dict
+from MaskGIL.config import require_at_least, to_dict
 from MaskGIL.decoding import decode
 from MaskGIL.device import DTYPES, autocast, choose_device
-from MaskGIL.plans import mar_plan
-from MaskGIL.predictor import GuidedPredictor
+from MaskGIL.inference import make_ready
+from MaskGIL.plans import make_plan
+from MaskGIL.predictor import PREDICTORS
 from MaskGIL.sampling import SamplingConfig
-from Network import build_network
+from Network import NetworkConfig, build_network, build_tokenizer
 from Network.config import setting
 from Network.gpt import GPT
 
+# What ours is asked for. The published way ramps its scale in "late" too.
+SAMPLERS = {
+    "ramp": SamplingConfig(guidance="linear"),
+    "late": SamplingConfig(guidance="linear", guidance_from=0.5),  # the last half of the steps
+    "order": SamplingConfig(guidance="constant", plan="ar"),
+}
+
 
 @dataclass(frozen=True)
-class DecodeBenchmark(NetworkBenchmark):
+class DecodeBenchmark:
     """What to measure."""
 
-    num_steps: int = setting(8, "decoding steps")
-    guidance_scale: float = setting(3.0, "guidance at the last step")
+    sizes: tuple[Literal["demo", "B", "L", "XL", "XXL"], ...] = setting(("demo",), "networks")
+    samplers: tuple[Literal["ramp", "late", "order"], ...] = setting(
+        ("ramp", "late", "order"),
+        "masked steps, guidance ramped; the same, ours in their last half alone; raster order",
+    )
+    precision: tuple[Literal["fp32", "bf16"], ...] = setting(("fp32", "bf16"), "precisions")
+    batch: tuple[int, ...] = setting(
+        (), "images at a time, one case each; empty: as many as the demo trains with, 4 above it"
+    )
+    num_steps: int = setting(8, "masked steps")
+    guidance_scale: float = setting(3.0, "guidance, of a ramp at its last step")
+    compile: bool = setting(False, "time ours with compiled blocks too")
+    pixels: bool = setting(False, "time ours with the decoder of VQ-16 behind it too")
+    rounds: int = setting(5, "how often every way has its turn")
+    seconds: float = setting(2.0, "least duration of a turn")
+    device: str = setting("auto", "auto, cuda, mps or cpu")
+
+    def __post_init__(self):
+        require_at_least("rounds", self.rounds, 1)
+        for count in self.batch:
+            require_at_least("batch", count, 1)
 
 
 def main(config: DecodeBenchmark) -> None:
     device = choose_device(config.device)
-    settings = SamplingConfig(num_steps=config.num_steps, guidance_scale=config.guidance_scale)
     cases: dict[str, Case] = {}
     for size in config.sizes:
         torch.manual_seed(0)
-        network = build_network(NETWORKS[size]).to(device).eval()
+        network = build_network(NETWORKS.get(size) or NetworkConfig(size=size)).to(device).eval()
         nn.init.normal_(network.output.weight, std=0.02)
-        labels = torch.arange(config.batch or BATCHES[size], device=device)
-        labels %= network.null_label
-        for precision in config.precision:
-            dtype = DTYPES[precision]
-            ways = samplers(network, labels, settings, dtype)
-            case = compare(ways, dtype, device, config.rounds, config.seconds)
-            cases[f"{size} {precision}"] = case
+        for batch in config.batch or (BATCHES.get(size, 4),):
+            labels = torch.arange(batch, device=device) % network.null_label
+            for sampler in config.samplers:
+                for precision in config.precision:
+                    name = f"{size} {batch} {sampler} {precision}"
+                    cases[name] = measure(config, network, labels, sampler, DTYPES[precision])
+                    print(name, "measured", flush=True)
     write("decode", "seconds to decode the tokens of a batch", to_dict(config), cases)
 
 
-def samplers(
-    network: GPT, labels: torch.Tensor, settings: SamplingConfig, dtype: torch.dtype
+def measure(
+    config: DecodeBenchmark, network: GPT, labels: Tensor, sampler: str, dtype: torch.dtype
+) -> Case:
+    """All ways of one case, with images per second and the most memory an image takes beside."""
+    device = labels.device
+    settings = replace(
+        SAMPLERS[sampler], num_steps=config.num_steps, guidance_scale=config.guidance_scale
+    )
+    ways = ways_of(config, network, labels, settings, dtype)
+    held = {name: peak_bytes(way, device) for name, way in ways.items()}
+    others = {name: torch.float32 for name in ways if name.endswith("fp32")}
+    case = compare(ways, dtype, device, config.rounds, config.seconds, others)
+    for name in ways:
+        rate = len(labels) / case[name]["seconds"]["median"]
+        case[name] |= {"images_per_second": float(f"{rate:.4g}")}
+        case[name] |= {"megabytes_per_image": round(held[name] / len(labels) / 1e6, 1)}
+    return case
+
+
+def ways_of(
+    config: DecodeBenchmark,
+    network: GPT,
+    labels: Tensor,
+    settings: SamplingConfig,
+    dtype: torch.dtype,
 ) -> dict[str, Way]:
+    """Ours in `dtype`, the published way in it and, if that is another, in float32."""
+    make = partial(ours, labels=labels, settings=settings, dtype=dtype)
+    plain = plain_copy(network, network.config)
+    baseline = partial(published, plain, labels, settings)
+    ways: dict[str, Way] = {"ours": make(ready(network, dtype)), "published": baseline(dtype)}
+    if dtype != torch.float32:
+        ways["published, fp32"] = baseline(torch.float32)
+    if config.compile:
+        ways["ours, compiled"] = make(ready(network, dtype, compile=True))
+    if config.pixels:
+        ways["ours, with pixels"] = with_pixels(ways["ours"], labels.device, dtype)
+    for name, way in ways.items():
+        assert name.endswith("pixels") or (way() < network.mask_id).all(), "a token is left hidden"
+    return ways
+
+
+def ready(network: GPT, dtype: torch.dtype, compile: bool = False) -> GPT:
+    copied = deepcopy(network)
+    make_ready(copied, dtype, compile)
+    return copied
+
+
+def ours(network: GPT, labels: Tensor, settings: SamplingConfig, dtype: torch.dtype) -> Way:
     grid, device = network.config.grid, labels.device
     empty = torch.full((len(labels), *grid), network.mask_id, device=device)
     seeds = torch.arange(len(labels), device=device)
-    plan = mar_plan(grid[0] * grid[1], settings.num_steps, settings.schedule, settings.order)
-    counts = [step.count for step in plan]
-    fused = plain_copy(network, network.config)
-    unfused = plain_copy(network, network.config, unfused_attention)
+    plan = make_plan(math.prod(grid), settings, "both")
 
-    def ours() -> torch.Tensor:
-        predictor = GuidedPredictor(network, labels, settings)
+    def way() -> Tensor:
+        predictor = PREDICTORS[plan[0].kind](network, labels, settings)
         with autocast(device, dtype):
             return decode(predictor, empty, plan, seeds, mask_id=network.mask_id, sampling=settings)
 
-    def published(plain: PlainNetwork) -> torch.Tensor:
-        with autocast(device, dtype):
-            return sample(plain, labels, counts, settings)
+    return way
 
-    ways = {
-        "ours": ours,
-        "published": partial(published, fused),
-        "published, unfused attention": partial(published, unfused),
-    }
-    for way in ways.values():
-        assert (way() != network.mask_id).all(), "a token is left hidden"
-    return ways
+
+def published(
+    plain: PlainNetwork, labels: Tensor, settings: SamplingConfig, dtype: torch.dtype
+) -> Way:
+    counts = [step.count for step in make_plan(math.prod(plain.grid), settings, "both")]
+    run: Callable[[], Tensor] = partial(sample, plain, labels, counts, settings)
+    if settings.plan == "ar":
+        run = partial(sample_in_order, plain, labels, settings, dtype)
+
+    def way() -> Tensor:
+        with autocast(labels.device, dtype):
+            return run()
+
+    return way
+
+
+def with_pixels(tokens: Way, device: torch.device, dtype: torch.dtype) -> Way:
+    tokenizer = build_tokenizer("llamagen-vq16").to(device).eval()
+
+    @torch.no_grad()
+    def way() -> Tensor:
+        with autocast(device, dtype):
+            return tokenizer.decode(tokens())
+
+    return way
 
 
 if __name__ == "__main__":

@@ -8,12 +8,15 @@ to give while the ways ran. Results go to benchmarks/results/*.json.
 import os
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from MaskGIL.command import Flags, run_command
@@ -137,6 +140,44 @@ def count_flops(way: Way) -> int:
     with FlopCounterMode(display=False) as counter:
         way()
     return counter.get_total_flops()
+
+
+def peak_bytes(way: Way, device: torch.device) -> int:
+    """The most bytes that tensors made within a call hold at once, what outlives it included."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        way()
+        return torch.cuda.max_memory_allocated(device) - before
+    with _Held() as held:
+        way()
+    return held.most
+
+
+class _Held(TorchDispatchMode):
+    """Bytes of the storages that operations have made and that still live, and the most of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        made = func(*args, **kwargs)
+        for storage in _storages(made):
+            if storage._cdata not in given:  # no view, nothing written in place
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._free, storage.nbytes())
+        return made
+
+    def _free(self, count: int) -> None:
+        self.now -= count
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 def matmul_way(dtype: torch.dtype, device: torch.device) -> Way:

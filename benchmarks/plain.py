@@ -77,12 +77,27 @@ class PlainBlock(nn.Module):
         self.feed_forward_norm = Norm(width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor, allowed: Tensor) -> Tensor:
-        """X (B, S, D) -> (B, S, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
+        allowed: Tensor,
+        cache: Tensor | None = None,
+        place: int = 0,
+    ) -> Tensor:
+        """X (B, S, D) -> (B, S, D).
+
+        With a cache (2, B, H, S, head_dim) x is token number `place` alone, and attends to all of
+        the cache that is `allowed`.
+        """
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, S, H, head_dim)
         q = rotate(self.q_norm(q), cosine, sine).to(v.dtype)
         k = rotate(self.k_norm(k), cosine, sine).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if cache is not None:
+            cache[0, :, :, place], cache[1, :, :, place] = k[:, :, 0], v[:, :, 0]
+            k, v = cache.unbind()
         attended = self.attention(q, k, v, attn_mask=allowed)
         attended = self.out(attended.transpose(1, 2).flatten(2))
         x = x + self.dropout(self.attention_norm(attended))
@@ -152,6 +167,36 @@ def sample(
         chosen = confidence.topk(count).indices
         tokens.scatter_(1, chosen, drawn.gather(1, chosen))
     return tokens.unflatten(1, grid)
+
+
+@torch.no_grad()
+def sample_in_order(
+    network: PlainNetwork, labels: Tensor, settings: SamplingConfig, dtype: torch.dtype
+) -> Tensor:
+    """Decode token after token with a cache of `dtype`, for labels (B,). Returns (B, h, w).
+
+    As LlamaGen does it: both conditions in one batch all along, the cache as long as the sequence
+    and attended to as a whole behind a mask, all logits of both, constant guidance.
+    """
+    length, null = len(network.cosine), network.label_embedding.num_embeddings - 1
+    both = torch.cat([labels, torch.full_like(labels, null)])
+    block = network.blocks[0]
+    head_dim = len(block.q_norm.weight)
+    shape = (len(network.blocks), 2, len(both), block.heads, length, head_dim)
+    caches = torch.zeros(shape, dtype=dtype, device=labels.device)
+    seen = torch.ones(length, length, dtype=torch.bool, device=labels.device).tril()
+    x, drawn = network.label_embedding(both)[:, None], []  # (2 B, 1, D)
+    for place in range(length - 1):
+        x, here = network.embed_norm(x), slice(place, place + 1)
+        for block, cache in zip(network.blocks, caches):
+            x = block(x, network.cosine[here], network.sine[here], seen[here], cache, place)
+        given, free = network.output(network.norm(x[:, 0])).float().chunk(2)
+        logits = free + settings.guidance_scale * (given - free)  # (B, V)
+        drawn.append(torch.multinomial((logits / settings.temperature).softmax(-1), 1))
+        x = network.token_embedding(torch.cat([drawn[-1], drawn[-1]]))
+        if network.position_embedding is not None:
+            x = x + network.position_embedding.weight[place]
+    return torch.cat(drawn, 1).unflatten(1, network.grid)
 
 
 # Names of parameters: ours -> here

@@ -2,6 +2,8 @@ import pytest
 import tiny
 import torch
 
+from MaskGIL.config import from_dict, to_dict
+from MaskGIL.initial import CLASSES
 from Network.condition import Captions, ClassCondition
 from Network.config import NetworkConfig, UserError
 from Network.context import Context
@@ -44,6 +46,38 @@ def test_every_network_takes_shares(changes):
         torch.testing.assert_close(ours(tokens, shares), expected, rtol=0, atol=1e-11)
         mixed = ours(tokens, shares.mean(0, keepdim=True).expand(2, -1))
     assert not torch.allclose(mixed, expected)
+
+
+def test_what_stands_for_the_null_condition_takes_the_place_of_its_row():
+    condition = ClassCondition(5, 8, null_row=False)
+    assert condition.null == len(condition.table.weight) == 5
+    null, labels = torch.randn(1, 8), torch.tensor([5, 0, 5])
+    expected = torch.stack([null[0], condition.table.weight[0], null[0]])
+    assert torch.equal(condition(labels, null)[:, 0], expected)
+    assert torch.equal(condition(torch.eye(6)[labels], null)[:, 0], expected)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
+@pytest.mark.parametrize("low_bits", [0, 1])
+def test_the_mask_token_as_null_is_a_null_row_equal_to_its_embedding(low_bits, causal):
+    changes = {"codebook_size": 12, "low_bits": low_bits}
+    shared, own = tiny.network(null="mask_token", **changes), tiny.network(**changes)
+    embedding = shared.token_embedding
+    mask = embedding.mask.weight if low_bits else embedding.weight[shared.mask_id, None]
+    state = shared.state_dict()
+    own.load_state_dict(state | {CLASSES: torch.cat([state[CLASSES], mask.detach()])})
+    assert shared.null_label == own.null_label == 3
+    tokens, labels = tiny.tokens(4, codes=12), torch.arange(4)
+    for way in ("hidden_at_once", "forward"):
+        found, expected = (getattr(each, way)(tokens, labels, causal) for each in (shared, own))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+
+
+def test_where_the_null_condition_comes_from_is_part_of_the_weights():
+    config = tiny.network_config(null="mask_token", kv_heads=1)
+    assert from_dict(NetworkConfig, to_dict(config)) == config
+    before = {k: v for k, v in to_dict(config).items() if k not in ("null", "kv_heads")}
+    assert from_dict(NetworkConfig, before) == tiny.network_config()
 
 
 def test_without_classes_only_the_null_condition_is_left():

@@ -74,8 +74,8 @@ TABLES = {
     "study.job": TRAINERS,
 }
 # What a branch in the code tells apart, not a table
-BRANCHES = {"data.tokens", "network.norm", "network.rotary", "tokenizer.encoder_middle",
-            "tokenizer.decoder_middle", "adversary.tokenizer_loss",
+BRANCHES = {"data.tokens", "network.norm", "network.null", "network.rotary",
+            "tokenizer.encoder_middle", "tokenizer.decoder_middle", "adversary.tokenizer_loss",
             "adversary.discriminator_loss", "loop.parallel"}  # fmt: skip
 
 

@@ -33,7 +33,8 @@ def pipe():
         ({"guidance_scale": 2.0, "guidance": "constant"}, 4, 8),
         ({"guidance_scale": 2.0, "guidance": "linear"}, 4, 7),  # it begins at 1: no null pass
         ({"plan": "ar"}, 16, 16),
-        ({"plan": "ar", "guidance_scale": 2.0}, 16, 32),
+        ({"plan": "ar", "guidance_scale": 2.0, "guidance": "constant"}, 16, 32),
+        ({"plan": "hybrid", "num_ar": 5, "num_steps": 3}, 8, 8),
     ],
 )
 def test_steps_and_passes_are_those_of_the_plan(pipe, changes, steps, passes):

@@ -65,6 +65,25 @@ def test_tokens_outside_of_the_masks_stay(pipe, images, masks):
     assert torch.equal(found.images, decoded(pipe, found.tokens))
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"plan": "hybrid", "num_ar": 6, "num_inference_steps": 4},
+        {"plan": "ar"},
+        {"remask": 0.6},
+        {"order": "halton"},
+        {"guidance_from": 0.5, "two_passes": True},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:An AR plan")
+def test_they_stay_in_every_plan(pipe, images, masks, sampling):
+    both = Pipeline(pipe.network, pipe.tokenizer, CLASSES, SAMPLING, objective="both")
+    found = both.inpaint(images, masks, [0, 1, 2], **sampling).tokens
+    hidden = touched(masks, STRIDE)
+    assert torch.equal(found[~hidden], encoded(pipe, images)[~hidden])
+    assert (found[hidden] != encoded(pipe, images)[hidden]).any()
+
+
 def test_a_mask_of_a_batch_is_that_of_its_image(pipe, images, masks):
     together = pipe.inpaint(images, masks, [0, 1, 2], generator=[7, 8, 9])
     for index in range(3):
@@ -305,6 +324,14 @@ SOME = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         (
             lambda pipe, images: pipe.inpaint(images, SOME, output_type="numpy"),
             "Unknown output_type 'numpy'. Known: pil, uint8.",
+        ),
+        (
+            lambda pipe, images: pipe.inpaint(images, SOME, soft_edge=-1),
+            "soft_edge must be at least 0, not -1.",
+        ),
+        (
+            lambda pipe, images: pipe.outpaint(images, left=2, soft_edge=-1),
+            "soft_edge must be at least 0, not -1.",
         ),
         (
             lambda pipe, images: pipe.inpaint("no.png", SOME),

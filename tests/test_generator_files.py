@@ -2,6 +2,7 @@
 (`fixtures/network/NOTES.md`)."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -252,6 +253,55 @@ def _left_out(name, config):
         return 1
     num_tokens = config.grid[0] * config.grid[1]
     return (num_tokens + 1) * (codes + classes + 2) - num_tokens * codes
+
+
+def shared_keys(tensors, heads, kv_heads):
+    """LlamaGen's tensors with n_kv_head: of its rows of k and of v the first heads alone."""
+    made = dict(tensors)
+    for name, rows in tensors.items():
+        if ".wqkv." in name:
+            width = len(rows) // 3
+            q, *others = rows.split(width)
+            made[name] = torch.cat([q, *(part[: width // heads * kv_heads] for part in others)])
+    return made
+
+
+@pytest.mark.parametrize("kv_heads", [0, 3])
+def test_a_size_with_fewer_heads_of_keys_is_told(kv_heads, monkeypatch):
+    with torch.device("meta"):
+        shapes = official_shapes("llamagen-B c2i")
+        contents = {key: torch.empty(shape) for key, shape in shapes.items()}
+    contents = shared_keys(contents, 12, kv_heads or 12)
+    monkeypatch.setattr("Network.generator_files.read_contents", lambda path: {"model": contents})
+    config, state, _ = read_generator("a.pt")
+    assert (config.size, config.kv_heads) == ("B", kv_heads)
+    with torch.device("meta"):
+        ours = build_network(config).state_dict()
+    assert {key: tensor.shape for key, tensor in state.items()} == {
+        key: tensor.shape for key, tensor in ours.items()
+    }
+
+
+def test_llamagen_with_fewer_heads_of_keys_is_one_that_has_them_twice(tmp_path):
+    """Its `repeat_interleave` of keys and values, written into the file."""
+    shared = shared_keys(official_weights("llamagen_c2i", 0.2), 4, 2)
+    twice = dict(shared)
+    for name, rows in shared.items():
+        if ".wqkv." in name:
+            q, k, v = rows.split([64, 32, 32])
+            k, v = (part.unflatten(0, (2, 16)).repeat_interleave(2, 0) for part in (k, v))
+            twice[name] = torch.cat([q, k.flatten(0, 1), v.flatten(0, 1)])
+    torch.save({"model": shared}, tmp_path / "shared.pt")
+    torch.save({"model": twice}, tmp_path / "twice.pt")
+    config, golden = CONFIGS["llamagen_c2i"], stored("llamagen_c2i")
+    networks = [
+        load_network(tmp_path / "shared.pt", replace(config, kv_heads=2)),
+        load_network(tmp_path / "twice.pt", config),
+    ]
+    with torch.no_grad():
+        found, expected = (each(golden["idx"], golden["labels"], True) for each in networks)
+    close(found, expected, 1e-5)
+    assert "do not fit" in sentence(load_network, tmp_path / "shared.pt", config)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

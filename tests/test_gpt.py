@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from Network import build_network
+from Network.attention import attend
 from Network.config import SIZES, NetworkConfig, UserError
 from Network.context import Context, KVCache
 from Network.feed_forward import feed_forward_width
@@ -19,6 +20,7 @@ NORMS = [
     {"norm": norm, "qk_norm": qk_norm, "embed_norm": embed_norm}
     for norm, qk_norm, embed_norm in product(["pre", "post", "sandwich"], [0, 1], [0, 1])
 ]
+VARIANTS = [{"learned_positions": True}, {"heads": 4, "kv_heads": 2}, {"null": "mask_token"}]
 EXACT = {"rtol": 0, "atol": 1e-11}  # float64
 LABELS = torch.tensor([1, 3])
 
@@ -62,7 +64,7 @@ def test_a_fresh_network_knows_nothing():
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
-@pytest.mark.parametrize("changes", [*NORMS, {"learned_positions": True}])
+@pytest.mark.parametrize("changes", [*NORMS, *VARIANTS])
 def test_a_gradient_reaches_every_parameter(changes, causal):
     network = tiny.network(**changes)
     target = torch.arange(32).view(2, 16) % 11
@@ -121,17 +123,18 @@ def plain_rotation(x, row, column, factor=1.0):
 
 def plain_attention(attention, x, places, allowed):
     """Head by head over condition and tokens at once; places: (row, column, factor) of each."""
-    q, k, v = (x @ attention.qkv.weight.T).chunk(3, -1)
+    heads = (x @ attention.qkv.weight.T).split(attention.head_dim, -1)  # of q, of k, of v
+    num_queries = x.shape[-1] // attention.head_dim
+    num_keys = (len(heads) - num_queries) // 2
     outputs = []
-    for head in torch.arange(x.shape[-1]).split(attention.head_dim):
-        queries, keys = (
-            plain_norm(attention.q_norm, q[:, head]),
-            plain_norm(attention.k_norm, k[:, head]),
-        )
+    for head in range(num_queries):
+        shared = num_queries + head // (num_queries // num_keys)
+        queries = plain_norm(attention.q_norm, heads[head])
+        keys, values = plain_norm(attention.k_norm, heads[shared]), heads[shared + num_keys]
         queries = torch.stack([plain_rotation(x, *place) for x, place in zip(queries, places)])
         keys = torch.stack([plain_rotation(x, *place) for x, place in zip(keys, places)])
         scores = queries @ keys.T / attention.head_dim**0.5
-        outputs.append(scores.masked_fill(~allowed, -torch.inf).softmax(-1) @ v[:, head])
+        outputs.append(scores.masked_fill(~allowed, -torch.inf).softmax(-1) @ values)
     return torch.cat(outputs, -1) @ attention.out.weight.T
 
 
@@ -140,8 +143,9 @@ def plain_logits(network, tokens, label, causal):
     factor = 0.0 if network.config.rotary == "llamagen" else 1.0
     h, w = tokens.shape
     places = [(0, 0, factor), *((row, column, 1.0) for row in range(h) for column in range(w))]
-    x = torch.cat([network.condition.table.weight[label][None],
-                   network.token_embedding.weight[tokens.flatten()]])  # fmt: skip
+    x = network.token_embedding.weight[F.pad(tokens.flatten(), (1, 0), value=network.mask_id)]
+    if label < len(network.condition.table.weight):  # else the mask token is the null condition
+        x[0] = network.condition.table.weight[label]
     if network.config.learned_positions:
         x[1:] += network.position_embedding.weight
     x = plain_norm(network.embed_norm, x)
@@ -162,7 +166,7 @@ def plain_logits(network, tokens, label, causal):
 
 @pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
 @pytest.mark.parametrize("rotary", ["grid2d", "llamagen"])
-@pytest.mark.parametrize("changes", [*NORMS, {"learned_positions": True}])
+@pytest.mark.parametrize("changes", [*NORMS, *VARIANTS])
 def test_equals_the_plain_formulation(changes, rotary, causal):
     """So also: the condition's part, computed once, equals attention over one joint sequence."""
     network = tiny.network(rotary=rotary, grid=(2, 3), **changes)
@@ -177,7 +181,7 @@ def test_equals_the_plain_formulation(changes, rotary, causal):
 
 
 @pytest.mark.parametrize("rotary", ["grid2d", "llamagen"])
-@pytest.mark.parametrize("changes", [*NORMS, {"learned_positions": True}])
+@pytest.mark.parametrize("changes", [*NORMS, *VARIANTS])
 @pytest.mark.parametrize("grid", [(2, 3), (1, 1)])
 def test_one_pass_in_causal_order_is_encode_and_hidden(changes, rotary, grid):
     network, tokens = tiny.network(rotary=rotary, grid=grid, **changes), tiny.tokens(grid=grid)
@@ -191,9 +195,9 @@ def test_one_pass_in_causal_order_needs_no_mask(monkeypatch):
     """So a fused kernel may skip what lies above the diagonal."""
     seen, attention = [], F.scaled_dot_product_attention
 
-    def spy(*inputs, attn_mask=None, is_causal=False):
-        seen.append((attn_mask, is_causal))
-        return attention(*inputs, attn_mask=attn_mask, is_causal=is_causal)
+    def spy(*inputs, **how):
+        seen.append((how["attn_mask"], how["is_causal"]))
+        return attention(*inputs, **how)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     tiny.network().hidden_at_once(tiny.tokens(), LABELS, causal=True)
@@ -214,6 +218,19 @@ def changed_logits(network, causal):
             other[0, j] = (other[0, j] + 1) % 12
             changes.append((network(other, LABELS[:1], causal=causal) - logits).abs().amax(-1)[0])
     return torch.stack(changes) > 1e-9
+
+
+def test_attention_to_a_single_key_is_its_value():
+    """As PyTorch computes it, from a softmax over one score; that score gets no gradient."""
+    torch.manual_seed(0)
+    shapes = (2, 3, 5, 4), (2, 3, 1, 4), (2, 3, 1, 4)
+    q, key, value = (torch.randn(shape, dtype=torch.double).requires_grad_() for shape in shapes)
+    found, expected = attend(q, key, value, None), F.scaled_dot_product_attention(q, key, value)
+    torch.testing.assert_close(found, expected, **EXACT)
+    along = torch.randn_like(expected)
+    slopes = torch.autograd.grad(expected, [q, key, value], along)
+    assert max(slope.abs().max().item() for slope in slopes[:2]) < 1e-12
+    torch.testing.assert_close(torch.autograd.grad(found, value, along)[0], slopes[2], **EXACT)
 
 
 def test_masked_tokens_see_every_token():
@@ -311,7 +328,7 @@ def test_a_context_serves_every_step_and_joins(causal):
 
 
 @pytest.mark.parametrize("chunks", [[1] * 15, [5] * 3, [15], [1, 4, 2, 8], [14, 1]])
-@pytest.mark.parametrize("changes", [*NORMS[::3], {"learned_positions": True}])
+@pytest.mark.parametrize("changes", [*NORMS[::3], *VARIANTS])
 def test_a_cache_changes_nothing(changes, chunks):
     """Tokens behind the chunk are not known yet: what stands there must not matter."""
     network, tokens = tiny.network(grid=(3, 5), **changes), tiny.tokens(grid=(3, 5))
@@ -396,6 +413,13 @@ def test_sentences_for_sizes():
         build_network(NetworkConfig(heads=5))
     with pytest.raises(UserError, match=r"^network.heads=96 must divide .* a multiple of 4.$"):
         build_network(NetworkConfig(heads=96))
+    for kv_heads in (4, -1, 12):
+        with pytest.raises(UserError, match=rf"^network.kv_heads={kv_heads} must divide network.h"):
+            NetworkConfig(heads=6, kv_heads=kv_heads)
+    with pytest.raises(UserError, match=r"^network.kv_heads=2 has no effect on network.kind=vit"):
+        NetworkConfig(kind="vit", kv_heads=2)
+    with pytest.raises(UserError, match=r"^network.null=mask_token takes the place of the null cl"):
+        NetworkConfig(null="mask_token", num_classes=0)
 
 
 def test_a_named_size_fills_in_its_numbers():

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.plain import plain_copy, sample
+from benchmarks.plain import plain_copy, sample, sample_in_order
 from MaskGIL.decoding import decode
 from MaskGIL.masking import counted_rows, masked_loss
-from MaskGIL.plans import mar_plan
-from MaskGIL.predictor import GuidedPredictor
+from MaskGIL.plans import ar_plan, mar_plan
+from MaskGIL.predictor import CausalPredictor, GuidedPredictor
 from MaskGIL.sampling import SamplingConfig
 from Network.feed_forward import feed_forward_width
 
@@ -85,6 +85,19 @@ def test_the_sampler_is_ours_where_chance_has_no_say(pair, num_steps):
     empty = torch.full((4, *GRID), ours.mask_id)
     expected = decode(predictor, empty, plan, seeds, mask_id=ours.mask_id, sampling=settings)
     found = sample(plain, labels, [step.count for step in plan], settings)
+    assert len(expected.unique()) > 1
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_the_sampler_in_order_is_ours_where_chance_has_no_say(pair, scale):
+    ours, plain = (network.eval() for network in pair)
+    labels, seeds = torch.tensor([0, 1, 2, 1]), torch.arange(4)
+    settings = SamplingConfig(temperature=1e-4, guidance="constant", guidance_scale=scale)
+    predictor = CausalPredictor(ours, labels, settings)
+    empty, plan = torch.full((4, *GRID), ours.mask_id), ar_plan(math.prod(GRID))
+    expected = decode(predictor, empty, plan, seeds, mask_id=ours.mask_id, sampling=settings)
+    found = sample_in_order(plain, labels, settings, torch.float32)
     assert len(expected.unique()) > 1
     assert found.tolist() == expected.tolist()
 

@@ -50,6 +50,12 @@ def test_whatever_changes_the_bytes_changes_the_description(weights, tmp_path):
     for key, changed in changes.items():
         assert changed.keys() == same.keys()
         assert changed[key] != same[key]
+    assert changes["precision"]["network_sha256"] == same["network_sha256"]  # weights as loaded
+    compiled = Pipeline.from_pretrained(weights, "cpu", torch.float32)
+    compiled.compiled = True
+    assert describe_samples(compiled, LABELS, seed=0, chunk=2, ema=True) == same | {
+        "compiled": True
+    }
     assert same["num_steps"] == 4  # settings of the sampler stand beside
     assert "plan" not in same  # so records of earlier versions still describe their sets
 

@@ -60,7 +60,7 @@ def test_no_setting_of_a_sampler_is_left_out():
 
 
 def test_ema_chooses_the_weights(weights):
-    averaged, last = opened(weights), opened(weights, "ema=false")
+    averaged, last = (opened(weights, "precision=fp32", word) for word in ("ema=true", "ema=false"))
     change = averaged.network.output.weight - last.network.output.weight
     assert change.mean().item() == pytest.approx(0.01, rel=1e-4)  # as `save_tiny_weights` adds
 

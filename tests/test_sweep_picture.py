@@ -62,11 +62,15 @@ def test_a_panel_for_each_setting_that_is_a_number(drawn):
     assert by_steps.get_yscale() == "log"  # 40 is more than 5 times 6
 
 
-def test_a_line_joins_what_differs_in_one_number_alone():
+def test_a_line_joins_samplers_that_differ_in_one_number_alone():
     by_steps = lines_along(CELLS, "num_steps")
     assert {name: len(line) for name, line in by_steps.items()} == {"guidance_scale=1": 3}
     assert list(lines_along(CELLS, "guidance_scale")) == ["num_steps=8"]
     assert lines_along(CELLS, "plan") == {}
+    usual = cell("num_steps=8", 8.5, steps=8, num_steps=8)  # names no guidance, and has some
+    usual["sampling"]["guidance_scale"] = 1.5
+    (line,) = lines_along([*CELLS, usual], "guidance_scale").values()
+    assert [each["sampling"]["guidance_scale"] for each in line] == [1.0, 1.5, 2.0]
 
 
 def test_without_numbers_there_are_no_axes(drawn, tmp_path):

@@ -1,6 +1,16 @@
 """The table of a sweep, and who lies on a Pareto front."""
 
-from Metrics.sweep_table import COSTS, front, goodness, measures_in_words, ranked, to_markdown
+import pytest
+
+from Metrics.sweep_table import (
+    COSTS,
+    behind,
+    front,
+    goodness,
+    measures_in_words,
+    ranked,
+    to_markdown,
+)
 
 
 def cell(title, distance, accuracy=0.5, steps=1, seconds=0.1, gigaflops=1.0, **values):
@@ -8,9 +18,10 @@ def cell(title, distance, accuracy=0.5, steps=1, seconds=0.1, gigaflops=1.0, **v
         "title": title,
         "series": "",
         "values": values,
+        "sampling": {"plan": "auto", "num_steps": steps, "guidance_scale": 1.0, **values},
         "measures": {
-            "distance": {"value": distance, "error": 0.25},
-            "class accuracy": {"value": accuracy, "error": 0.031},
+            "distance": {"value": distance, "error": 0.25, "without": [distance + 1, distance]},
+            "class accuracy": {"value": accuracy, "error": 0.031, "without": [accuracy] * 2},
         },
         "cost": {"sequential steps": steps, "network passes": 2.0 * steps, "gigaflops": gigaflops},
         "seconds": {
@@ -42,12 +53,14 @@ def test_the_best_come_first_and_fronts_are_marked():
         line for line in to_markdown(record(*CELLS)).splitlines() if line.startswith("|")
     ]
     assert [word.strip() for word in head.strip("|").split("|")] == [
-        *("sampler", "no.", "distance", "class accuracy", "s/image", "with pixels"),
-        *("steps", "passes", "GFLOP"),
+        *("sampler", "no.", "distance", "class accuracy", "behind no. 1"),
+        *("s/image", "with pixels", "steps", "passes", "GFLOP"),
     ]
     assert set(rule) == set("|-: ")
     assert len({len(line) for line in (head, rule, *rows)}) == 1
-    assert [[word.strip() for word in row.strip("|").split("|")] for row in rows] == [
+    words = [[word.strip() for word in row.strip("|").split("|")] for row in rows]
+    assert [row.pop(4) for row in words] == ["", *(f"{n}.0000 ± 0.0000" for n in (5, 16, 26))]
+    assert words == [
         ["best", "1", "4.00 ± 0.25", "0.900 ± 0.031", "0.3 *", "1.3", "8 *", "16", "2 *"],
         ["slow", "2", "9.00 ± 0.25", "0.500 ± 0.031", "0.4", "1.4", "16", "32", "3"],
         ["small", "3", "20.00 ± 0.25", "0.950 ± 0.031", "0.2 *", "1.2", "2 *", "4", "0.5 *"],
@@ -78,6 +91,19 @@ def test_more_accuracy_and_less_distance_are_better():
     assert [each["title"] for each in ranked(record(*CELLS))] == ["best", "slow", "small", "fast"]
 
 
+def test_the_error_of_a_difference_is_smaller_where_chance_is_shared():
+    """Of sets that vary together the difference is known well, of others as their errors add up."""
+    one, two = cell("one", 9.0), cell("two", 4.0)
+    one["measures"]["distance"]["without"] = [9.0, 9.5, 8.5]
+    two["measures"]["distance"]["without"] = [4.0, 4.5, 3.5]
+    assert behind(one, two, "distance") == {"value": 5.0, "error": 0.0}
+    two["measures"]["distance"]["without"] = [4.0, 3.5, 4.5]
+    assert behind(one, two, "distance")["error"] == pytest.approx((2 / 3 * 2) ** 0.5)
+    assert behind(two, one, "distance")["value"] == -5.0
+    better, worse = CELLS[1], CELLS[0]
+    assert behind(worse, better, "class accuracy")["value"] == pytest.approx(0.4)
+
+
 def test_errors_have_two_digits():
     found = {"value": 123.456, "error": 12.3}
     assert measures_in_words({"a": found}) == "a 123 ± 12"
@@ -86,6 +112,6 @@ def test_errors_have_two_digits():
 
 
 def test_few_images_for_an_fid_are_told():
-    cells = [{**CELLS[0], "measures": {"FID": {"value": 9.0, "error": 1.0}}}]
+    cells = [{**CELLS[0], "measures": {"FID": {"value": 9.0, "error": 1.0, "without": [8.0, 9.0]}}}]
     assert "An FID of 40 images is larger than published ones" in to_markdown(record(*cells))
     assert "larger than published" not in to_markdown(record(*cells, count=50_000))
