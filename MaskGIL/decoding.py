@@ -60,6 +60,7 @@ def decode(
         predictors = dict.fromkeys(("ar", "mar"), predictors)
     num_ar = sum(step.kind == "ar" for step in plan)
     raster, masked = plan[:num_ar], plan[num_ar:]
+    assert all(step.kind == "ar" for step in raster)  # they come first
     assert masked or num_ar == tokens[0].numel()
     canvas = _Canvas(tokens, seeds, mask_id, sampling)
     hidden = (canvas.tokens == mask_id).cpu()  # the only time that the device is waited for
@@ -180,6 +181,7 @@ def _drawn(
         rows = blind(hidden, num_new, seeds, index)
         logits = predictor(canvas.grid, rows, step.progress)
         return rows, *canvas.draw(logits, index, step.progress, rows)
+    assert step.order == "confidence"
     rows = hidden_first(hidden, num_hidden)
     logits = predictor(canvas.grid, rows, step.progress)
     tokens, log_probability = canvas.draw(logits, index, step.progress, rows)

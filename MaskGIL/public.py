@@ -107,9 +107,8 @@ def _t2i(file: str, side: int) -> PublicGenerator:
 def _halton(file: str, side: int, sha256: str = "") -> PublicGenerator:
     """Order, steps, scale (1 + w) and temperature of its README.
 
-    There logits are multiplied by a number that rises from 1 to 1.2: temperatures from 1 to
-    1 / 1.2, here along a line. Tokens once drawn are drawn again in every step there, here they
-    stay.
+    There logits are multiplied by a number that rises from 1 to 1.2, so that temperatures fall
+    from 1 to 1 / 1.2; here they do so along a line.
     """
     public = PublicFile("llvictorll/Halton-MaskGIT", file, "MIT", sha256=sha256)
     sampling = SamplingConfig(
