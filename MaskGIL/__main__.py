@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from MaskGIL.command import run_command
 from MaskGIL.convert import ConvertConfig, convert
+from MaskGIL.edit import EditConfig, edit
 from MaskGIL.generate import GenerateConfig, generate
 from MaskGIL.inspect import InspectConfig, inspect
 from MaskGIL.prepare import PrepareConfig, prepare
@@ -29,6 +30,12 @@ COMMANDS = {
         ConvertConfig,
         "Turn weights or tokens of other projects into ours, or back.",
         ("source", "out"),
+    ),
+    "edit": Command(
+        edit,
+        EditConfig,
+        "Edit a picture: inpaint, outpaint or vary it; interpolate draws from class to class.",
+        ("kind",),
     ),
     "generate": Command(generate, GenerateConfig, "Sample pictures of classes from weights."),
     "inspect": Command(

@@ -11,7 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from MaskGIL.guidance import PartLogits, draw_tokens
+from MaskGIL.draw import draw_tokens, temperature_at
+from MaskGIL.guidance import PartLogits
 from MaskGIL.noise import uniform
 from MaskGIL.orders import BLIND, hidden_again, hidden_first, most_confident
 from MaskGIL.plans import Step
@@ -93,7 +94,9 @@ class _Canvas:
         """Where nothing is revealed yet: (B, h, w)."""
         return self.grid == self.mask_id
 
-    def draw(self, logits: Tensor | PartLogits, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, logits: Tensor | PartLogits, index: int, progress: float, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Tokens (B, M) of rows (B, M), not yet written, and their log-probabilities.
 
         Every part of a token has noise of its own.
@@ -101,7 +104,7 @@ class _Canvas:
         parts = range(len(logits.sizes)) if isinstance(logits, PartLogits) else [0]
         places = [rows + part * self.tokens.shape[1] for part in parts]
         noise = [uniform(self.seeds[:, None], "token", index, place) for place in places]
-        return draw_tokens(logits, noise, self.sampling)
+        return draw_tokens(logits, noise, self.sampling, temperature_at(self.sampling, progress))
 
     def write(self, rows: Tensor, counts: Tensor, tokens: Tensor, log_probability: Tensor) -> None:
         """Put tokens (B, M) into the first counts (B,) of rows (B, M), none of which comes twice.
@@ -133,7 +136,7 @@ def _one_by_one(
             logits = predictor(canvas.grid, places[:, asked : index + 1], step.progress)
             asked, row = index + 1, places[:, index : index + 1]
             counts = canvas.hidden.flatten(1)[:, index].long()  # 1 or, if the token is given, 0
-            canvas.write(row, counts, *canvas.draw(logits, index, row))
+            canvas.write(row, counts, *canvas.draw(logits, index, step.progress, row))
         yield
 
 
@@ -168,10 +171,10 @@ def _drawn(
     if blind := BLIND.get(step.order):
         rows = blind(hidden, num_new, seeds, index)
         logits = predictor(canvas.grid, rows, step.progress)
-        return rows, *canvas.draw(logits, index, rows)
+        return rows, *canvas.draw(logits, index, step.progress, rows)
     rows = hidden_first(hidden, num_hidden)
     logits = predictor(canvas.grid, rows, step.progress)
-    tokens, log_probability = canvas.draw(logits, index, rows)
+    tokens, log_probability = canvas.draw(logits, index, step.progress, rows)
     noise = canvas.sampling.noise * (1 - step.progress)
     best = most_confident(hidden, num_new, seeds, index, rows, log_probability, noise)
     return rows.gather(1, best), tokens.gather(1, best), log_probability.gather(1, best)

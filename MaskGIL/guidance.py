@@ -1,9 +1,10 @@
-"""Classifier-free guidance and the draw of tokens: scale, temperature, truncation.
+"""Classifier-free guidance: how strong at each progress, and what it makes of two passes.
 
 Guidance with scale s is null + s (cond - null) (Ho & Salimans, 2022, with s = 1 + w); 1 is off.
-Shapes: B batch, M rows, V codebook.
+Shapes: B batch, M rows, D width.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,13 +12,29 @@ import torch
 from torch import Tensor
 
 from MaskGIL.sampling import SamplingConfig
+from Network.config import UserError
 from Network.head import Head
 
-# name -> scale at a progress in [0, 1] when the asked scale is s
-GUIDANCE: dict[str, Callable[[float, float], float]] = {
-    "constant": lambda scale, progress: scale,
-    "linear": lambda scale, progress: 1 + (scale - 1) * progress,
+# name -> scale at a progress in [0, 1] when the asked scale is s and the power is p
+GUIDANCE: dict[str, Callable[[float, float, float], float]] = {
+    "constant": lambda s, progress, p: s,
+    "linear": lambda s, progress, p: 1 + (s - 1) * progress,
+    "cosine": lambda s, progress, p: 1 + (s - 1) * (1 - math.cos(math.pi * progress**p)) / 2,
 }
+
+
+def scale_at(sampling: SamplingConfig, progress: float) -> float:
+    """The guidance scale at a progress in [0, 1]; 1 outside [guidance_from, guidance_until].
+
+    The power-cosine is that of MDT (Gao et al., 2023), the interval that of Kynkaanniemi et al.
+    (2024). Raises UserError for guidance that nobody knows.
+    """
+    if sampling.guidance not in GUIDANCE:
+        raise UserError(f"Unknown guidance {sampling.guidance!r}. Known: {', '.join(GUIDANCE)}.")
+    if not sampling.guidance_from <= progress <= sampling.guidance_until:
+        return 1.0
+    scale = GUIDANCE[sampling.guidance]
+    return scale(sampling.guidance_scale, progress, sampling.guidance_power)
 
 
 def guide(conditional: Tensor, null: Tensor, scale: float) -> Tensor:
@@ -47,37 +64,3 @@ class PartLogits:
         """Logits (B, M, size) of the part behind the earlier ones (B, M)."""
         conditional, *null = [self.head.part_logits(hidden, earlier) for hidden in self.hidden]
         return guide(conditional, null[0], self.scale) if null else conditional
-
-
-def draw_tokens(
-    logits: Tensor | PartLogits, noise: Tensor | Sequence[Tensor], sampling: SamplingConfig
-) -> tuple[Tensor, Tensor]:
-    """Draw one token per row of logits (B, M, V) by inverse CDF from uniforms noise (B, M).
-
-    Temperature and top-k shape the draw; of tokens in parts, that of every part, each with
-    uniforms of its own. Returns tokens (B, M) int64 and the log-probability (B, M) that the
-    untempered, untruncated logits give them.
-    """
-    noises = [noise] if isinstance(noise, Tensor) else noise
-    if isinstance(logits, Tensor):
-        return _draw(logits.float(), noises[0], sampling)
-    parts: list[Tensor] = []
-    confidence = torch.zeros_like(noises[0])
-    for uniforms in noises:
-        drawn, log_probability = _draw(logits.next(parts).float(), uniforms, sampling)
-        parts.append(drawn)
-        confidence = confidence + log_probability
-    return logits.head.join(parts), confidence
-
-
-def _draw(logits: Tensor, noise: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
-    shaped = logits if sampling.temperature == 1 else logits / sampling.temperature
-    if sampling.top_k:
-        kept = min(sampling.top_k, logits.shape[-1])
-        shaped = shaped.masked_fill(shaped < shaped.topk(kept).values[..., -1:], -torch.inf)
-    cumulative = shaped.softmax(-1).cumsum_(-1)
-    target = noise[..., None] * cumulative[..., -1:]
-    tokens = torch.searchsorted(cumulative, target, right=True)  # never one of probability 0
-    tokens = tokens.clamp_max_(logits.shape[-1] - 1)
-    confidence = logits.gather(-1, tokens)[..., 0] - logits.logsumexp(-1)
-    return tokens[..., 0], confidence

@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from MaskGIL.cross_entropy import cross_entropy
 from MaskGIL.noise import STREAMS, seed_of, uniform
 from Network.head import split_parts
 
@@ -125,12 +125,11 @@ def row_losses(
     """
     sizes = list(sizes) or [logits.shape[-1]]
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    parts = wide.split(sizes, -1) if len(sizes) > 1 else [wide]  # or its gradient is copied
     losses, right = [], []
-    for part, target in zip(wide.split(sizes, -1), split_parts(targets, sizes)):
-        losses.append(
-            F.cross_entropy(part, target, reduction="none", label_smoothing=label_smoothing)
-        )
-        right.append(part.detach().argmax(-1) == target)
+    for part, target in zip(parts, split_parts(targets, sizes)):
+        losses.append(cross_entropy(part, target, label_smoothing))
+        right.append(part.detach().max(-1).indices == target)  # on a CPU twice as fast as argmax
     if len(sizes) == 1:
         return losses[0], right[0].float()
     return torch.stack(losses).sum(0), torch.stack(right).all(0).float()

@@ -13,7 +13,7 @@ STREAMS = {
     name: number
     for number, name in enumerate(
         ["order", "crop", "ratio", "mask", "class drop", "token", "confidence", "dropout",
-         "revival", "decoding order", "seed", "objective", "remask"]
+         "revival", "decoding order", "seed", "objective", "remask", "variation", "window"]
     )
 }  # fmt: skip
 

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -14,10 +16,15 @@ MASKED_GREY = 128
 
 def save_grid(images: Tensor, path: Path, columns: int, enlarge: int = 1) -> None:
     """Write images (B, 3, H, W) uint8 as a PNG grid, each pixel `enlarge` times as large."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grid_of(images, columns, enlarge)).save(path)
+
+
+def grid_of(images: Tensor, columns: int, enlarge: int = 1) -> NDArray[np.uint8]:
+    """Images (B, 3, H, W) uint8 as one picture (height, width, 3), white between them."""
     images = images.cpu().repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)
     grid = make_grid(images, nrow=columns, padding=2, pad_value=255)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(path)
+    return grid.permute(1, 2, 0).numpy()
 
 
 def grey_out(images: Tensor, hidden: Tensor) -> Tensor:
@@ -35,11 +42,7 @@ def save_strip(frames: Sequence[Tensor], path: Path, enlarge: int = 1) -> None:
 
 def save_gif(frames: Sequence[Tensor], path: Path, columns: int, enlarge: int = 1) -> None:
     """Write a decoding as an animation of grids; the last frame stays for a second."""
-    pictures = []
-    for frame in frames:
-        enlarged = frame.cpu().repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)
-        grid = make_grid(enlarged, nrow=columns, padding=2, pad_value=255)
-        pictures.append(Image.fromarray(grid.permute(1, 2, 0).numpy()))
+    pictures = [Image.fromarray(grid_of(frame, columns, enlarge)) for frame in frames]
     durations = [180] * (len(pictures) - 1) + [1000]  # milliseconds
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)

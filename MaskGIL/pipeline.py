@@ -6,13 +6,15 @@ Stands on a weights folder (`MaskGIL/weights.py`) and on `decode`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from MaskGIL import editing
+from MaskGIL.border import Output, as_output, check_output_type
 from MaskGIL.classes import class_index
 from MaskGIL.data.crops import to_uint8
 from MaskGIL.decoding import OnStep, decode
@@ -27,14 +29,6 @@ from Network.gpt import GPT
 from Network.tokenizer.vq import VQTokenizer
 
 StepCallback = Callable[["Pipeline", int, dict[str, Tensor]], None]
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a call made: images (PIL, or a uint8 tensor (B, 3, H, W)) and tokens (B, h, w)."""
-
-    images: list[Image.Image] | Tensor
-    tokens: Tensor
 
 
 class Pipeline:
@@ -70,6 +64,12 @@ class Pipeline:
     def device(self) -> torch.device:
         """Where the network is."""
         return next(self.network.parameters()).device
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images that the network was trained on."""
+        height, width = self.network.config.grid
+        return height * self.tokenizer.stride, width * self.tokenizer.stride
 
     @classmethod
     def from_pretrained(
@@ -127,24 +127,24 @@ class Pipeline:
         log-probabilities that tokens were drawn with, -inf where they are hidden. Raises UserError
         for what is out of range.
         """
-        if output_type not in ("pil", "uint8"):
-            raise UserError(f"Unknown output_type {output_type!r}. Known: pil, uint8.")
+        check_output_type(output_type)
         labels = self.labels(class_labels)
-        asked = {"num_steps": num_inference_steps, "guidance_scale": guidance_scale, **sampling}
-        settings = self.sampling.changed(**asked)
+        settings = self.settings(num_inference_steps, guidance_scale=guidance_scale, **sampling)
         grid = self._grid(height, width)
-        seeds = self._seeds(generator, len(labels))
+        seeds = self.seeds(generator, len(labels))
 
         def on_step(step: int, tokens: Tensor, confidence: Tensor) -> None:
             if callback_on_step_end:
                 callback_on_step_end(self, step, {"tokens": tokens, "confidence": confidence})
 
         tokens = self.sample_tokens(labels, seeds, settings, grid, on_step)
-        images = to_uint8(self.pixels(tokens))
-        if output_type == "pil":
-            arrays = images.permute(0, 2, 3, 1).cpu().numpy()
-            return Output([Image.fromarray(array) for array in arrays], tokens)
-        return Output(images, tokens)
+        return as_output(to_uint8(self.pixels(tokens)), tokens, output_type)
+
+    # Edits are functions of a pipeline, in a file of their own; here they are its methods
+    inpaint = editing.inpaint
+    outpaint = editing.outpaint
+    vary = editing.vary
+    interpolate = editing.interpolate
 
     @torch.no_grad()
     def sample_tokens(
@@ -156,24 +156,44 @@ class Pipeline:
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Labels (B,) and seeds (B,), int64 -> tokens (B, h, w), decoded from an empty grid."""
-        settings, grid = settings or self.sampling, grid or self.network.config.grid
+        grid = grid or self.network.config.grid
+        empty = torch.full((len(labels), *grid), self.network.mask_id, device=self.device)
+        return self.fill_tokens(empty, labels, seeds, settings, on_step)
+
+    @torch.no_grad()
+    def fill_tokens(
+        self,
+        tokens: Tensor,
+        labels: Tensor,
+        seeds: Tensor,
+        settings: SamplingConfig | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Tokens (B, h, w), hidden where they are the mask token -> the same with those drawn.
+
+        Labels (B,) may also be shares of classes (B, num_classes + 1), floating.
+        """
+        settings, grid = settings or self.sampling, (tokens.shape[1], tokens.shape[2])
         steps, plan = self.plan(settings, grid), plan_kind(self.objective, settings.plan)
         if not self.network.null_label:  # the only one: nothing to be guided away from
             settings = replace(settings, guidance_scale=1.0)
         predictors = {
             kind: PREDICTORS[kind](self.networks[kind], labels, settings) for kind in PLANS[plan]
         }
-        empty = torch.full((len(labels), *grid), self.network.mask_id, device=self.device)
         with autocast(self.device, self.dtype):
             return decode(
                 predictors,
-                empty,
+                tokens,
                 steps,
                 seeds,
                 mask_id=self.network.mask_id,
                 sampling=settings,
                 on_step=on_step,
             )
+
+    def settings(self, num_inference_steps: int | None = None, **changes: Any) -> SamplingConfig:
+        """The sampler of the weights with what a call changes; None leaves a setting."""
+        return self.sampling.changed(**{"num_steps": num_inference_steps, **changes})
 
     def plan(
         self, settings: SamplingConfig | None = None, grid: tuple[int, int] | None = None
@@ -201,27 +221,27 @@ class Pipeline:
         return torch.tensor(numbers, dtype=torch.int64, device=self.device)
 
     def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:
-        stride, grid = self.tokenizer.stride, self.network.config.grid
-        height = grid[0] * stride if height is None else height
-        width = grid[1] * stride if width is None else width
+        stride, learned = self.tokenizer.stride, self.image_size
+        height = learned[0] if height is None else height
+        width = learned[1] if width is None else width
         if height % stride or width % stride or min(height, width) < stride:
             raise UserError(f"height={height} and width={width} must be multiples of {stride}.")
-        asked = height // stride, width // stride
-        if self.network.config.learns_places and asked != grid:
+        if self.network.config.learns_places and (height, width) != learned:
             raise UserError(
-                f"This generator has learned the places of {grid[0] * stride}x{grid[1] * stride} "
-                "pixels; leave height and width out."
+                f"This generator has learned the places of {learned[0]}x{learned[1]} pixels; "
+                "leave height and width out."
             )
-        return asked
+        return height // stride, width // stride
 
-    def _seeds(self, generator: int | torch.Generator | Sequence[int], count: int) -> Tensor:
+    def seeds(self, generator: int | torch.Generator | Sequence[int], count: int) -> Tensor:
+        """Seeds (B,) of `count` images from one seed or one of each. Raises UserError."""
         if isinstance(generator, torch.Generator):
             generator = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         if isinstance(generator, int):
             return image_seeds(generator, torch.arange(count, device=self.device))
         if len(generator) != count:
             raise UserError(f"generator has {len(generator)} seeds for {count} images.")
-        return torch.tensor(generator, dtype=torch.int64, device=self.device)
+        return torch.as_tensor(generator, dtype=torch.int64, device=self.device)
 
 
 def image_seeds(seed: int, indices: Tensor) -> Tensor:

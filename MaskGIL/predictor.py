@@ -1,17 +1,17 @@
 """Predictors: network, condition and guidance behind one call.
 
-Condition and null condition are encoded once per image; a step runs both as one batch, or the
-condition alone where the guidance scale is 1.
+Condition and null condition are encoded once per image; a step runs both, as one batch or one
+after the other, or the condition alone where the guidance scale is 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from MaskGIL.guidance import GUIDANCE, PartLogits, guide
+from MaskGIL.guidance import PartLogits, guide, scale_at
 from MaskGIL.sampling import SamplingConfig
-from Network.config import UserError
 from Network.context import Context, KVCache
 from Network.gpt import GPT
 
@@ -20,64 +20,99 @@ class GuidedPredictor:
     """Logits of a bidirectional network under guidance: any rows, for masked plans."""
 
     def __init__(self, network: GPT, labels: Tensor, sampling: SamplingConfig):
-        """Labels (B,) int64. Raises UserError for guidance that nobody knows."""
-        self.network, self.labels = network, labels
-        self.guidance, self.scale = _known(sampling.guidance), sampling.guidance_scale
-        self.conditional = self.both = Context([], [])  # `start` encodes them
+        """Labels (B,) int64, or shares of classes (B, num_classes + 1)."""
+        self.network, self.labels, self.sampling = network, labels, sampling
+        self.conditional = Context()  # `start` encodes the conditions
+        self.both: list[Context] = []  # passes of a guided step: condition, then null condition
 
     def start(self, tokens: Tensor) -> None:
         """Encode the conditions of tokens (B, h, w)."""
         assert len(tokens) == len(self.labels)
         self.conditional = self.network.encode(self.labels)
-        if self.scale != 1:
-            null = torch.full_like(self.labels, self.network.null_label)
-            self.both = Context.cat([self.conditional, self.network.encode(null)])
+        if self.sampling.guidance_scale != 1:
+            self.both = [self.conditional, self.network.encode(_null_labels(self))]
+            if not self.sampling.two_passes:
+                self.both = [Context.cat(self.both)]
 
     def __call__(self, tokens: Tensor, rows: Tensor, progress: float) -> Tensor | PartLogits:
         """Tokens (B, h, w) and rows (B, M) -> guided logits (B, M, V), or parts of them."""
-        scale = self.guidance(self.scale, progress)
-        if scale == 1:
-            hidden = self.network.hidden(tokens, self.conditional, rows)
-            return guided(self.network, [hidden], rows, scale)
-        twice = torch.cat([tokens, tokens])
-        hidden = self.network.hidden(twice, self.both, torch.cat([rows, rows]))
-        return guided(self.network, hidden.chunk(2), rows, scale)
+        scale = scale_at(self.sampling, progress)
+        branches = 1 if scale == 1 else 2
+        passes = [self.conditional] if scale == 1 else self.both
+        times = branches // len(passes)
+        tokens, wanted = torch.cat([tokens] * times), torch.cat([rows] * times)
+        hidden = [self.network.hidden(tokens, context, wanted) for context in passes]
+        return guided(self.network, torch.cat(hidden).chunk(branches), rows, scale)
+
+
+@dataclass
+class Branch:
+    """A condition, or both in one batch, and what a causal network keeps of tokens under it."""
+
+    context: Context
+    cache: KVCache
+    conditions: int = 1
+
+    def advance(self, network: GPT, tokens: Tensor, asked: int) -> Tensor:
+        """Tokens (B, h, w) -> the hidden states (conditions x B, 1, D) of row `asked` - 1.
+
+        In one forward over all tokens before it that this branch has not seen yet.
+        """
+        places = torch.arange(self.cache.rows, asked, device=tokens.device)
+        tokens = torch.cat([tokens] * self.conditions)
+        rows = places.expand(len(tokens), -1)
+        return network.hidden(tokens, self.context, rows, causal=True, cache=self.cache)[:, -1:]
 
 
 class CausalPredictor:
     """Logits of a causal network under guidance: row after row, for raster plans.
 
-    What earlier rows have computed is kept. Both conditions are in one batch from the start,
-    unless the scale is 1.
+    What earlier rows have computed is kept. The null condition joins when the guidance interval
+    opens, in one forward over all tokens so far, and is dropped when it closes.
     """
 
     def __init__(self, network: GPT, labels: Tensor, sampling: SamplingConfig):
         """As `GuidedPredictor`."""
-        self.network, self.labels = network, labels
-        self.guidance, self.scale = _known(sampling.guidance), sampling.guidance_scale
-        self.context, self.cache = Context([], []), KVCache(0)  # `start` makes them
+        self.network, self.labels, self.sampling = network, labels, sampling
+        self.conditional = self.null = Context()  # `start` encodes them
+        self.branches: list[Branch] = []
+        self.num_tokens = self.asked = 0
 
     def start(self, tokens: Tensor) -> None:
         """Encode the conditions of tokens (B, h, w), none of which is seen yet."""
         assert len(tokens) == len(self.labels)
-        conditions = [self.labels]
-        if self.scale != 1:
-            conditions.append(torch.full_like(self.labels, self.network.null_label))
-        self.context = self.network.encode(torch.cat(conditions), causal=True)
-        self.cache = KVCache(tokens[0].numel())
+        self.num_tokens, self.asked = tokens[0].numel(), 0
+        self.conditional = self.network.encode(self.labels, causal=True)
+        self.branches = [Branch(self.conditional, KVCache(self.num_tokens))]
+        if self.sampling.guidance_scale != 1:
+            self.null = self.network.encode(_null_labels(self), causal=True)
 
     def __call__(self, tokens: Tensor, rows: Tensor, progress: float) -> Tensor | PartLogits:
         """Tokens (B, h, w) and the next rows (B, M) -> guided logits (B, 1, V) of the last one."""
-        branches = 1 if self.scale == 1 else 2
-        hidden = self.network.hidden(
-            torch.cat([tokens] * branches),
-            self.context,
-            torch.cat([rows] * branches),
-            causal=True,
-            cache=self.cache,
-        )[:, -1:]
-        scale = self.guidance(self.scale, progress)
-        return guided(self.network, hidden.chunk(branches), rows[:, -1:], scale)
+        scale = scale_at(self.sampling, progress)
+        self._drop_null() if scale == 1 else self._join_null()
+        self.asked += rows.shape[1]
+        hidden = [branch.advance(self.network, tokens, self.asked) for branch in self.branches]
+        states = torch.cat(hidden).chunk(1 if scale == 1 else 2)
+        return guided(self.network, states, rows[:, -1:], scale)
+
+    def _join_null(self) -> None:
+        """Add the null branch; make it one batch with the other as soon as it has caught up."""
+        first = self.branches[0]
+        if first.conditions == 2:
+            return
+        if len(self.branches) == 1:
+            self.branches.append(Branch(self.null, KVCache(self.num_tokens)))
+        caches = [branch.cache for branch in self.branches]
+        if caches[0].rows == caches[1].rows and not self.sampling.two_passes:
+            both = Context.cat([self.conditional, self.null])
+            self.branches = [Branch(both, KVCache.cat(caches), conditions=2)]
+
+    def _drop_null(self) -> None:
+        first = self.branches[0]
+        if first.conditions == 2:
+            first = Branch(self.conditional, first.cache.first(len(self.labels)))
+        self.branches = [first]
 
 
 PREDICTORS = {"mar": GuidedPredictor, "ar": CausalPredictor}  # by plan
@@ -100,7 +135,6 @@ def guided(
     return guide(network.head(conditional, rows), network.head(null, rows), scale)
 
 
-def _known(guidance: str) -> Callable[[float, float], float]:
-    if guidance not in GUIDANCE:
-        raise UserError(f"Unknown guidance {guidance!r}. Known: {', '.join(GUIDANCE)}.")
-    return GUIDANCE[guidance]
+def _null_labels(predictor: GuidedPredictor | CausalPredictor) -> Tensor:
+    labels, null = predictor.labels, predictor.network.null_label
+    return torch.full((len(labels),), null, device=labels.device)

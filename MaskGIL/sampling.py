@@ -15,7 +15,7 @@ from Network.config import UserError, setting
 Plan = Literal["auto", "mar", "ar", "hybrid"]
 Order = Literal["confidence", "random", "halton", "local"]
 Remask = Literal["random", "confidence"]
-Guidance = Literal["constant", "linear"]
+Guidance = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,39 @@ class SamplingConfig:
         "random", "which ones remask hides: random ones, or the less confident ones sooner"
     )
     guidance: Guidance = setting(
-        "linear", "the guidance scale over the steps: the same, or growing from 1"
+        "linear",
+        "the guidance scale over the steps: constant, or growing from 1: linear, cosine",
     )
     guidance_scale: float = setting(3.0, "classifier-free guidance; 1 is off")
-    temperature: float = setting(1.0, "temperature of the drawn tokens; below 1 is safer")
+    guidance_power: float = setting(
+        1.0, "of guidance=cosine: above 1 it grows later, below 1 earlier"
+    )
+    guidance_from: float = setting(
+        0.0, "progress in [0, 1] from which there is guidance; before, no null pass is made"
+    )
+    guidance_until: float = setting(
+        1.0, "progress in [0, 1] up to which there is guidance; behind, no null pass is made"
+    )
+    two_passes: bool = setting(
+        False,
+        "condition and null condition one after the other, in half the memory, not as one batch; "
+        "of no effect where there is no guidance",
+    )
+    temperature: float = setting(
+        1.0,
+        "temperature of the drawn tokens; below 1 is safer, 0 takes the most likely code, "
+        "whatever top_k, top_p and min_p are",
+    )
+    last_temperature: float | None = setting(
+        None, "temperature at the last step, reached linearly; null: the same at all steps"
+    )
     top_k: int = setting(0, "draw from the k most likely codes only; 0 draws from all")
+    top_p: float = setting(
+        1.0, "draw from the most likely codes only, as few as have this probability together"
+    )
+    min_p: float = setting(
+        0.0, "draw only codes with at least this share of the probability of the most likely one"
+    )
 
     def __post_init__(self):
         require_at_least("sampling.num_steps", self.num_steps, 1)
@@ -63,9 +91,14 @@ class SamplingConfig:
             self._check_counts()
         require_at_least("sampling.noise", self.noise, 0)
         require_within("sampling.remask", self.remask, 0, 1)
-        require_at_least("sampling.guidance_scale", self.guidance_scale, 0)
-        require_positive("sampling.temperature", self.temperature)
+        self._check_guidance()
+        require_at_least("sampling.temperature", self.temperature, 0)
+        if self.last_temperature is not None:
+            require_at_least("sampling.last_temperature", self.last_temperature, 0)
         require_at_least("sampling.top_k", self.top_k, 0)
+        require_positive("sampling.top_p", self.top_p)
+        require_within("sampling.top_p", self.top_p, 0, 1)
+        require_within("sampling.min_p", self.min_p, 0, 1)
 
     def changed(self, **changes: object) -> SamplingConfig:
         """Replace the settings by those changes that are not None; num_steps follows counts."""
@@ -84,3 +117,20 @@ class SamplingConfig:
             )
         if self.legacy:
             raise UserError("counts and legacy=true both say what steps reveal; use legacy=false.")
+
+    def _check_guidance(self) -> None:
+        require_at_least("sampling.guidance_scale", self.guidance_scale, 0)
+        require_positive("sampling.guidance_power", self.guidance_power)
+        if self.guidance_power != 1 and self.guidance != "cosine":
+            raise UserError(
+                f"sampling.guidance_power={self.guidance_power:g} is of guidance=cosine, not of "
+                f"guidance={self.guidance}; use guidance=cosine or guidance_power=1."
+            )
+        require_within("sampling.guidance_from", self.guidance_from, 0, 1)
+        require_within("sampling.guidance_until", self.guidance_until, 0, 1)
+        if self.guidance_from > self.guidance_until:
+            raise UserError(
+                f"sampling.guidance_from={self.guidance_from:g} is behind "
+                f"sampling.guidance_until={self.guidance_until:g}, so there would be no guidance; "
+                "lower the first, or use guidance_scale=1."
+            )

@@ -49,13 +49,14 @@ class ClassCondition(nn.Module):
     def forward(self, labels: Tensor, null: Tensor | None = None) -> Tensor:
         """Labels (B,) int64 in [0, num_classes] -> tokens (B, 1, D).
 
-        `null` (B, D) is what stands for the null condition, if it has no row.
+        Or shares (B, num_classes + 1), floating: then a token is the mixture of the rows. `null`
+        (1, D) is the row of the null condition where the table has none.
         """
-        if null is None:
-            return self.table(labels)[:, None]
-        dropped = labels == self.null
-        known = self.table(labels.masked_fill(dropped, 0))  # (B, D)
-        return torch.where(dropped[:, None], null, known)[:, None]
+        rows = self.table.weight if null is None else torch.cat([self.table.weight, null])
+        if not labels.is_floating_point():
+            return F.embedding(labels, rows)[:, None]
+        with torch.autocast(rows.device.type, enabled=False):  # a share of 1 is the row itself
+            return (labels.to(rows.dtype) @ rows)[:, None]
 
 
 class CaptionCondition(nn.Module):

@@ -71,6 +71,19 @@ class KVCache:
         buffer[1, :, :, start : start + new] = values
         return buffer[0, :, :, : start + new], buffer[1, :, :, : start + new]
 
+    @staticmethod
+    def cat(caches: list[KVCache]) -> KVCache:
+        """Join along the batch caches that have seen equally many tokens, as guidance does."""
+        first = caches[0]
+        assert all(cache.rows == first.rows for cache in caches)
+        buffers = {i: torch.cat([each.buffers[i] for each in caches], 1) for i in first.buffers}
+        return KVCache(first.num_tokens, first.rows, buffers)
+
+    def first(self, batch: int) -> KVCache:
+        """Of the first `batch` images alone; the memory of the others is free then."""
+        buffers = {i: buffer[:, :batch].clone() for i, buffer in self.buffers.items()}
+        return KVCache(self.num_tokens, self.rows, buffers)
+
 
 def _cat(parts: list[Any]) -> Any:
     """Join tensors, or lists of them place by place; nothing stays nothing."""

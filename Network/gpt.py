@@ -15,6 +15,7 @@ from Network.attention import Attention, causal_mask, take_rows
 from Network.condition import Captions, build_condition, condition_mask, with_seen
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
+from Network.dropout import Dropout
 from Network.feed_forward import FeedForward
 from Network.head import build_embedding, build_head
 from Network.norm import RMSNorm
@@ -37,7 +38,7 @@ class GPT(nn.Module):
             nn.Embedding(num_tokens, width) if config.learned_positions else None
         )
         self.embed_norm = RMSNorm(width) if config.embed_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(width)
         self.output = build_head(config)
@@ -166,12 +167,13 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def _embed_condition(self, condition: Tensor | Captions) -> Tensor:
-        """Labels (B,) or captions -> (B, P, D)."""
+        """Labels (B,), shares of classes or captions -> (B, P, D)."""
+        null = ()
         if self.config.null == "mask_token":  # as in eMIGM (You et al., 2025)
             assert isinstance(condition, Tensor)
-            null = self.token_embedding(torch.full_like(condition, self.mask_id))  # (B, D)
-            return self.dropout(self.embed_norm(self.condition(condition, null)))
-        return self.dropout(self.embed_norm(self.condition(condition)))
+            mask = torch.full((1,), self.mask_id, device=condition.device)
+            null = (self.token_embedding(mask),)
+        return self.dropout(self.embed_norm(self.condition(condition, *null)))
 
     def _embed(self, tokens: Tensor, grid: tuple[int, int], first: int = 0) -> Tensor:
         """Tokens (B, n), of which the first stands at position `first` of the grid -> (B, n, D)."""
@@ -213,7 +215,7 @@ class Block(nn.Module):
         self.attention_norm_out = RMSNorm(config.width) if post else nn.Identity()
         self.feed_forward_norm_in = RMSNorm(config.width) if pre else nn.Identity()
         self.feed_forward_norm_out = RMSNorm(config.width) if post else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from MaskGIL.device import autocast
 from Network import rotary
 from Trainer.blocks import blocks_of, recompute
-from Trainer.parallel import BUCKET_BYTES
+from Trainer.parallel import BUCKET_BYTES, GRADIENT_BYTES, STATE_BYTES
 
 # glibc holds 1.11 to 1.17 bytes per byte of tensors in steps of B and L, and 1.01 where each tensor
 # is mapped by itself (benchmarks/memory.py)
@@ -82,8 +82,8 @@ def footprint(
         return _sharded(module, count, peak.bytes, way)
     buckets = BUCKET_BYTES * (way.ranks > 1)
     allocator = ALLOCATORS.get(way.device.type, 1.0)
-    step = peak.bytes + 4 * count * (way.parts > 1)
-    return Footprint((16 + buckets) * count, step, allocator)
+    step = peak.bytes + GRADIENT_BYTES * count * (way.parts > 1)
+    return Footprint((STATE_BYTES + buckets) * count, step, allocator)
 
 
 class Peak(TorchDispatchMode):
@@ -156,5 +156,6 @@ def _sharded(module: nn.Module, count: int, activations: int, way: Way) -> Footp
     width = next(module.parameters()).element_size()
     sizes = [sum(p.numel() for p in block.parameters()) for block in blocks_of(module)]
     root, block = count - sum(sizes), max(sizes)
-    gathered = 2 * width * (root + 2 * block) + 4 * 2 * block
-    return Footprint(16 * count // way.ranks, 4 * count // way.ranks + gathered + activations)
+    gathered = 2 * width * (root + 2 * block) + GRADIENT_BYTES * 2 * block
+    own = GRADIENT_BYTES * count // way.ranks
+    return Footprint(STATE_BYTES * count // way.ranks, own + gathered + activations)

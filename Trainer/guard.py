@@ -1,7 +1,8 @@
 """Whether a step is taken: not if something in it is not finite, nor, if asked, if its loss leaps.
 
-This is decided on the device, so that no step waits for it; the processes hear of it one step
-late, all of the same step. R ranks.
+A loss leaps among those of its mode: a generator that learns in two has two levels of loss.
+This is decided on the device, so that no step waits for it; the processes hear of it one step late,
+all of the same step. R ranks.
 """
 
 import math
@@ -27,6 +28,7 @@ class Diverged(Failure):
 class Verdict(NamedTuple):
     """On the device: `skip` () is 1.0 where a step must not be taken, else 0.0."""
 
+    mode: str
     skip: Tensor
     total: Tensor  # () the loss of all ranks
     told: Tensor  # (R + 4,) losses of the ranks, z-score, whether finite, skip, ranks that stop
@@ -37,7 +39,7 @@ class Heard(NamedTuple):
 
     step: int
     losses: list[float]  # of each rank
-    z: float  # deviations above the recent losses; nan where these are too few
+    z: float  # deviations above the recent losses of its mode; nan where these are too few
     is_finite: bool
     is_skipped: bool
     stops: bool  # a rank has been asked to end the run
@@ -48,13 +50,14 @@ class Guard:
 
     def __init__(self, device: torch.device, skip_spikes: float):
         self._spike = skip_spikes or torch.inf
-        self._recent = torch.full((RECENT,), torch.nan, device=device)
+        self._device = device
+        self._recent: dict[str, Tensor] = {}  # (RECENT,) losses by mode
         self._on_the_way: tuple[int, Tensor, torch.cuda.Event | None] | None = None
         self.skipped = 0  # steps that were not taken, in the whole run
         self.in_a_row = 0  # of them, the latest ones
         self.highest = torch.nan  # finite z-score since `take_highest`
 
-    def judge(self, loss: Tensor, norms: list[Tensor], stops: bool) -> Verdict:
+    def judge(self, mode: str, loss: Tensor, norms: list[Tensor], stops: bool) -> Verdict:
         """Judge a step by this rank's loss () and the norms () of the gradients of all ranks.
 
         Every rank comes here and gets the same verdict; `stops` tells them that this one must end.
@@ -63,17 +66,18 @@ class Guard:
         shares[rank()] = loss.detach()
         shares[-1] = float(stops)
         all_reduce(shares)
-        total, recent = shares[:-1].sum(), self._recent
+        total, recent = shares[:-1].sum(), self._losses(mode)
         finite = torch.stack([total, *(norm.float() for norm in norms)]).isfinite().all()
         z = (total - recent.mean()) / recent.std(correction=0).clamp_min(_FLAT)
         skip = ~finite | (z > self._spike)  # nan is not above anything
         flags = torch.stack([z, finite.float(), skip.float(), shares[-1]])
-        return Verdict(skip.float(), total, torch.cat([shares[:-1], flags]))
+        return Verdict(mode, skip.float(), total, torch.cat([shares[:-1], flags]))
 
     def send(self, step: int, verdict: Verdict) -> None:
         """Remember the loss of a step that is done, and let `hear` know, when the device does."""
-        moved = torch.cat([self._recent[1:], verdict.total[None]])
-        self._recent = torch.where(verdict.skip > 0, self._recent, moved)
+        recent = self._losses(verdict.mode)
+        moved = torch.cat([recent[1:], verdict.total[None]])
+        self._recent[verdict.mode] = torch.where(verdict.skip > 0, recent, moved)
         if verdict.told.device.type != "cuda":
             self._on_the_way = step, verdict.told, None
             return
@@ -105,15 +109,23 @@ class Guard:
 
     def state(self) -> dict:
         """Numbers to go on with; `hear` must have heard of the last step."""
-        recent = [loss for loss in self._recent.tolist() if loss == loss]
-        return {"skipped": self.skipped, "in_a_row": self.in_a_row, "recent": recent}
+        losses = {
+            mode: [loss for loss in recent.tolist() if loss == loss]
+            for mode, recent in self._recent.items()
+        }
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row, "losses": losses}
 
     def resume(self, state: dict) -> None:
         """Go on with the numbers of `state`; an empty one begins anew."""
         self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
-        recent = state.get("recent", [])[-RECENT:]
-        padded = [torch.nan] * (RECENT - len(recent)) + recent
-        self._recent = torch.tensor(padded, device=self._recent.device)
+        for mode, losses in state.get("losses", {}).items():  # earlier versions mixed the modes
+            padded = [torch.nan] * RECENT + losses
+            self._recent[mode] = torch.tensor(padded[-RECENT:], device=self._device)
+
+    def _losses(self, mode: str) -> Tensor:
+        if mode not in self._recent:
+            self._recent[mode] = torch.full((RECENT,), torch.nan, device=self._device)
+        return self._recent[mode]
 
 
 def step_unless(optimizer: Optimizer, skip: Tensor) -> None:

@@ -114,7 +114,7 @@ class Logger:
 
 def format_value(name: str, value: float) -> str:
     """A number as its name wants it: shares in percent, learning rates in powers of ten."""
-    if name in ("acc", "usage", "mfu"):
+    if name in ("acc", "mar_acc", "ar_acc", "usage", "mfu"):
         return f"{value:.1%}"
     if name == "z":
         return f"{value:+.1f}"

@@ -8,18 +8,44 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from MaskGIL.distributed import all_reduce, local_world_size
+from MaskGIL.distributed import all_reduce, local_world_size, world_size
 from Network.config import UserError
+from Trainer.guard import put_back, remember
 from Trainer.parallel import local
+
+if TYPE_CHECKING:
+    from Trainer.trainer import Trainer
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
 SPARE = 0.05  # of the memory, for what an allocator cannot use again
 _SIGNS = ("out of memory", "ALLOC_FAILED", "can't allocate memory")  # CUDA, its libraries, CPU
+
+
+def fit_into_memory(trainer: "Trainer") -> None:
+    """Cut a step into as few parts as fit, by computing one part without taking the step.
+
+    Raises UserError if even the smallest does not fit.
+    """
+    module, step, batch = trainer.module, trainer.dearest_step(), trainer.data[trainer.step]
+    buffers = remember(module)  # as those of a batch norm, which count
+
+    def loss_of(images: int) -> Tensor:
+        with trainer.as_in(step, images):
+            return trainer.part_loss(trainer.trained, batch, 0)[0]
+
+    module.train()
+    share = trainer.share.stop - trainer.share.start
+    copies = (0 if trainer.optimizer.state else 2) + (world_size() > 1)  # moments, DDP's buckets
+    trainer.cut(fewest_parts(share, loss_of, module, copies, trainer.device, trainer.shards))
+    put_back(buffers)
+    told = f"{trainer.part} images at once, {trainer.accumulation} parts a step: as many as fit"
+    trainer.log.line(f"memory     {told}")
 
 
 def fewest_parts(

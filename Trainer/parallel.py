@@ -21,9 +21,9 @@ from Network.config import UserError
 from Trainer.blocks import blocks_of, compile_blocks
 from Trainer.config import Parallel
 
-# Per parameter, in float32: weight, gradient, two moments, average; DDP's buckets hold the
-# gradient once more
-STATE_BYTES, BUCKET_BYTES = 20, 4
+# Per parameter, in float32: weight, two moments, average; its gradient, which DDP's buckets hold
+# once more
+STATE_BYTES, GRADIENT_BYTES, BUCKET_BYTES = 16, 4, 4
 Kind = TypeVar("Kind", bound=nn.Module)
 _FROM_MAIN = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
@@ -47,7 +47,7 @@ def is_sharded(parallel: Parallel, outline: nn.Module | None, device: torch.devi
 
 def crowds(parameters: int, memory: float) -> bool:
     """Whether a replica of so many parameters under DDP takes more than half of `memory` bytes."""
-    return (STATE_BYTES + BUCKET_BYTES) * parameters > memory / 2
+    return (STATE_BYTES + GRADIENT_BYTES + BUCKET_BYTES) * parameters > memory / 2
 
 
 def shard(

@@ -3,12 +3,9 @@
 import math
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from MaskGIL.device import autocast
-from MaskGIL.distributed import all_gather_texts, rank
-from MaskGIL.noise import STREAMS, seed_of
+from MaskGIL.distributed import all_gather_texts
 from Trainer.batches import Batch
 from Trainer.blocks import plain
 from Trainer.diagnosis import examine
@@ -40,10 +37,7 @@ def _why(trainer: "Trainer", heard: Heard, batch: Batch) -> str:
         return f"its loss is z{heard.z:+.1f}"
     if trainer.shards:  # to look closer, each rank would need the others at every block
         return f"not finite is {_whose_loss(heard, batch) or 'the gradient'}"
-    now, trainer.step = trainer.step, heard.step
-    causes = _causes(trainer, batch)
-    trainer.step = now
-    return causes
+    return _causes(trainer, heard.step, batch)
 
 
 def _whose_loss(heard: Heard, batch: Batch) -> str:
@@ -58,7 +52,7 @@ def _whose_loss(heard: Heard, batch: Batch) -> str:
     return "; ".join(found)
 
 
-def _causes(trainer: "Trainer", batch: Batch) -> str:
+def _causes(trainer: "Trainer", step: int, batch: Batch) -> str:
     """What was not finite first, on each rank where something was."""
     has_batch_norm = any(
         isinstance(module, nn.modules.batchnorm._BatchNorm) for module in trainer.module.modules()
@@ -66,16 +60,9 @@ def _causes(trainer: "Trainer", batch: Batch) -> str:
     images = trainer.part if has_batch_norm else 1  # as it was computed, or one at a time
 
     def loss_of(part: int) -> Tensor:
-        kept, trainer.part = trainer.part, images
-        seed = seed_of(trainer.config.seed, STREAMS["dropout"], trainer.step, rank(), part)
-        torch.manual_seed(seed)
-        try:
-            with autocast(trainer.device, trainer.dtype):
-                return trainer.loss(trainer.trained, trainer._piece(batch, part))[0]
-        finally:
-            trainer.part = kept
+        return trainer.part_loss(trainer.trained, batch, part)[0]
 
-    with plain(trainer.trained):
+    with trainer.as_in(step, images), plain(trainer.trained):
         found = examine(trainer.module, list(batch["samples"].split(images)), loss_of)
     causes = [each for each in all_gather_texts(found) if each]
     return "not finite on " + "; on ".join(causes or ["a rank, but not when computed once more"])

@@ -28,7 +28,7 @@ from Trainer.guard import Diverged, Guard, Verdict, put_back, remember, step_unl
 from Trainer.lock import only_job
 from Trainer.logger import Logger
 from Trainer.looks import look, report
-from Trainer.memory import fewest_parts
+from Trainer.memory import fit_into_memory
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from Trainer.parallel import accumulating, holding, is_sharded, parallelise, shard
 from Trainer.run_folder import check_run_folder, open_run_folder
@@ -54,7 +54,7 @@ class Trainer(ABC):
         self.device = choose_device(config.device)
         self.dtype = self.precision(config, self.device)
         check_tracker(config.loop.tracker)
-        self._cut(config.loop.accumulation or 1)
+        self.cut(config.loop.accumulation or 1)
         self.step, self.saved = 0, -1  # optimiser steps done; the step of the last checkpoint
         self.extra: dict[str, Tensor] = {}  # what resuming needs beyond weights, summed over ranks
         self.signals, self.stops = Signals(), False  # whether all ranks end behind this step
@@ -103,6 +103,10 @@ class Trainer(ABC):
     def loss(self, objective: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         """Loss of one part of a batch and numbers to log; their sums over all parts count."""
 
+    def mode(self) -> str:
+        """What kind of step this is; its loss is judged by those of its kind alone."""
+        return "all"
+
     @abstractmethod
     def validate(self) -> dict[str, float]:
         """Numbers on the validation data, with the averaged weights in place."""
@@ -142,6 +146,10 @@ class Trainer(ABC):
         """Whatever a subclass does between two steps; `skip` () is 1.0 if it was not taken."""
         return
 
+    def dearest_step(self) -> int:
+        """A step to come that takes most memory: by the last all that may join the loss has."""
+        return max(self.step, self.config.loop.steps - 1)
+
     def flops_per_image(self) -> float:
         """Operations of a step for one image; 0 where nobody counts them."""
         return 0.0
@@ -180,7 +188,7 @@ class Trainer(ABC):
             keeping.resume(self)
             keeping.begin_log(self, folder)
             if not self.config.loop.accumulation:
-                self._fit_into_memory()
+                fit_into_memory(self)
             lose_patience()
             started = time.monotonic()
             with (
@@ -223,7 +231,7 @@ class Trainer(ABC):
         while True:
             parts, norms = self._gradient(objective, batch)
             loss = torch.stack([part["loss"] for part in parts]).sum()
-            verdict = self.guard.judge(loss, norms, bool(self.signals.received))
+            verdict = self.guard.judge(self.mode(), loss, norms, bool(self.signals.received))
             try:
                 self.hear()  # of the step before, whose weights are still there if it was skipped
                 if self._taken(verdict):
@@ -236,7 +244,7 @@ class Trainer(ABC):
         self.ema.update(self.module, self.step, verdict.skip)
         for metrics in parts:
             window.add(metrics)
-        if overflows:
+        if self.scaler.is_enabled():
             share = overflows / world_size()  # the window takes the sum over ranks
             window.add({"overflows": torch.tensor(share, device=self.device)})
         window.behind_step(norms[0], lr, verdict.skip)
@@ -244,6 +252,12 @@ class Trainer(ABC):
         self._judged = batch
         self.step += 1
         self.behind_step(verdict.skip)
+
+    def part_loss(self, objective: nn.Module, batch: Batch, part: int) -> tuple[Tensor, Metrics]:
+        """`loss` of a part of this rank's share, with the dropout of this step and part."""
+        torch.manual_seed(seed_of(self.config.seed, STREAMS["dropout"], self.step, rank(), part))
+        with autocast(self.device, self.dtype):
+            return self.loss(objective, self._piece(batch, part))
 
     def hear(self) -> None:
         """Act upon what the device has said of the step before this one."""
@@ -262,7 +276,17 @@ class Trainer(ABC):
         finally:
             self.module = mine
 
-    def _cut(self, accumulation: int) -> None:
+    @contextmanager
+    def as_in(self, step: int, images: int) -> Iterator[None]:
+        """Compute as in `step`, so many images at once, and then go on as before."""
+        kept = self.step, self.part
+        self.step, self.part = step, images
+        try:
+            yield
+        finally:
+            self.step, self.part = kept
+
+    def cut(self, accumulation: int) -> None:
         """Compute a rank's share of each batch in so many parts. Raises UserError if it cannot."""
         parts = split_ranks(self.config.optim.batch, world_size(), accumulation)
         self.accumulation = accumulation
@@ -281,13 +305,8 @@ class Trainer(ABC):
         """Add up the gradient of a batch: what to log of each part, and the norm per learner."""
         parts: list[Metrics] = []
         for part in range(self.accumulation):
-            torch.manual_seed(
-                seed_of(self.config.seed, STREAMS["dropout"], self.step, rank(), part)
-            )
-            piece = self._piece(batch, part)
             with accumulating(objective, last=part == self.accumulation - 1):
-                with autocast(self.device, self.dtype):
-                    loss, metrics = self.loss(objective, piece)
+                loss, metrics = self.part_loss(objective, batch, part)
                 # DDP takes the mean over ranks, we want the sum
                 self.scaler.scale(loss * world_size()).backward()
             self.behind_part()
@@ -322,28 +341,6 @@ class Trainer(ABC):
                 "scaled; go on with precision=fp32, or begin anew with a lower optim.lr."
             )
         return smaller >= scale
-
-    def _fit_into_memory(self) -> None:
-        """Cut a step into as few parts as fit, by computing one part without taking the step."""
-        batch, objective = self.data[self.step], self.trained
-        # As the last step will be computed: whatever joins the loss later has joined it by then
-        now, self.step = self.step, max(self.step, self.config.loop.steps - 1)
-        before = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
-
-        def loss_of(images: int) -> Tensor:
-            self.part = images
-            with autocast(self.device, self.dtype):
-                return self.loss(objective, self._piece(batch, 0))[0]
-
-        self.module.train()
-        share = self.share.stop - self.share.start
-        copies = (0 if self.optimizer.state else 2) + (world_size() > 1)  # moments, DDP's buckets
-        self._cut(fewest_parts(share, loss_of, self.module, copies, self.device, self.shards))
-        self.step = now
-        for name, tensor in self.module.named_buffers():  # as those of a batch norm, which count
-            tensor.copy_(before[name])
-        told = f"{self.part} images at once, {self.accumulation} parts a step: as many as fit"
-        self.log.line(f"memory     {told}")
 
     def is_due(self, every: int) -> bool:
         """Whether something done `every` so many steps, and at the end, is to be done now."""

@@ -5,6 +5,7 @@ codebook, M counted rows.
 """
 
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,6 @@ class GeneratorTrainer(Trainer):
     """A run that trains a generator on tokens."""
 
     module: GPT
-    _fitting = False  # whether it tries how much fits into memory
 
     def open(self) -> None:
         """Open the tokenizer, and check that it, the images and the network fit."""
@@ -110,7 +110,7 @@ class GeneratorTrainer(Trainer):
         masking, config = self.config.masking, self.config
         tokens = batch["tokens"] if "tokens" in batch else self._encode(batch["images"])
         labels = self._dropped(batch["labels"], batch["samples"])
-        if self.mode() == "ar":
+        if (mode := self.mode()) == "ar":
             asked, total = next_question(tokens), self.num_tokens * config.optim.batch
         else:
             asked = masked_question(
@@ -129,12 +129,20 @@ class GeneratorTrainer(Trainer):
         targets = tokens.flatten() if asked.rows is None else tokens.flatten()[asked.rows]
         sizes, smoothing = self.module.config.part_sizes, masking.label_smoothing
         loss, right = masked_loss(logits, targets, asked.weights, total, smoothing, sizes)
+        if config.objective == "both":
+            return loss, {f"{mode}_loss": loss.detach(), f"{mode}_acc": right}
         return loss, {"acc": right}
 
     def mode(self) -> str:
         """What this step asks for: "mar" or "ar", the same on all ranks and in all parts."""
-        config = self.config
-        return "ar" if self._fitting else mode_of(config.objective, config.seed, self.step)
+        return mode_of(self.config.objective, self.config.seed, self.step)
+
+    def dearest_step(self) -> int:
+        """One in raster order, where that is learned: it computes every row."""
+        config, last = self.config, super().dearest_step()
+        dearest = OBJECTIVES[config.objective][-1]
+        modes = ((s, mode_of(config.objective, config.seed, s)) for s in count(last))
+        return next(step for step, mode in modes if mode == dearest)
 
     def validate(self) -> dict[str, float]:
         """Loss without smoothing, and accuracy, on validation tokens in every mode it learns."""
@@ -253,12 +261,6 @@ class GeneratorTrainer(Trainer):
             dtype=self.dtype,
             objective=self.config.objective,
         )
-
-    def _fit_into_memory(self) -> None:
-        """As the dearest step: one in raster order computes every row."""
-        self._fitting = self.config.objective != "mar"
-        super()._fit_into_memory()
-        self._fitting = False
 
     def _encode(self, images: Tensor) -> Tensor:
         return encode_crops(self.tokenizer, images, self.config.data.cache_precision)

@@ -1,4 +1,7 @@
-"""Numbers between two lines of the log: sums that stay on the device, a clock that can pause."""
+"""Numbers between two lines of the log: sums that stay on the device, a clock that can pause.
+
+Not every step has every number: a generator that learns in two modes tells those of one at a time.
+"""
 
 import time
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ class Window:
 
     def clear(self) -> None:
         """Begin anew."""
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}  # (2,) of each number: the sum, the steps that told it
         self._parts: dict[str, Tensor] = {}  # of this step, which may not be taken
         self._skipped: Tensor | float = 0.0
         self._norms: Tensor | float = 0.0
@@ -57,7 +60,7 @@ class Window:
         """Close a step: the norm of its gradient, its learning rate, 1.0 () if it is not taken."""
         parts, self._parts = self._parts, {}
         for name, value in parts.items():
-            counted = torch.where(skip > 0, 0.0, value)
+            counted = torch.stack([torch.where(skip > 0, 0.0, value), 1 - skip])
             self._sums[name] = self._sums[name] + counted if name in self._sums else counted
         self._norms = self._norms + torch.where(skip > 0, 0.0, norm)
         self._skipped = self._skipped + skip
@@ -75,11 +78,11 @@ class Window:
         return self._waited / max(self.seconds, 1e-9)
 
     def means(self) -> dict[str, float]:
-        """Means over the steps that were taken, summed over ranks; nan where none was.
+        """Means, over the steps that told a number and were taken, of its sum over ranks.
 
-        The one place that waits for the device.
+        They are nan where no step was taken. The one place that waits for the device.
         """
-        names, taken = list(self._sums), self.steps - self._skipped
-        values = all_reduce(torch.stack([self._sums[name] for name in names])) / taken
-        means = dict(zip(names, values.tolist()))
-        return {**means, "gnorm": float(self._norms / taken), "lr": self._lr}
+        sums, told = torch.stack(list(self._sums.values()), 1)  # of each number, on this rank
+        means = dict(zip(self._sums, (all_reduce(sums) / told).tolist()))
+        gnorm = self._norms / (self.steps - self._skipped)
+        return {**means, "gnorm": float(gnorm), "lr": self._lr}

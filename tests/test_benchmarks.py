@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from tiny_weights import save_tiny_weights
 
 from benchmarks.plain import plain_copy, unfused_attention
 from MaskGIL.config import load_config
 from MaskGIL.data import open_images
+from MaskGIL.data.shapes import CLASSES, Object, Shapes
 from MaskGIL.weights import save_weights
 from Network import build_tokenizer
 from Trainer.config import RunConfig
@@ -22,6 +24,7 @@ from Trainer.study import cells_of
 
 ROOT = Path(__file__).parent.parent
 SHORT = ("rounds=1", "seconds=0.001")
+SIZE = (32, 32)  # of the demo's pictures
 
 
 @pytest.fixture
@@ -93,6 +96,95 @@ def test_fine_tuning_draws_classes_that_nobody_has_seen(monkeypatch, tmp_path):
     assert tuned.config == replace(
         scratch.config, out_dir=tuned.config.out_dir, init_from=f"{before.out_dir}/weights"
     )
+
+
+@pytest.fixture
+def editing(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import editing
+
+    return editing
+
+
+def test_an_edit_is_judged_by_what_it_shows(editing):
+    scenes = list(map(Shapes("val", 64, SIZE).scene, range(64)))
+    scene, (main,) = scenes[3], scenes[3].objects
+    others = [each.background for each in scenes if each.background.kind != scene.background.kind]
+
+    def with_main(**changes):
+        return replace(scene, objects=(replace(main, **changes),))
+
+    shown = {
+        "itself": scene,
+        "another class": with_main(colour="red", shape="ring", rgb=None),
+        "moved": with_main(column=main.column + 1.01 / 8),
+        "moved a little": with_main(row=main.row - 0.7 / 8),
+        "one more": replace(scene, objects=(main, Object("circle", "red", 0.88, 0.88, 0.22))),
+        "nothing": replace(scene, objects=()),
+        "another background": replace(scene, background=others[0]),
+    }
+    images, own = editing.drawn(list(shown.values()), SIZE), f"{main.colour} {main.shape}"
+    asked = torch.full((len(shown),), CLASSES.index(own))
+    verdicts = dict(zip(shown, editing.judge(images, [scene] * len(shown), asked)))
+    assert own != "red ring"
+    assert all(verdicts["itself"].values())
+    wrong = {name: {key for key, value in each.items() if not value}
+             for name, each in verdicts.items()}  # fmt: skip
+    assert "asked class" in wrong["another class"]
+    assert "all others" not in wrong["another class"]
+    assert wrong["moved"] == {"all others", "place", "place, to half a token"}
+    assert wrong["moved a little"] == {"place, to half a token"}
+    assert {"all others", "no other object"} <= wrong["one more"]
+    assert {"asked class", "all others", "no other object", "place"} <= wrong["nothing"]
+    assert wrong["another background"] == {"all others", "background"}
+
+
+def test_a_spot_of_another_background_is_seen(editing):
+    scenes = list(map(Shapes("val", 64, SIZE).scene, range(64)))
+    scene = scenes[3]
+    other = next(each for each in scenes if each.background.kind != scene.background.kind)
+    images = editing.drawn([scene, scene], SIZE)
+    images[1, :, :4, :4] = editing.drawn([replace(other, objects=())], SIZE)[0, :, :4, :4]
+    found = editing.read_objects(images.permute(0, 2, 3, 1))
+    assert editing.background_stays(images, [scene, scene], found).tolist() == [True, False]
+
+
+def test_masks_cover_the_objects_and_other_classes_are_asked(editing):
+    scenes = list(map(Shapes("val", 64, SIZE).scene, range(8)))
+    exact, wide = (editing.covered(scenes, SIZE, margin) for margin in (0, 2))
+    empty = editing.drawn([replace(scene, objects=()) for scene in scenes], SIZE)
+    pictures = editing.drawn(scenes, SIZE)
+    assert torch.equal(torch.where(exact[:, None], empty, pictures), empty)
+    assert (exact < wide).any()
+    assert (exact <= wide).all()
+    labels = torch.arange(16).repeat(400)
+    asked = editing.another_class(labels, 0)
+    assert (asked != labels).all()
+    counts = torch.bincount(16 * labels + asked, minlength=256).view(16, 16)
+    assert counts.sum(1).tolist() == [400] * 16
+    off = counts[~torch.eye(16, dtype=torch.bool)]
+    assert off.min() > 5  # 400 / 15 = 26.7 expected, four standard deviations below
+
+
+def test_intervals_are_wilsons(editing):
+    """Its ends are the p whose distance to the share is 1.96 of their own standard deviations."""
+    found = editing.share([True] * 81 + [False] * 182)
+    part, count, normal = 81 / 263, 263, 1.96
+    for end in (found["low"], found["high"]):
+        assert abs(end - part) / (end * (1 - end) / count) ** 0.5 == pytest.approx(normal, abs=5e-3)
+    assert editing.share([True] * 50)["high"] == 1
+    assert editing.share([True] * 50)["low"] == pytest.approx(50 / (50 + normal**2), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_editing_writes_a_record(bench, tmp_path):
+    weights = save_tiny_weights(tmp_path / "weights")
+    told = bench("editing", f"weights={weights}", "num_images=16", "device=cpu")
+    assert "asked class" in told
+    record = json.loads((tmp_path / "benchmarks/results/editing.json").read_text())
+    assert record["edited"].keys() == record["reconstructions"].keys()
+    assert record["edited"]["asked class"]["count"] == 16
+    assert 0 < record["hidden share of tokens"] < 1
 
 
 @pytest.mark.slow

@@ -26,9 +26,9 @@ def test_the_null_condition_is_one_more_row():
 def test_what_stands_for_the_null_condition_takes_the_place_of_its_row():
     condition = ClassCondition(5, 8, null_row=False)
     assert condition.null == len(condition.table.weight) == 5
-    null = torch.randn(3, 8)
+    null = torch.randn(1, 8)
     found = condition(torch.tensor([5, 0, 5]), null)[:, 0]
-    assert torch.equal(found, torch.stack([null[0], condition.table.weight[0], null[2]]))
+    assert torch.equal(found, torch.stack([null[0], condition.table.weight[0], null[0]]))
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
@@ -52,6 +52,32 @@ def test_where_the_null_condition_comes_from_is_part_of_the_weights():
     assert from_dict(NetworkConfig, to_dict(config)) == config
     before = {k: v for k, v in to_dict(config).items() if k not in ("null", "kv_heads")}
     assert from_dict(NetworkConfig, before) == tiny.network_config()
+
+
+def test_shares_mix_the_rows_of_the_table():
+    condition = ClassCondition(5, 8)
+    shares = torch.eye(6)[[4, 0, 5]]
+    rows = condition.table.weight
+    for kind in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, kind == torch.bfloat16):
+            assert torch.equal(condition(shares), condition(torch.tensor([4, 0, 5])))
+    shares[0, 4], shares[0, 1] = 0.25, 0.75
+    expected = 0.25 * rows[4] + 0.75 * rows[1]
+    torch.testing.assert_close(condition(shares)[0, 0], expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"null": "mask_token"}, {"rotary": "published"}, {"kind": "vit"}, {"kind": "halton"}],
+)
+def test_every_network_takes_shares(changes):
+    ours, tokens = tiny.network(**changes), tiny.tokens()
+    labels, shares = torch.tensor([2, 3]), torch.eye(4).double()[[2, 3]]
+    with torch.no_grad():
+        expected = ours(tokens, labels)
+        torch.testing.assert_close(ours(tokens, shares), expected, rtol=0, atol=1e-11)
+        mixed = ours(tokens, shares.mean(0, keepdim=True).expand(2, -1))
+    assert not torch.allclose(mixed, expected)
 
 
 def test_without_classes_only_the_null_condition_is_left():

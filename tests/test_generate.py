@@ -5,11 +5,12 @@ from PIL import Image
 from tiny_weights import GRID, SIDE, save_tiny_weights
 
 from MaskGIL.__main__ import main
+from MaskGIL.confidence_map import LEGEND_HEIGHT
 from MaskGIL.config import load_config
-from MaskGIL.generate import GenerateConfig, choose_labels, decode_steps, spread_steps
+from MaskGIL.generate import GenerateConfig, choose_labels
 from MaskGIL.imagenet import imagenet_synsets
 from MaskGIL.pictures import MASKED_GREY
-from MaskGIL.pipeline import Pipeline, image_seeds
+from MaskGIL.pipeline import Pipeline
 
 CELL = SIDE + 2  # make_grid puts two pixels between and around images
 
@@ -68,16 +69,6 @@ def test_strip_and_gif_end_with_the_images_and_begin_grey(generate, tmp_path):
         assert gif.n_frames == 3
 
 
-@pytest.mark.parametrize("columns", [1, 5, 16, 64, 100])
-def test_steps_are_spread_evenly_and_the_last_is_shown(columns):
-    steps = torch.arange(64).view(64, 1, 1, 1)
-    shown = spread_steps(steps, columns).flatten().tolist()
-    assert len(shown) == min(columns, 64)
-    assert shown[-1] == 63
-    gaps = {after - before for before, after in zip([-1, *shown], shown)}
-    assert max(gaps) - min(gaps) <= 1
-
-
 def test_a_decoding_in_raster_order_is_shown(generate, tmp_path):
     folder = save_tiny_weights(tmp_path / "weights", objective="ar")
     words = [f"weights={folder}", "class_labels=0,1,2", "strip=strip.png", "gif=decode.gif"]
@@ -109,13 +100,16 @@ def test_a_plan_that_the_weights_have_not_learned(generate, tmp_path):
     assert drawn[1] == drawn[2] != drawn[0]
 
 
-def test_a_step_hides_whole_tokens_only(pipe):
-    labels = torch.tensor([0, 5])
-    images, hidden = decode_steps(pipe, labels, image_seeds(0, torch.arange(2)))
-    assert images.shape == (2, 3, SIDE, SIDE)
-    assert hidden.shape == (pipe.sampling.num_steps, 2, GRID, GRID)
-    assert not hidden[-1].any()
-    assert (hidden[1:] <= hidden[:-1]).all()  # what is revealed stays so
+def test_confidence_and_tokens_are_written(generate, pipe, tmp_path):
+    words = ["class_labels=0,1,2", "out=", "confidence=new/map.png", "tokens=steps.npz"]
+    code, out, _ = generate(*words, "seed=5")
+    assert code == 0
+    assert "wrote      new/map.png, steps.npz" in out
+    assert not (tmp_path / "grid.png").exists()
+    with np.load(tmp_path / "steps.npz") as found:
+        assert found["tokens"].shape == (4, 3, GRID, GRID)
+        assert np.array_equal(found["tokens"][-1], pipe([0, 1, 2], generator=5).tokens)
+    assert Image.open(tmp_path / "new/map.png").size == (316, SIDE + 4 + LEGEND_HEIGHT)
 
 
 @pytest.mark.parametrize(
@@ -165,8 +159,9 @@ def test_a_picture_may_be_replaced_and_enlarged(generate, tmp_path):
         (["class_labels=red rung"], "Unknown class 'red rung'. Did you mean 'red ring'? Known: "),
         (["class_labels=16"], "Class 16 does not exist; the model knows 0 to 15."),
         (["class_labels=1,2,3", "num_images=2"], "num_images=2 is less than the 3 classes of "),
-        (["out="], "out, strip and gif are empty; name a file to write, out=grid.png."),
-        (["out=a.png", "strip=a.png"], "Two of out, strip and gif name the same file; give each "),
+        (["out="], "out, strip, gif, confidence and tokens are empty; name a file to write, out="),
+        (["out=a.png", "strip=a.png"], "Two of out, strip, gif, confidence and tokens name the "),
+        (["tokens=a.npy"], "tokens=a.npy must end in .npz."),
         (["gif=a.mp4"], "gif=a.mp4 must end in .gif."),
         (["num_step=3"], "Unknown key 'num_step' on the command line. Did you mean 'num_steps'?"),
     ],

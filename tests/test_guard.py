@@ -213,12 +213,24 @@ def test_a_spike_is_skipped_where_asked(make, monkeypatch, capsys):
     assert re.search(r"^warning: step 4 is not taken: its loss is z\+\d+\.\d$", out, re.M)
 
 
+def test_a_loss_is_no_spike_where_it_is_that_of_another_mode(make, monkeypatch):
+    """As those of the test before are in one mode."""
+    monkeypatch.setattr(module, "RECENT", 3)
+
+    class TwoModes(Leaping):
+        def mode(self):
+            return "ar" if self.step in POISON else "mar"
+
+    assert fit(make("loop.skip_spikes=50", kind=TwoModes)).guard.skipped == 0
+
+
 def test_the_score_is_that_of_the_formula():
-    """(x - mean) / deviation of the last 128, of which none may be missing."""
+    """(x - mean) / deviation of the last 128 of its mode, of which none may be missing."""
     guard, losses = Guard(torch.device("cpu"), 0), torch.randn(RECENT + 9).tolist()
     for step, loss in enumerate(losses):
-        verdict = guard.judge(torch.tensor(loss), [torch.tensor(1.0)], False)
-        guard.send(step, verdict)
+        guard.send(step, guard.judge("ar", torch.tensor(1e3), [torch.tensor(1.0)], False))
+        guard.hear()
+        guard.send(step, guard.judge("mar", torch.tensor(loss), [torch.tensor(1.0)], False))
         heard = guard.hear()
         if step < RECENT:
             assert heard.z != heard.z
@@ -232,17 +244,35 @@ def test_the_highest_score_is_that_of_a_number(monkeypatch):
     monkeypatch.setattr(module, "RECENT", 3)
     guard, told = Guard(torch.device("cpu"), 0), []
     for step, loss in enumerate([1.0, 2.0, 3.0, 9.0, torch.nan, torch.inf, 2.0]):
-        guard.send(step, guard.judge(torch.tensor(loss), [torch.tensor(1.0)], False))
+        guard.send(step, guard.judge("mar", torch.tensor(loss), [torch.tensor(1.0)], False))
         told.append(guard.hear().z)
     # Of 9 above 1, 2, 3, whose mean is 2 and whose deviation is the root of 2/3
     assert guard.take_highest() == told[3] == pytest.approx(7 / (2 / 3) ** 0.5)
     assert guard.take_highest() != guard.take_highest()
 
 
+def test_a_guard_goes_on_with_the_losses_of_each_mode(monkeypatch):
+    monkeypatch.setattr(module, "RECENT", 3)
+    first, losses = Guard(torch.device("cpu"), 0), [1.0, 2.0, 4.0, 8.0]
+    for step, loss in enumerate(losses):
+        first.send(step, first.judge("mar", torch.tensor(loss), [torch.tensor(1.0)], False))
+    first.send(4, first.judge("ar", torch.tensor(1e3), [torch.tensor(1.0)], False))
+    first.hear()
+    second = Guard(torch.device("cpu"), 0)
+    second.resume(json.loads(json.dumps(first.state())))
+    for guard in (first, second):
+        guard.send(5, guard.judge("mar", torch.tensor(9.0), [torch.tensor(1.0)], False))
+    recent = torch.tensor(losses[1:])  # of three, the first is forgotten
+    expected = (9 - recent.mean()) / recent.std(correction=0)
+    assert first.hear().z == second.hear().z == pytest.approx(expected.item())
+    second.send(6, second.judge("ar", torch.tensor(1.0), [torch.tensor(1.0)], False))
+    assert second.hear().z != second.hear()
+
+
 def test_the_host_hears_of_a_step_once(make):
     guard = Guard(torch.device("cpu"), 0)
     assert guard.hear() is None
-    guard.send(4, guard.judge(torch.tensor(2.0), [torch.tensor(1.0)], True))
+    guard.send(4, guard.judge("mar", torch.tensor(2.0), [torch.tensor(1.0)], True))
     heard = guard.hear()
     assert (heard.step, heard.losses, heard.stops, heard.is_skipped) == (4, [2.0], True, False)
     assert guard.hear() is None

@@ -29,7 +29,7 @@ from Network.head import (
 from Network.tokenizer.lookup_free import split_tokens
 from Trainer.memory import saved_bytes
 from Trainer.objective import RowLogits
-from Trainer.parallel import STATE_BYTES
+from Trainer.parallel import GRADIENT_BYTES, STATE_BYTES
 
 LABELS = torch.tensor([1, 3])
 HUGE = 2**18
@@ -215,7 +215,8 @@ def step_bytes(low_bits):
         logits = module(tokens, tokens[:, 0, 0])
         masked_loss(logits, tokens.flatten(), weights, 1.0, 0.1, size.part_sizes)
 
-    return STATE_BYTES * sum(p.numel() for p in module.parameters()) + saved_bytes(module, loss)
+    count = sum(p.numel() for p in module.parameters())
+    return (STATE_BYTES + GRADIENT_BYTES) * count + saved_bytes(module, loss)
 
 
 def test_a_step_with_all_codes_of_magvit2_stays_under_six_gigabytes():

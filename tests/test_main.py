@@ -38,8 +38,8 @@ def test_overview_lists_the_commands(capsys, words):
     ("word", "hint"),
     [
         ("generat", "Did you mean 'generate'?"),
-        ("zzz", "Commands are convert, generate, inspect, prepare."),
-        ("weights=runs/b", "Commands are convert, generate, inspect, prepare."),
+        ("zzz", "Commands are convert, edit, generate, inspect, prepare."),
+        ("weights=runs/b", "Commands are convert, edit, generate, inspect, prepare."),
     ],
 )
 def test_an_unknown_command_suggests(capsys, word, hint):

@@ -21,6 +21,7 @@ from MaskGIL.masking import (
     mask_tokens,
     masked_loss,
     max_hidden,
+    row_losses,
     van_der_corput,
 )
 
@@ -198,6 +199,13 @@ def test_loss_token_by_token(smoothing):
     loss.backward()
     assert ((logits.grad != 0).any(1) == (weights > 0)).all()
     assert not accuracy.requires_grad
+
+
+def test_of_equal_codes_the_first_is_the_guess():
+    """Or a fresh network, whose head is zero, would seem to know everything."""
+    targets = torch.tensor([0, 1, 4])
+    _, right = row_losses(torch.zeros(3, 5), targets, 0.0)
+    assert right.tolist() == [1, 0, 0]
 
 
 def test_micro_batches_add_up_to_the_whole():

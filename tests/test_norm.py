@@ -9,11 +9,13 @@ from Network.norm import RMSNorm
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_norm_is_computed_wide(dtype):
+@pytest.mark.parametrize("learning", [False, True])
+def test_norm_is_computed_wide(dtype, learning):
     x = 300 * torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
     norm = RMSNorm(64)
     nn.init.normal_(norm.weight)
-    found = norm.to(dtype)(x.to(dtype))
+    with torch.set_grad_enabled(learning):
+        found = norm.to(dtype)(x.to(dtype))
     assert found.dtype == torch.float32
     x, weight = x.to(dtype).double(), norm.weight.double()
     expected = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight

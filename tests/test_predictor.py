@@ -4,11 +4,11 @@ import pytest
 import tiny
 import torch
 
-from MaskGIL.guidance import GUIDANCE, draw_tokens
+from MaskGIL.draw import draw_tokens
+from MaskGIL.guidance import GUIDANCE, scale_at
 from MaskGIL.predictor import CausalPredictor, GuidedPredictor
 from MaskGIL.sampling import SamplingConfig
 from Network import build_network
-from Network.config import UserError
 from Network.gpt import Context
 
 NULL = 9
@@ -60,7 +60,7 @@ def test_logits_are_guided_by_the_formula(scale, guidance, linear):
     conditional, null = alone(toy, LABELS), alone(toy, torch.full((3,), NULL))
     assert not torch.equal(conditional, null)  # else swapped halves would not show
     for progress in (0.0, 0.4, 1.0):
-        strength = GUIDANCE[guidance](scale, progress)
+        strength = scale_at(predictor.sampling, progress)
         expected = null + strength * (conditional - null)
         torch.testing.assert_close(predictor(TOKENS, ROWS, progress), expected)
 
@@ -72,6 +72,7 @@ def test_logits_are_guided_by_the_formula(scale, guidance, linear):
         ("linear", 1.0, 1, [3, 3, 3]),
         ("constant", 2.0, 2, [6, 6, 6]),
         ("linear", 2.0, 2, [3, 6, 6]),  # the ramp starts at 1
+        ("cosine", 2.0, 2, [3, 6, 6]),
     ],
 )
 def test_a_scale_of_one_makes_no_null_pass(guidance, scale, encoded, batches):
@@ -127,7 +128,7 @@ def test_a_cache_answers_as_all_rows_at_once(guidance, scale, pieces):
             seen = tokens.flatten(1).clone()
             seen[:, asked - 1 :] = 11  # what comes later is not read
             found = predictor(seen.view_as(tokens), rows, 0.3)
-            strength = GUIDANCE[guidance](scale, 0.3)
+            strength = scale_at(predictor.sampling, 0.3)
             expected = plain_next(network, tokens, labels, asked - 1, strength)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)  # float64
 
@@ -150,8 +151,8 @@ def test_a_condition_is_encoded_once_and_a_row_costs_one_row(scale, monkeypatch)
         for row in range(16):
             predictor(tokens, torch.full((3, 1), row), row / 15)
     null = [network.null_label] * 3
-    assert [each.tolist() for each in encoded] == [[0, 2, 1] if scale == 1 else [0, 2, 1, *null]]
-    assert lengths == [(len(encoded[0]), 1, 32)] * 15  # row 0 follows from the condition alone
+    assert [each.tolist() for each in encoded] == [[0, 2, 1], null][: 1 if scale == 1 else 2]
+    assert lengths == [(3 * len(encoded), 1, 32)] * 15  # row 0 follows from the condition alone
 
 
 @pytest.mark.parametrize("changes", [{}, {"codebook_size": 12, "low_bits": 2}], ids=["one", "two"])
@@ -166,10 +167,11 @@ def test_no_row_waits_for_the_device(changes):
             predictor.start(tokens)
             for row in range(16):
                 logits = predictor(tokens, rows, row / 15)
-                drawn, _ = draw_tokens(logits, noise, SamplingConfig())
+                drawn, _ = draw_tokens(logits, noise, SamplingConfig(), 1.0)
                 tokens = tokens.flatten(1).scatter(1, rows, drawn).view(3, 4, 4)
-    assert predictor.cache.rows == 16
-    assert {buffer.shape for buffer in predictor.cache.buffers.values()} == {(2, 6, 2, 17, 16)}
+    (branch,) = predictor.branches
+    assert branch.cache.rows == 16
+    assert {buffer.shape for buffer in branch.cache.buffers.values()} == {(2, 6, 2, 17, 16)}
 
 
 def test_an_affine_head_is_asked_once(monkeypatch):
@@ -180,6 +182,72 @@ def test_an_affine_head_is_asked_once(monkeypatch):
         predictor.start(tiny.tokens())
         predictor(tiny.tokens(), torch.zeros(2, 1, dtype=torch.int64), 0.0)
     assert counts == [2]
+
+
+# Guidance in an interval
+
+OPEN = {"guidance_from": 0.3, "guidance_until": 0.7}
+
+
+def interval(kind=GuidedPredictor, **changes):
+    network, labels = tiny.network(), torch.tensor([0, 2, 1])
+    settings = SamplingConfig(guidance="constant", guidance_scale=3.0, **OPEN, **changes)
+    predictor = kind(network, labels, settings)
+    predictor.start(tiny.tokens(3, codes=10))
+    return predictor
+
+
+def passes(network):
+    """What the first block is given from now on, (batch, tokens) of each pass."""
+    seen = []
+    network.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[:2]))
+    return seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("two_passes", "guided"), [(False, [(6, 16)]), (True, [(3, 16)] * 2)])
+def test_no_null_pass_outside_the_interval(two_passes, guided):
+    predictor, tokens = interval(two_passes=two_passes), tiny.tokens(3)
+    rows, seen = torch.tensor([[5, 0, 15], [3, 1, 2], [9, 9, 8]]), passes(predictor.network)
+    found = {progress: predictor(tokens, rows, progress) for progress in (0.2, 0.3, 0.7, 0.8)}
+    assert seen == [(3, 16), *guided, *guided, (3, 16)]
+    conditional = predictor.network(tokens, predictor.labels)
+    null = predictor.network(tokens, torch.full((3,), predictor.network.null_label))
+    for progress, logits in found.items():
+        every = conditional if progress in (0.2, 0.8) else null + 3 * (conditional - null)
+        expected = torch.stack([every[image, rows[image]] for image in range(3)])
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-11)  # float64
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("two_passes", [False, True])
+def test_a_null_branch_is_there_while_the_interval_is_open(two_passes):
+    """Rows 5 to 10 of 16 are guided: their progress lies in [0.3, 0.7]."""
+    predictor, tokens = interval(CausalPredictor, two_passes=two_passes), tiny.tokens(3, codes=10)
+    seen, caches = passes(predictor.network), {}
+    for row in range(16):
+        found = predictor(tokens, torch.full((3, 1), row), row / 15)
+        scale = 3.0 if 5 <= row <= 10 else 1.0
+        expected = plain_next(predictor.network, tokens, predictor.labels, row, scale)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)  # float64
+        caches[row] = [branch.cache.buffers[0].shape[1] for branch in predictor.branches if row]
+        seen[:] = [each for each in seen if each != (3, 16)]  # of `plain_next`
+    alone, together = [(3, 1)], [(3, 1)] * 2 if two_passes else [(6, 1)]
+    # Row 5 is predicted from tokens 0 to 4, all of which are new to the null branch
+    assert seen == [*alone * 4, (3, 1), (3, 5), *together * 5, *alone * 5]
+    assert (caches[4], caches[5], caches[11]) == ([3], [3, 3], [3])
+    assert caches[6] == caches[10] == ([3, 3] if two_passes else [6])
+
+
+@torch.no_grad()
+def test_a_ramp_joins_the_null_branch_behind_its_first_row():
+    network, tokens, labels = tiny.network(), tiny.tokens(3, codes=10), torch.tensor([0, 2, 1])
+    predictor = CausalPredictor(network, labels, tiny.guided("linear", 3.0))
+    predictor.start(tokens)
+    seen = passes(network)
+    for row in range(4):
+        predictor(tokens, torch.full((3, 1), row), row / 15)
+    assert seen == [(3, 1), (3, 1), (6, 1), (6, 1)]
 
 
 # Tokens in parts
@@ -206,12 +274,6 @@ def test_parts_are_guided_by_the_formula(kind, scale):
             conditional, null = (network.output.part_logits(x, earlier) for x in states)
             expected = null + scale * (conditional - null)
             torch.testing.assert_close(parts.next(earlier), expected, rtol=0, atol=1e-11)
-
-
-@pytest.mark.parametrize("kind", [GuidedPredictor, CausalPredictor])
-def test_unknown_guidance(kind):
-    with pytest.raises(UserError, match=r"^Unknown guidance 'ramp'. Known: constant, linear.$"):
-        kind(Toy(True), LABELS, tiny.guided("ramp", 2.0))
 
 
 def test_as_many_labels_as_images():

@@ -24,8 +24,11 @@ def test_null_keys_leave_the_settings_of_the_weights(weights):
 
 def test_every_key_replaces_its_setting(weights):
     words = ["num_steps=2", "schedule=cosine", "guidance_scale=1", "temperature=0.5", "top_k=7"]
-    words += ["noise=0", "order=random", "guidance=constant", "plan=mar", "num_ar=3"]
+    words += ["num_ar=3"]
     words += ["counts=16,48", "legacy=false", "remask=0.1", "remask_by=confidence"]
+    words += ["noise=0", "order=random", "guidance=cosine", "plan=mar", "guidance_power=0.5"]
+    words += ["guidance_from=0.25", "guidance_until=0.75", "two_passes=true"]
+    words += ["last_temperature=1", "top_p=0.9", "min_p=0.01"]
     assert opened(weights, *words).sampling == SamplingConfig(
         plan="mar",
         num_ar=3,
@@ -36,10 +39,17 @@ def test_every_key_replaces_its_setting(weights):
         schedule="cosine",
         order="random",
         noise=0,
-        guidance="constant",
+        guidance="cosine",
         guidance_scale=1,
+        guidance_power=0.5,
+        guidance_from=0.25,
+        guidance_until=0.75,
+        two_passes=True,
         temperature=0.5,
+        last_temperature=1,
         top_k=7,
+        top_p=0.9,
+        min_p=0.01,
     )
 
 
@@ -66,10 +76,17 @@ def test_ema_chooses_the_weights(weights):
             "objective=mar; use plan=mar, or sample with an AR network beside them, "
             "ar_weights=RUN/weights.",
         ),
-        (["temperature=0"], "sampling.temperature must be above 0, not 0.0."),
+        (["temperature=-1"], "sampling.temperature must be at least 0, not -1.0."),
+        (["top_p=1.5"], "sampling.top_p must lie in [0, 1], not 1.5."),
         (
-            ["guidance=cosine"],
-            "guidance takes one of constant, linear or null, not 'cosine' on the command line.",
+            ["guidance=ramp"],
+            "guidance takes one of constant, linear, cosine or null, not 'ramp' on the command "
+            "line.",
+        ),
+        (
+            ["guidance_power=2"],
+            "sampling.guidance_power=2 is of guidance=cosine, not of guidance=linear; use "
+            "guidance=cosine or guidance_power=1.",
         ),
         (["seed=-1"], "seed must lie in [0, 9223372036854775807], not -1."),
         (["device=tpu"], "Unknown device 'tpu'. Known: auto, cuda, mps, cpu."),

@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_runs import (
     CODES,
     config,
+    hashes,
     image_folder,
     losses,
     records,
@@ -27,6 +28,7 @@ from MaskGIL.weights import load_network, load_weights, save_weights
 from Network import build_network, build_tokenizer
 from Network.config import UserError
 from Network.gpt import GPT
+from Trainer.memory import fit_into_memory
 from Trainer.objective import mode_of
 from Trainer.tokens import has_cache, write_caches
 from Trainer.vit import GeneratorTrainer, RowLogits, shown_classes
@@ -223,10 +225,41 @@ def test_what_fits_into_memory_is_tried_with_the_dearest_step(make, monkeypatch)
         return forward(self, tokens, labels, rows, targets, causal)
 
     monkeypatch.setattr(RowLogits, "forward", spy)
-    trainer._fit_into_memory()
+    fit_into_memory(trainer)
     assert asked
     assert set(asked) == {(None, True)}
     assert trainer.mode() == mode_of("both", 0, 0)
+
+
+def test_the_log_tells_the_modes_of_both_apart(folder, tmp_path):
+    """And the loss that steps have, whatever their mode."""
+    words = ["objective=both", "loop.steps=8", FP32]
+    train("generator", folder, *words, f"out_dir={tmp_path / 'each'}")
+    modes = [mode_of("both", 0, step) for step in range(8)]
+    assert {"mar", "ar"} == set(modes)
+    own = {"mar": [], "ar": []}
+    for mode, line in zip(modes, records(tmp_path / "each"), strict=True):
+        assert [name for name in line if "acc" in name] == [f"{mode}_acc"]
+        assert line[f"{mode}_loss"] == line["loss"]
+        own[mode].append(line)
+    train("generator", folder, *words, "loop.log_every=8", f"out_dir={tmp_path / 'once'}")
+    (line,) = records(tmp_path / "once")
+    for mode, lines in own.items():
+        for name in (f"{mode}_loss", f"{mode}_acc"):
+            mean = sum(each[name] for each in lines) / len(lines)
+            assert line[name] == pytest.approx(mean)
+    mean = sum(each["loss"] for lines in own.values() for each in lines) / 8
+    assert line["loss"] == pytest.approx(mean)
+
+
+def test_blocks_computed_again_learn_both_the_same_with_dropout(folder, tmp_path):
+    """Bit for bit, in steps of either mode: the second computation drops the same numbers."""
+    assert {mode_of("both", 0, step) for step in range(4)} == {"mar", "ar"}
+    for share in (0, 1):
+        words = ["objective=both", "network.dropout=0.1", "loop.steps=4", "loop.save_every=4", FP32]
+        words += [f"loop.checkpoint_blocks={share}", f"out_dir={tmp_path / str(share)}"]
+        train("generator", folder, *words)
+    assert hashes(tmp_path / "0", 4) == hashes(tmp_path / "1", 4)
 
 
 @pytest.mark.parametrize("objective", ["ar", "both"])

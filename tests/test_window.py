@@ -27,6 +27,16 @@ def test_a_window_means_over_steps_and_sums_over_parts():
     assert window.means() == {"loss": 1.0, "gnorm": 2.0, "lr": 0.5}
 
 
+def test_a_number_is_a_mean_over_the_steps_that_told_it_and_were_taken():
+    window = Window()
+    told = [("mar", 4.0, 0.0), ("ar", 9.0, 0.0), ("mar", 6.0, 0.0), ("mar", torch.nan, 1.0)]
+    for mode, loss, skip in told:
+        window.add({"loss": torch.tensor(loss), f"{mode}_loss": torch.tensor(loss)})
+        window.behind_step(torch.tensor(2.0), 0.5, torch.tensor(skip))
+    expected = {"loss": 19 / 3, "mar_loss": 5.0, "ar_loss": 9.0, "gnorm": 2.0, "lr": 0.5}
+    assert window.means() == pytest.approx(expected)
+
+
 def test_a_window_knows_the_time_that_data_took(clock):
     window = Window()  # 0
     batches = window.timed(iter([1, 2]))

@@ -156,7 +156,7 @@ def _open(path: str | Path | IO[bytes], draft: int) -> Image.Image:
         if draft:
             image.draft(None, (draft, draft))  # formats without a smaller size ignore it
         image.load()
-        return _upright(_to_rgb(image), _orientation(image))
+        return _upright(to_rgb(image), _orientation(image))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -171,7 +171,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if transposition is None else image.transpose(transposition)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """In as few copies as possible: one of the largest allowed picture takes 200 MB."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image

@@ -1,0 +1,204 @@
+"""`python -m MaskGIL edit`: a picture edited by a generator, beside what it was.
+
+A row for each class: the image, what the generator sees of it, and what it makes of that.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from MaskGIL.border import Output, fit_picture, read_pictures
+from MaskGIL.command import Flags
+from MaskGIL.config import require_at_least, require_within
+from MaskGIL.editing import at_random, token_margins, touched
+from MaskGIL.generate import label_names, sampler_lines
+from MaskGIL.output import output_path
+from MaskGIL.pictures import MASKED_GREY, grey_out, save_grid
+from MaskGIL.pipeline import Pipeline, image_seeds
+from MaskGIL.regions import REGIONS, read_region
+from MaskGIL.sampling_keys import SamplingKeys, open_pipeline
+from MaskGIL.windows import Margins
+from Network.config import UserError, setting
+
+# kind -> the keys that have an effect on it; the others have one on all
+KEYS = {
+    "inpaint": ("image", "mask", "paste", "soft_edge"),
+    "outpaint": ("image", "left", "right", "top", "bottom", "paste", "soft_edge"),
+    "vary": ("image", "strength"),
+    "interpolate": (),
+}
+MOST_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class EditConfig(SamplingKeys):
+    """An edit of a picture. A picture that is there already is replaced."""
+
+    kind: Literal["inpaint", "outpaint", "vary", "interpolate"] = setting(
+        "inpaint",
+        "inpaint draws anew what a mask covers; outpaint goes on beyond the sides; vary draws a "
+        "random share anew; interpolate goes from one class to another, without a picture",
+    )
+    image: str = setting("", "picture to edit; its middle square, in the size of the generator")
+    mask: str = setting(
+        "",
+        "of inpaint, what to draw anew: a picture as large as the image, white there; a box "
+        f"left,top,right,bottom in pixels of the image; or {', '.join(REGIONS)}",
+    )
+    class_labels: tuple[str, ...] = setting(
+        (), "names or numbers of classes, a row for each, a,b; empty: no class"
+    )
+    num_images: int = setting(0, "images in a row; 0: 3, of interpolate 8")
+    strength: float = setting(0.5, "of vary: share of the tokens that is drawn anew, 0 to 1")
+    left: int = setting(0, "of outpaint: pixels to go on by on this side")
+    right: int = setting(0, "the same on the right")
+    top: int = setting(0, "the same above")
+    bottom: int = setting(0, "the same below")
+    paste: bool = setting(True, "put back the pixels of the image that are not drawn anew")
+    soft_edge: int = setting(0, "pixels outside of what is drawn over which both are blended")
+    out: str = setting("edit.png", "PNG file of the result; replaced if it is there")
+    enlarge: int = setting(1, "pixels of the picture along a side of an image's pixel")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in sorted({key for keys in KEYS.values() for key in keys}):
+            default = next(field.default for field in fields(self) if field.name == name)
+            if name not in KEYS[self.kind] and getattr(self, name) != default:
+                raise UserError(f"{name} has no effect on {self.kind}; leave it out.")
+        for name in ("left", "right", "top", "bottom", "soft_edge"):
+            require_at_least(name, getattr(self, name), 0)
+        require_within("num_images", self.num_images, 0, MOST_IMAGES)
+        require_at_least("enlarge", self.enlarge, 1)
+        if self.soft_edge and not self.paste:
+            raise UserError("soft_edge has no effect with paste=false; leave one of them out.")
+
+
+class Edit(NamedTuple):
+    """An edit that has been checked: how to draw its B images, and what to show beside them.
+
+    Pictures are (3, H, W) uint8, grey where the generator draws.
+    """
+
+    draw: Callable[[], Output]
+    before: Sequence[Tensor] = ()  # a row
+    seen: Sequence[Tensor] = ()  # B of them, each before its image
+
+
+def edit(config: EditConfig, flags: Flags) -> None:
+    """Edit, write the picture, and say so."""
+    started = time.monotonic()
+    path = output_path("out", config.out, ".png")
+    pipe = open_pipeline(config)
+    labels, columns = pipe.labels(config.class_labels or None), row_length(config)
+    planned = EDITS[config.kind](pipe, config)
+    print(f"edit       {' of '.join(filter(None, (config.kind, config.image)))}")
+    print(f"images     {columns} in a row, {label_names(pipe, labels)}, seed {config.seed}")
+    print(sampler_lines(pipe))
+    if flags.dry_run:
+        return
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        images = planned.draw().images
+    for remark in remarks or ():
+        print(f"note       {remark.message}")
+    assert isinstance(images, Tensor)
+    cells = arrange(planned, images.cpu(), columns)
+    save_grid(torch.stack(cells), path, len(cells) * columns // len(images), config.enlarge)
+    print(f"wrote      {path}")
+    print(f"seconds    {time.monotonic() - started:.1f}")
+
+
+def row_length(config: EditConfig) -> int:
+    """How many images a row has. Raises UserError for too many in all."""
+    columns = config.num_images or (8 if config.kind == "interpolate" else 3)
+    rows = 1 if config.kind == "interpolate" else max(1, len(config.class_labels))
+    if rows * columns > MOST_IMAGES:
+        raise UserError(
+            f"{rows} classes of {columns} images are more than {MOST_IMAGES}; ask for fewer."
+        )
+    return columns
+
+
+def arrange(planned: Edit, images: Tensor, columns: int) -> list[Tensor]:
+    """The cells of all rows, (3, H, W) each: `columns` images (B, 3, H, W) of a row and more."""
+    cells = []
+    for index, image in enumerate(images):
+        cells += planned.before if index % columns == 0 else ()
+        cells += planned.seen[index : index + 1]
+        cells.append(image)
+    return cells
+
+
+def _inpaint(pipe: Pipeline, config: EditConfig) -> Edit:
+    if not config.mask:
+        raise UserError(
+            "mask is empty; give a picture, a box left,top,right,bottom in pixels, or one of "
+            f"{', '.join(REGIONS)}."
+        )
+    picture, original = _read(pipe, config)
+    mask = read_region(config.mask, picture, *pipe.image_size)
+    hidden = touched(mask[None], pipe.tokenizer.stride)
+    draw = partial(pipe.inpaint, masks=mask, **_asked(config, original))
+    return Edit(draw, before=[*original, *grey_out(original, hidden)])
+
+
+def _outpaint(pipe: Pipeline, config: EditConfig) -> Edit:
+    _, original = _read(pipe, config)
+    sides = {name: getattr(config, name) for name in Margins._fields}
+    token_margins(pipe, **sides)  # it checks
+    seen = Margins(**sides).pad(original, MASKED_GREY)
+    return Edit(partial(pipe.outpaint, **_asked(config, original)), before=[*seen])
+
+
+def _vary(pipe: Pipeline, config: EditConfig) -> Edit:
+    _, original = _read(pipe, config)
+    asked = _asked(config, original)
+    hidden = at_random(config.strength, asked["generator"], pipe.network.config.grid)
+    seen = grey_out(original, hidden)
+    return Edit(partial(pipe.vary, **asked), before=[*original], seen=[*seen])
+
+
+def _interpolate(pipe: Pipeline, config: EditConfig) -> Edit:
+    if len(config.class_labels) != 2:
+        raise UserError("class_labels of interpolate are two, from and to: class_labels=a,b.")
+    first, second = config.class_labels
+    asked = {"count": row_length(config), "generator": config.seed, "output_type": "uint8"}
+    return Edit(partial(pipe.interpolate, first, second, **asked))
+
+
+EDITS = {
+    "inpaint": _inpaint,
+    "outpaint": _outpaint,
+    "vary": _vary,
+    "interpolate": _interpolate,
+}
+
+
+def _read(pipe: Pipeline, config: EditConfig) -> tuple[Image.Image, Tensor]:
+    """The picture as it is, and (1, 3, H, W) in the size of the generator."""
+    if not config.image:
+        raise UserError("image is empty; name the picture to edit, image=cat.png.")
+    (picture,) = read_pictures(config.image)
+    return picture, fit_picture(picture, *pipe.image_size)[None]
+
+
+def _asked(config: EditConfig, original: Tensor) -> dict[str, Any]:
+    """The arguments of an edit of a picture: a row of images for each class."""
+    columns = row_length(config)
+    classes = [name for name in config.class_labels for _ in range(columns)]
+    count = len(classes) or columns
+    own = [key for key in KEYS[config.kind] if key not in ("image", "mask")]
+    return {
+        "images": original.expand(count, -1, -1, -1),
+        "class_labels": classes or None,
+        "generator": image_seeds(config.seed, torch.arange(count)),
+        "output_type": "uint8",
+        **{key: getattr(config, key) for key in own},
+    }

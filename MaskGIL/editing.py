@@ -1,0 +1,287 @@
+"""Edits of images: paint a part anew, go on beyond an edge, vary, walk from class to class.
+
+One idea: tokens that are kept are given to `decode`, the others are hidden and drawn. The public
+functions are methods of `Pipeline` too. Shapes: B images of H x W pixels, h x w tokens.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from MaskGIL.border import (
+    Output,
+    Pictures,
+    as_output,
+    check_output_type,
+    fit_mask,
+    fit_picture,
+    read_masks,
+    read_pictures,
+)
+from MaskGIL.data.crops import to_float, to_uint8
+from MaskGIL.noise import uniform
+from MaskGIL.plans import plan_kind
+from MaskGIL.windows import Margins, fill_outward
+from Network.config import UserError
+
+if TYPE_CHECKING:
+    from MaskGIL.pipeline import Pipeline
+    from MaskGIL.sampling import SamplingConfig
+
+Labels = int | str | Sequence[int | str] | None
+Seeds = int | torch.Generator | Sequence[int]
+MOST_PIXELS = 2**22  # of a canvas: 2048 x 2048
+CALLER = 4  # frames above a warning: those of a remark, of an edit and of its decorator lie between
+
+
+@torch.no_grad()
+def inpaint(
+    pipe: Pipeline,
+    images: Pictures,
+    masks: Pictures,
+    class_labels: Labels = None,
+    *,
+    generator: Seeds = 0,
+    paste: bool = True,
+    soft_edge: int = 0,
+    output_type: str = "pil",
+    **sampling: Any,
+) -> Output:
+    """Draw anew what is white or True in the masks, as of the given classes (None: of no class).
+
+    Another class than that of an image swaps it where the mask is. Of images, masks and
+    class_labels there are as many each, or one for all; `read_pictures` says what they may be. A
+    token is drawn if the mask touches one of its pixels; the others stay. `paste` puts back the
+    pixels that are not masked, and blends over `soft_edge` pixels outside of the mask.
+    `generator`, `output_type` and `sampling` are those of a call of the pipeline. Raises UserError
+    for masks of another size than their image and for what is out of range.
+    """
+    check_output_type(output_type)
+    settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
+    labels, (pictures, covers) = _as_many(
+        labels, images=read_pictures(images), masks=read_masks(masks)
+    )
+    originals = _fit(pipe, pictures)
+    fitted = [fit_mask(*pair, *pipe.image_size) for pair in zip(covers, pictures)]
+    mask = torch.stack(fitted).to(pipe.device)  # (B, H, W)
+    tokens = pipe.tokenizer.encode(to_float(originals))
+    tokens = tokens.masked_fill(touched(mask, pipe.tokenizer.stride), pipe.network.mask_id)
+    _remark_extent(mask)
+    _remark_order(pipe, tokens, settings)
+    tokens = pipe.fill_tokens(tokens, labels, pipe.seeds(generator, len(labels)), settings)
+    return _output(pipe, tokens, originals, mask, soft_edge if paste else None, output_type)
+
+
+@torch.no_grad()
+def outpaint(
+    pipe: Pipeline,
+    images: Pictures,
+    class_labels: Labels = None,
+    *,
+    left: int = 0,
+    right: int = 0,
+    top: int = 0,
+    bottom: int = 0,
+    generator: Seeds = 0,
+    paste: bool = True,
+    soft_edge: int = 0,
+    output_type: str = "pil",
+    **sampling: Any,
+) -> Output:
+    """Continue images by so many pixels on each side, multiples of the tokenizer's stride.
+
+    The generator sees as much at once as it has learned, half of it known, and goes outward; so
+    any amount is possible. Other arguments as in `inpaint`, the mask being what is new. Raises
+    UserError for other amounts, for none, and for more than 2048 x 2048 pixels in all.
+    """
+    check_output_type(output_type)
+    margins = token_margins(pipe, left=left, right=right, top=top, bottom=bottom)
+    settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
+    labels, (pictures,) = _as_many(labels, images=read_pictures(images))
+    originals = _fit(pipe, pictures)
+    seeds = pipe.seeds(generator, len(labels))
+    tokens, mask_id = pipe.tokenizer.encode(to_float(originals)), pipe.network.mask_id
+    _remark_order(pipe, margins.pad(tokens, mask_id), settings)
+
+    def fill(view: Tensor, seeds: Tensor) -> Tensor:
+        return pipe.fill_tokens(view, labels, seeds, settings)
+
+    tokens = fill_outward(tokens, margins, seeds, mask_id, fill)
+    pixels = Margins(left, right, top, bottom)
+    mask = pixels.pad(torch.zeros_like(originals[:, 0], dtype=torch.bool), 1)
+    edge = soft_edge if paste else None
+    return _output(pipe, tokens, pixels.pad(originals, 0), mask, edge, output_type)
+
+
+@torch.no_grad()
+def vary(
+    pipe: Pipeline,
+    images: Pictures,
+    strength: float,
+    class_labels: Labels = None,
+    *,
+    generator: Seeds = 0,
+    output_type: str = "pil",
+    **sampling: Any,
+) -> Output:
+    """Draw the share `strength` of the tokens anew: 0 is a reconstruction, 1 a fresh sample.
+
+    Which ones follows from the seed; those of a smaller strength are among those of a larger one.
+    Other arguments as in `inpaint`. Raises UserError for a strength outside of [0, 1].
+    """
+    check_output_type(output_type)
+    settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
+    labels, (pictures,) = _as_many(labels, images=read_pictures(images))
+    seeds = pipe.seeds(generator, len(labels))
+    mask = at_random(strength, seeds, pipe.network.config.grid)
+    tokens = pipe.tokenizer.encode(to_float(_fit(pipe, pictures)))
+    tokens = tokens.masked_fill(mask, pipe.network.mask_id)
+    _remark_order(pipe, tokens, settings)
+    tokens = pipe.fill_tokens(tokens, labels, seeds, settings)
+    return as_output(to_uint8(pipe.pixels(tokens)), tokens, output_type)
+
+
+@torch.no_grad()
+def interpolate(
+    pipe: Pipeline,
+    first: int | str,
+    second: int | str,
+    count: int,
+    *,
+    generator: int | torch.Generator = 0,
+    output_type: str = "pil",
+    **sampling: Any,
+) -> Output:
+    """`count` images from one class to another, all of the same noise.
+
+    The condition is a mixture of both classes, the share of the second growing from 0 to 1; so the
+    ends are what a call draws of the classes. Raises UserError for fewer than two images and for
+    a generator without classes.
+    """
+    check_output_type(output_type)
+    if not pipe.network.config.num_classes:
+        raise UserError("This model knows no classes; there is nothing to interpolate between.")
+    if count < 2:
+        raise UserError(f"{count} images cannot go from one class to another; ask for at least 2.")
+    ends = F.one_hot(pipe.labels([first, second]), pipe.network.null_label + 1).float()
+    weights = torch.linspace(0, 1, count, device=pipe.device)[:, None]  # (count, 1)
+    shares = torch.lerp(ends[0], ends[1], weights)  # (count, num_classes + 1)
+    seeds = pipe.seeds(generator, 1).expand(count)
+    tokens = pipe.sample_tokens(shares, seeds, pipe.settings(**sampling))
+    return as_output(to_uint8(pipe.pixels(tokens)), tokens, output_type)
+
+
+def touched(mask: Tensor, stride: int) -> Tensor:
+    """Which tokens (B, h, w) have a pixel in mask (B, H, W) bool."""
+    return F.max_pool2d(mask[:, None].float(), stride)[:, 0] > 0
+
+
+def at_random(strength: float, seeds: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mask (B, h, w) of the share `strength` of the tokens of a grid (h, w), by seeds (B,).
+
+    Raises UserError for a strength outside of [0, 1].
+    """
+    if not 0 <= strength <= 1:
+        raise UserError(f"strength={strength:g} must lie in [0, 1]: the share that is drawn anew.")
+    places = torch.arange(grid[0] * grid[1], device=seeds.device)
+    order = uniform(seeds[:, None], "variation", 0, places).argsort(1).argsort(1)
+    return (order < round(strength * len(places))).view(-1, *grid)
+
+
+def blend_weight(mask: Tensor, soft_edge: int) -> Tensor:
+    """Share of the edited image (B, 1, H, W) in [0, 1]: 1 in the mask (B, H, W), 0 far from it.
+
+    Between, it falls evenly over `soft_edge` pixels outside of the mask, by the larger of the two
+    distances, across and down.
+    """
+    reach = mask[:, None].float()
+    total = reach.clone()
+    for _ in range(soft_edge):
+        reach = F.max_pool2d(reach, 3, stride=1, padding=1)
+        total += reach
+    return total / (soft_edge + 1)
+
+
+def token_margins(pipe: Pipeline, **pixels: int) -> Margins:
+    """Margins in tokens of those in pixels. Raises UserError as `outpaint` does."""
+    stride = pipe.tokenizer.stride
+    for name, amount in pixels.items():
+        if amount < 0 or amount % stride:
+            nearest = max(0, round(amount / stride)) * stride
+            raise UserError(
+                f"{name}={amount} must be a multiple of {stride} pixels, the side of a token; "
+                f"the nearest is {nearest}."
+            )
+    if not any(pixels.values()):
+        raise UserError("left, right, top and bottom are 0; say by how many pixels to go on.")
+    margins = Margins(**{name: amount // stride for name, amount in pixels.items()})
+    height, width = pipe.network.config.grid
+    height, width = height + margins.top + margins.bottom, width + margins.left + margins.right
+    if height * width * stride**2 > MOST_PIXELS:
+        raise UserError(
+            f"The canvas would have {width * stride}x{height * stride} pixels, more than "
+            f"{MOST_PIXELS:,}; go on by less."
+        )
+    return margins
+
+
+def _as_many(
+    labels: Tensor, **pictures: Sequence[Image.Image]
+) -> tuple[Tensor, list[list[Image.Image]]]:
+    """Labels (B,) and pictures, each as often as the longest; one of a kind is repeated."""
+    counts = {**{name: len(each) for name, each in pictures.items()}, "classes": len(labels)}
+    most = max(counts.values())
+    if not set(counts.values()) <= {1, most}:
+        found = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise UserError(f"There are {found}; give as many of each, or one for all.")
+    repeated = [[*each] * (most // len(each)) for each in pictures.values()]
+    return labels.repeat(most // len(labels)), repeated
+
+
+def _fit(pipe: Pipeline, pictures: Sequence) -> Tensor:
+    """Pictures of the generator's size, (B, 3, H, W) uint8 on its device."""
+    fitted = [fit_picture(picture, *pipe.image_size) for picture in pictures]
+    return torch.stack(fitted).to(pipe.device)
+
+
+def _remark_extent(mask: Tensor) -> None:
+    """Warn where a mask (B, H, W) hides nothing of an image or all of it."""
+    if not mask.flatten(1).any(1).all():
+        warnings.warn("A mask is empty: nothing is drawn, the image stays.", stacklevel=CALLER)
+    if mask.flatten(1).all(1).any():
+        text = "A mask covers all of an image: a fresh sample is drawn, nothing is kept."
+        warnings.warn(text, stacklevel=CALLER)
+
+
+def _remark_order(pipe: Pipeline, tokens: Tensor, settings: SamplingConfig) -> None:
+    """Warn where tokens (B, h, w) are kept that an AR plan sees too late."""
+    hidden = (tokens == pipe.network.mask_id).flatten(1)  # (B, N)
+    kept_behind = (hidden.cumsum(1) > 0) & ~hidden
+    if plan_kind(pipe.objective, settings.plan) == "ar" and kept_behind.any():
+        warnings.warn(
+            "An AR plan draws row by row and cannot look ahead to what is kept behind the token "
+            "that it draws; a masked or a hybrid plan can.",
+            stacklevel=CALLER,
+        )
+
+
+def _output(
+    pipe: Pipeline,
+    tokens: Tensor,
+    originals: Tensor,
+    mask: Tensor,
+    soft_edge: int | None,
+    output_type: str,
+) -> Output:
+    """Tokens (B, h, w) as images, with the original pixels outside of the mask unless None."""
+    images = pipe.pixels(tokens)
+    if soft_edge is not None:
+        images = torch.lerp(to_float(originals), images, blend_weight(mask, soft_edge))
+    return as_output(to_uint8(images), tokens, output_type)

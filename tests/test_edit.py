@@ -1,0 +1,215 @@
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from tiny_weights import GRID, SIDE, save_tiny_weights
+
+from MaskGIL.__main__ import main
+from MaskGIL.edit import EDITS, KEYS, Edit, arrange
+from MaskGIL.pictures import MASKED_GREY
+from MaskGIL.pipeline import Pipeline
+from MaskGIL.weights import save_weights
+
+STRIDE = SIDE // GRID
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_tiny_weights(tmp_path_factory.mktemp("run") / "weights")
+
+
+@pytest.fixture(scope="module")
+def pipe(weights):
+    return Pipeline.from_pretrained(weights, "cpu", torch.float32)
+
+
+@pytest.fixture
+def edit(weights, tmp_path, monkeypatch, capsys):
+    """Runs in a folder with a picture of the right size, a larger one, and a mask of the former."""
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).integers(
+        0, MASKED_GREY - 20, (2 * SIDE, 3 * SIDE, 3), np.uint8
+    )
+    Image.fromarray(noise[:SIDE, :SIDE]).save("cat.png")
+    Image.fromarray(noise).save("large.jpg")
+    mask = Image.new("L", (SIDE, SIDE))
+    mask.paste(255, (2, 2, 7, 6))
+    mask.save("mask.png")
+
+    def edit(*words):
+        given = ["edit", *words, f"weights={weights}", "device=cpu", "precision=fp32"]
+        return main(given), *capsys.readouterr()
+
+    return edit
+
+
+def cells(path, height=SIDE, width=SIDE):
+    """The images (rows, columns, height, width, 3) of a grid."""
+    pixels = np.asarray(Image.open(path).convert("RGB"))[2:, 2:]
+    rows, columns = pixels.shape[0] // (height + 2), pixels.shape[1] // (width + 2)
+    grid = pixels.reshape(rows, height + 2, columns, width + 2, 3)
+    return grid.swapaxes(1, 2)[:, :, :height, :width]
+
+
+def grey(images):
+    return (images == MASKED_GREY).all(-1)
+
+
+def test_inpainting_shows_the_original_the_masked_one_and_the_results(edit, pipe):
+    code, out, err = edit("inpaint", "image=cat.png", "mask=mask.png", "class_labels=red ring,3",
+                          "num_images=2", "seed=5")  # fmt: skip
+    assert (code, err) == (0, "")
+    assert out.startswith("edit       inpaint of cat.png\nimages     2 in a row, red ring, yellow ")
+    assert "sampler    4 steps" in out
+    assert "wrote      edit.png\n" in out
+    assert "note" not in out
+    rows = cells("edit.png")
+    assert rows.shape[:2] == (2, 4)
+    original = np.asarray(Image.open("cat.png"))
+    assert (rows[:, 0] == original).all()
+    hidden = np.zeros((SIDE, SIDE), bool)
+    hidden[2:6, 2:8] = True  # the mask, grown to whole tokens
+    assert (grey(rows[0, 1]) == hidden).all()
+    assert np.array_equal(rows[0, 1][~hidden], original[~hidden])
+    drawn = pipe.inpaint("cat.png", "mask.png", ["red ring"] * 2 + [3] * 2, generator=5).images
+    assert np.array_equal(rows[:, 2:].reshape(4, SIDE, SIDE, 3), np.stack(drawn))
+
+
+def test_a_mask_may_be_a_box_or_a_word(edit):
+    for mask, name in (("2,2,7,6", "box"), ("mask.png", "file"), ("center", "word")):
+        assert edit("inpaint", "image=cat.png", f"mask={mask}", f"out={name}.png")[0] == 0
+    assert np.array_equal(cells("box.png"), cells("file.png"))
+    hidden = grey(cells("word.png")[0, 1])
+    assert hidden[4:12, 4:12].all()
+    assert hidden.sum() == 64
+
+
+def test_pixels_are_pasted_unless_it_is_switched_off(edit):
+    edit("inpaint", "image=cat.png", "mask=left")
+    edit("inpaint", "image=cat.png", "mask=left", "paste=false", "out=bare.png")
+    pasted, bare = cells("edit.png")[0], cells("bare.png")[0]
+    assert (pasted[2:, :, SIDE // 2 :] == pasted[0, :, SIDE // 2 :]).all()
+    assert (bare[2:, :, SIDE // 2 :] != pasted[0, :, SIDE // 2 :]).any()
+    assert np.array_equal(pasted[2:, :, : SIDE // 2], bare[2:, :, : SIDE // 2])
+
+
+def test_notes_stand_in_the_output(edit):
+    code, out, err = edit("inpaint", "image=cat.png", "mask=0,0,16,16")
+    assert (code, err) == (0, "")
+    assert out.count("note       A mask covers all of an image: a fresh sample is drawn") == 1
+
+
+def test_an_ar_plan_is_told_once(edit, tmp_path, capsys):
+    folder = save_tiny_weights(tmp_path / "ar", objective="ar")
+    words = ["image=cat.png", "right=8", "left=8", "device=cpu", f"weights={folder}"]
+    assert main(["edit", "outpaint", *words]) == 0
+    assert capsys.readouterr().out.count("note       An AR plan draws row by row and cannot l") == 1
+
+
+def test_outpainting_shows_the_image_in_grey_and_the_results(edit, pipe):
+    words = ["class_labels=4", "left=4", "bottom=10", "num_images=1", "out=new/wide.png"]
+    assert edit("outpaint", "image=large.jpg", *words)[0] == 0
+    ((seen, drawn),) = cells("new/wide.png", SIDE + 10, SIDE + 4)
+    hidden = grey(seen)
+    assert hidden[:, :4].all()
+    assert hidden[SIDE:].all()
+    assert np.array_equal(seen[:SIDE, 4:], drawn[:SIDE, 4:])
+    expected = pipe.outpaint("large.jpg", 4, left=4, bottom=10).images[0]
+    assert np.array_equal(drawn, expected)
+
+
+def test_each_variation_stands_behind_what_was_kept(edit, pipe):
+    words = ["image=cat.png", "strength=0.25", "class_labels=4", "num_images=2"]
+    assert edit("vary", *words)[0] == 0
+    ((original, seen, drawn, other_seen, other),) = cells("edit.png")
+    for each in (seen, other_seen):
+        assert grey(each).sum() == 0.25 * SIDE**2
+        assert np.array_equal(each[~grey(each)], original[~grey(each)])
+    assert (grey(seen) != grey(other_seen)).any()
+    expected = pipe.vary("cat.png", 0.25, [4, 4]).images
+    assert np.array_equal([drawn, other], np.stack(expected))
+
+
+def test_interpolation_is_a_row_from_class_to_class(edit, pipe):
+    assert edit("interpolate", "class_labels=red ring,3", "seed=2")[0] == 0
+    (row,) = cells("edit.png")
+    expected = pipe.interpolate("red ring", 3, 8, generator=2).images
+    assert np.array_equal(row, np.stack(expected))
+
+
+def test_cells_of_rows():
+    images = torch.arange(4).view(4, 1, 1, 1)
+    rows = arrange(Edit(Edit, before=[torch.tensor(-1)]), images, 2)
+    assert [int(cell) for cell in rows] == [-1, 0, 1, -1, 2, 3]
+    rows = arrange(Edit(Edit, [torch.tensor(-1)], [*torch.arange(10, 14)]), images, 4)
+    assert [int(cell) for cell in rows] == [-1, 10, 0, 11, 1, 12, 2, 13, 3]
+
+
+def test_every_kind_has_its_keys_and_its_edit():
+    assert KEYS.keys() == EDITS.keys()
+
+
+def test_dry_run_checks_and_writes_nothing(edit, tmp_path):
+    before = set(tmp_path.iterdir())
+    code, out, _ = edit("inpaint", "image=cat.png", "mask=center", "--dry-run")
+    assert code == 0
+    assert "images     3 in a row, no class, seed 0\nsampler    4 steps" in out
+    code, _, err = edit("inpaint", "image=cat.png", "mask=large.jpg", "--dry-run")
+    assert code == 2
+    assert "The mask has 48x32 pixels and its image 16x16; give both the same size." in err
+    assert set(tmp_path.iterdir()) == before
+
+
+IMAGE = "image=cat.png"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["inpaint", "mask=center"], "image is empty; name the picture to edit, image=cat.png."),
+        (["inpaint", "image=dog.png", "mask=center"], "There is no file dog.png; give a picture"),
+        (["inpaint", IMAGE], "mask is empty; give a picture, a box left,top,right,bottom in pixel"),
+        (["inpaint", IMAGE, "mask=centre"], "mask=centre is no file, no box"),
+        (["inpaint", IMAGE, "mask=large.jpg"], "The mask has 48x32 pixels and its image 16x16; g"),
+        (["inpant", IMAGE], "kind takes one of inpaint, outpaint, vary, interpolate, not 'inpant'"),
+        (["inpaint", IMAGE, "mask=center", "left=2"], "left has no effect on inpaint; leave it ou"),
+        (["outpaint", IMAGE, "mask=center"], "mask has no effect on outpaint; leave it out."),
+        (["vary", IMAGE, "paste=false"], "paste has no effect on vary; leave it out."),
+        (["interpolate", IMAGE], "image has no effect on interpolate; leave it out."),
+        (["outpaint", IMAGE], "left, right, top and bottom are 0; say by how many pixels to go on"),
+        (["outpaint", IMAGE, "top=3"], "top=3 must be a multiple of 2 pixels, the side of a token"),
+        (["outpaint", IMAGE, "top=-2"], "top must be at least 0, not -2."),
+        (
+            ["outpaint", IMAGE, "top=2", "paste=false", "soft_edge=2"],
+            "soft_edge has no effect with paste=false; leave one of them out.",
+        ),
+        (["vary", IMAGE, "strength=2"], "strength=2 must lie in [0, 1]: the share that is drawn"),
+        (
+            ["vary", IMAGE, "class_labels=red rung"],
+            "Unknown class 'red rung'. Did you mean 'red ring'? Known: ",
+        ),
+        (["interpolate", "class_labels=1"], "class_labels of interpolate are two, from and to: cl"),
+        (["vary", IMAGE, "class_labels=1,2", "num_images=40"], "2 classes of 40 images are more t"),
+        (["vary", IMAGE, "num_images=65"], "num_images must lie in [0, 64], not 65."),
+        (["vary", IMAGE, "out=a.jpg"], "out=a.jpg must end in .png."),
+        (["vary", IMAGE, "num_steps=65"], "num_steps=65 must lie between 1 and the number of toke"),
+    ],
+)
+def test_mistakes_end_with_a_sentence_and_code_2(edit, tmp_path, words, sentence):
+    before = set(tmp_path.iterdir())
+    code, _, err = edit(*words)
+    assert code == 2
+    assert err.startswith(f"error: {sentence}")
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_weights_of_a_tokenizer_and_of_captions(edit, tmp_path, capsys):
+    save_weights(tmp_path / "tokenizer", tiny.tokenizer())
+    words = ["edit", "vary", IMAGE, "device=cpu"]
+    assert main([*words, f"weights={tmp_path / 'tokenizer'}"]) == 2
+    assert "holds a tokenizer, no generator; give weights=RUN/weights." in capsys.readouterr().err
+    network = tiny.network(num_classes=0, caption_width=6, grid=(GRID, GRID)).float()
+    save_weights(tmp_path / "captions", tiny.tokenizer(), network=network)
+    assert main([*words, f"weights={tmp_path / 'captions'}"]) == 2
+    assert "error: This generator takes captions (features of a" in capsys.readouterr().err
