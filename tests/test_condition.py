@@ -36,7 +36,14 @@ def test_shares_mix_the_rows_of_the_table():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"rotary": "published"}, {"kind": "vit"}, {"kind": "halton"}]
+    "changes",
+    [
+        {},
+        {"null_condition": "mask_token"},
+        {"rotary": "published"},
+        {"kind": "vit"},
+        {"kind": "halton"},
+    ],
 )
 def test_every_network_takes_shares(changes):
     ours, tokens = tiny.network(**changes), tiny.tokens()

@@ -49,7 +49,7 @@ def test_operations_of_one_step_by_hand(pipe):
     found = count_cost(pipe, LABELS, replace(pipe.sampling, num_steps=1))
     depth, width, tokens, inner, codes = 2, 32, 16, 256, 11
     of_token = 2 * (4 * width**2 + 3 * width * inner)
-    attention = 4 * width * (tokens * (tokens + 1) + 1)  # the condition sees itself alone
+    attention = 4 * width * tokens * (tokens + 1)  # the condition, alone with itself, needs none
     by_hand = depth * ((tokens + 1) * of_token + attention) + 2 * tokens * width * codes
     assert found["gigaflops"] * 1e9 == pytest.approx(by_hand)
     assert found["gigaflops of pixels"] > 0
