@@ -104,8 +104,10 @@ CALLS = [
 @pytest.mark.parametrize(
     ("kind", "graphs"),
     [
-        ("mar", 6),  # batch 1 or more, all rows, one row or some; one row of batch 1 has no call
-        ("ar", 4),  # batch 1 or more; one token, or those that the null branch has missed
+        # Batch 1 or more; one token, or those that the null branch has missed
+        ("ar", 4),
+        # Batch 1 or more; all rows, one row or some
+        pytest.param("mar", 6, marks=pytest.mark.slow),
     ],
 )
 def test_graphs_do_not_grow_with_sizes_steps_or_depth(counter, kind, graphs):
@@ -119,6 +121,7 @@ def test_graphs_do_not_grow_with_sizes_steps_or_depth(counter, kind, graphs):
     assert list(network.state_dict()) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", list(KINDS.values())[1:], ids=list(KINDS)[1:])
 def test_networks_of_all_kinds_are_compiled(counter, changes):
     network = tiny.network(**changes).float()
