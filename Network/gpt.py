@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from Network.condition import Captions, build_condition, condition_mask, with_seen
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
+from Network.dropout import Dropout
 from Network.feed_forward import FeedForward
 from Network.head import build_embedding, build_head
 from Network.norm import RMSNorm
@@ -37,7 +38,7 @@ class GPT(nn.Module):
             nn.Embedding(num_tokens, width) if config.learned_positions else None
         )
         self.embed_norm = RMSNorm(width) if config.embed_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(width)
         self.output = build_head(config)
@@ -205,7 +206,7 @@ class Block(nn.Module):
         self.attention_norm_out = RMSNorm(config.width) if post else nn.Identity()
         self.feed_forward_norm_in = RMSNorm(config.width) if pre else nn.Identity()
         self.feed_forward_norm_out = RMSNorm(config.width) if post else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from Network.condition import ClassCondition
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
+from Network.dropout import Dropout
 from Network.feed_forward import FeedForward
 from Network.gpt import attend
 from Network.norm import RMSNorm
@@ -32,7 +33,7 @@ class HaltonTransformer(nn.Module):
         self.condition = ClassCondition(config.num_classes, width)
         self.position_embedding = nn.Embedding(config.grid[0] * config.grid[1], width)
         self.register = nn.Embedding(1, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.modulation = nn.Linear(width, 2 * width)
         self.norm = RMSNorm(width)
@@ -120,7 +121,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.width)
         self.feed_forward = FeedForward(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, x: Tensor, vectors: Tensor | None = None, activated: Tensor | None = None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from Network.condition import ClassCondition
 from Network.config import NetworkConfig
 from Network.context import Context, KVCache
+from Network.dropout import Dropout
 from Network.gpt import attend
 
 EDGE_EPS = 1e-12  # of the layer norms in front of the blocks and behind them, as in BERT
@@ -30,7 +31,7 @@ class MaskTransformer(nn.Module):
         self.token_embedding = nn.Embedding(config.codebook_size + 1, width)
         self.condition = ClassCondition(config.num_classes, width)
         self.position_embedding = nn.Embedding(num_tokens + 1, width)
-        self.first = nn.Sequential(*_edge(config), nn.Dropout(config.dropout), _linear(width))
+        self.first = nn.Sequential(*_edge(config), Dropout(config.dropout), _linear(width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.last = nn.Sequential(*_edge(config))
         self.bias = nn.Parameter(torch.zeros(num_tokens, config.codebook_size))
@@ -101,9 +102,9 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width)
         self.feed_forward_norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(
-            nn.Linear(width, inner), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(inner, width)
+            nn.Linear(width, inner), nn.GELU(), Dropout(config.dropout), nn.Linear(inner, width)
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """X (B, n, D) -> (B, n, D)."""
@@ -142,7 +143,7 @@ def _edge(config: NetworkConfig) -> list[nn.Module]:
     """What stands in front of the blocks and behind them, without its end."""
     width = config.width
     norms = [nn.LayerNorm(width, eps=EDGE_EPS) for _ in range(2)]
-    return [norms[0], nn.Dropout(config.dropout), _linear(width), nn.GELU(), norms[1]]
+    return [norms[0], Dropout(config.dropout), _linear(width), nn.GELU(), norms[1]]
 
 
 def _linear(width: int) -> nn.Linear:
