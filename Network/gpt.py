@@ -275,18 +275,12 @@ class Attention(nn.Module):
             keys, values = store[0].extend(store[1], past, k, v)
         elif past is not None:
             keys, values = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        attended = attend(
-            q[:, :, num_condition:], keys, values, mask, causal
-        )  # (B, H, n - num_condition, head_dim)
+        attended = attend(q[:, :, num_condition:], keys, values, mask, causal).transpose(1, 2)
         if num_condition:
-            first = attend(
-                q[:, :, :num_condition],
-                keys[:, :, :num_condition],
-                values[:, :, :num_condition],
-                None,
-            )
-            attended = torch.cat([first, attended], 2)
-        return self.out(attended.transpose(1, 2).flatten(2)), k, v
+            q, keys, values = (t[:, :, :num_condition] for t in (q, keys, values))
+            first = attend(q, keys, values, None).transpose(1, 2)
+            attended = torch.cat([first, attended], 1)  # (B, n, H, head_dim)
+        return self.out(attended.flatten(2)), k, v
 
     def _project(self, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = (-1, self.head_dim)
@@ -306,6 +300,8 @@ def attend(
 
     `mask` (n, m) is True where a query sees a key; `causal` says that it is a triangle.
     """
+    if keys.shape[2] == 1:
+        return values.expand_as(q)  # whatever the only score is, its softmax is 1
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         # The fused kernel's backward pass is 2 to 5 times slower here (torch 2.15, AVX512-BF16)
         mask = _causal_mask(q.shape[2], 0, q.device) if causal else mask

@@ -14,6 +14,7 @@ from Network import build_network
 from Network.config import SIZES, NetworkConfig, UserError
 from Network.context import Context, KVCache
 from Network.feed_forward import feed_forward_width
+from Network.gpt import attend
 
 NORMS = [
     {"norm": norm, "qk_norm": qk_norm, "embed_norm": embed_norm}
@@ -214,6 +215,19 @@ def changed_logits(network, causal):
             other[0, j] = (other[0, j] + 1) % 12
             changes.append((network(other, LABELS[:1], causal=causal) - logits).abs().amax(-1)[0])
     return torch.stack(changes) > 1e-9
+
+
+def test_attention_to_a_single_key_is_its_value():
+    """As PyTorch computes it, from a softmax over one score; that score gets no gradient."""
+    torch.manual_seed(0)
+    shapes = (2, 3, 5, 4), (2, 3, 1, 4), (2, 3, 1, 4)
+    q, key, value = (torch.randn(shape, dtype=torch.double).requires_grad_() for shape in shapes)
+    found, expected = attend(q, key, value, None), F.scaled_dot_product_attention(q, key, value)
+    torch.testing.assert_close(found, expected, **EXACT)
+    along = torch.randn_like(expected)
+    slopes = torch.autograd.grad(expected, [q, key, value], along)
+    assert max(slope.abs().max().item() for slope in slopes[:2]) < 1e-12
+    torch.testing.assert_close(torch.autograd.grad(found, value, along)[0], slopes[2], **EXACT)
 
 
 def test_masked_tokens_see_every_token():

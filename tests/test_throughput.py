@@ -16,15 +16,15 @@ CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def by_hand(network, rows):
-    """Two per multiply-add; P condition tokens attend to themselves, N tokens to N + P.
+    """Two per multiply-add; N tokens attend to N + 1, and the condition to itself for nothing.
 
     The head is applied to `rows` of an image's tokens. Backward takes twice as many.
     """
     width, inner = network.width, feed_forward_width(network.width)
-    num, condition = network.grid[0] * network.grid[1], 1
+    num = network.grid[0] * network.grid[1]
     of_token = 2 * (3 * width * width + width * width + 3 * width * inner)  # qkv, out, SwiGLU
-    attention = 2 * 2 * width * (num * (num + condition) + condition * condition)  # q k, p v
-    blocks = network.depth * ((num + condition) * of_token + attention)
+    attention = 2 * 2 * width * num * (num + 1)  # q k, p v
+    blocks = network.depth * ((num + 1) * of_token + attention)
     return 3 * (blocks + 2 * rows * width * network.codebook_size)
 
 
