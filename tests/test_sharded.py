@@ -33,6 +33,8 @@ def runs(tmp_path_factory):
 
     call("one")()
     call("one, then sharded", stop=5)()
+    begins = f"init_from={folder / 'one' / 'weights'}"
+    call("begun", begins)()
     run_ranks(
         2,
         [
@@ -44,6 +46,7 @@ def runs(tmp_path_factory):
             call("one, then sharded", FSDP),
             call("sharded, then one", FSDP, stop=5),
             call("scaled", FSDP, job="scaled"),
+            call("begun, sharded", FSDP, begins),
         ],
     )
     call("sharded, then one")()
@@ -68,6 +71,12 @@ def test_gradients_that_overflow_under_a_scale_move_no_share(runs):
     first, *others = records(runs / "scaled")
     assert first["overflows"] >= 1
     assert [other["overflows"] for other in others] == [0] * (len(others))
+
+
+def test_a_sharded_run_begins_with_weights_as_one_process_does(runs):
+    """Rank 0 reads them and hands out shares; no other rank has any."""
+    assert_close(records(runs / "begun, sharded"), records(runs / "begun"))
+    assert abs(losses(runs / "begun")[0] - losses(runs / "one")[0]) > 1e-2  # they know something
 
 
 def assert_close(found, expected):
