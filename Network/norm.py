@@ -26,7 +26,7 @@ class RMSNorm(nn.RMSNorm):
 class _ClosedForm(torch.autograd.Function):
     """The gradient as one formula: PyTorch differentiates step by step on a CPU.
 
-    Memory is what takes the time there: it is read as seldom as can be, and written to twice.
+    There memory takes the time, so what has served is written over.
     """
 
     @staticmethod
