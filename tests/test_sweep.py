@@ -174,7 +174,7 @@ def test_rows_of_a_file(fid_sample, weights, tmp_path):
         (["sweep=num_steps=1", "train=shapes:64"], "train has no effect on a sweep; leave it out."),
         (["sweep=num_steps=1", "png=png"], "png has no effect on a sweep; leave it out."),
         (["sweep=num_steps=1", "num_images=19"], "num_images=19 is too few for the errors of a "),
-        (["sweep=num_steps=1", "classes=no ring"], "Unknown class 'no ring'. Did you mean 'red "),
+        (["sweep=num_steps=1", "classes=no ring"], "Unknown class 'no ring'."),
         (["sweep=num_steps=1", "weights=nowhere"], "No such weights folder: nowhere."),
         (["sweep=num_steps=1", "inception=nowhere"], "inception=nowhere is no file; give one, or"),
     ],
