@@ -96,9 +96,9 @@ def frechet_distance(mean1: Array, covariance1: Array, mean2: Array, covariance2
     """Fréchet distance of two Gaussians with means (D,) and covariances (D, D): the FID, >= 0.
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) (Dowson & Landau 1982; Heusel et al. 2017, eq. 6).
-    With S = L L^T the trace of the root is the sum of the singular values of L1^T L2: no square
-    root of a matrix, nothing complex, and full precision also at D images or fewer, where the
-    covariance has not full rank and `sqrtm` keeps seven digits. On the CPU, seconds at D = 2048.
+    With S1 = L L^T the eigenvalues of S1 S2 are those of the symmetric L^T S2 L, and the trace of
+    the root is the sum of their roots: no square root of a matrix and nothing complex. On the CPU,
+    seconds at D = 2048.
     Raises UserError for widths that differ and for values that are not finite.
     """
     mean1, mean2 = (_rows("the means", mean).cpu().flatten() for mean in (mean1, mean2))
@@ -108,9 +108,9 @@ def frechet_distance(mean1: Array, covariance1: Array, mean2: Array, covariance2
     _same_width("the first mean", mean1, "the second mean", mean2)
     _same_width("the first mean", mean1, "the first covariance", covariance1)
     _same_width("the second mean", mean2, "the second covariance", covariance2)
-    overlap = torch.linalg.svdvals(_factor(covariance1).T @ _factor(covariance2)).sum()
+    overlap = _trace_of_root(covariance1, covariance2)
     distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace()
-    return max((distance - 2 * overlap).item(), 0.0)  # rounding may leave -1e-14
+    return max((distance - 2 * overlap).item(), 0.0)  # rounding may leave -1e-12
 
 
 def distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
@@ -159,11 +159,25 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float
     return precise.double().mean().item(), recalled.double().mean().item()
 
 
-def _factor(covariance: Tensor) -> Tensor:
-    """L (D, rank) with L L^T = covariance: Cholesky's at full rank, else of the eigenvectors."""
-    factor, failed = torch.linalg.cholesky_ex(covariance)
-    if not failed:
-        return factor
+def _trace_of_root(covariance1: Tensor, covariance2: Tensor) -> Tensor:
+    """tr (S1 S2)^1/2 of covariances (D, D), through a factor of one of them.
+
+    Of D images or fewer the covariance has not full rank. Then a factor of the lower rank leaves a
+    matrix of that size and no eigenvalue that is zero but for rounding, whose roots would add up.
+    """
+    factors = []
+    for covariance in (covariance1, covariance2):
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        factors.append(_eigen_factor(covariance) if failed else factor)  # (D, rank)
+    factor1, factor2 = factors
+    if factor1.shape[1] <= factor2.shape[1]:
+        product = factor1.T @ covariance2 @ factor1
+    else:
+        product = factor2.T @ covariance1 @ factor2
+    return torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
+
+
+def _eigen_factor(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]  # as numpy ranks
     return vectors[:, kept] * values[kept].sqrt()

@@ -12,7 +12,13 @@ from fixtures.metrics import inputs
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
 from Metrics import inception, pretrained
-from Metrics.inception import INCEPTION, OFFICIAL, InceptionNetwork, open_inception
+from Metrics.inception import (
+    INCEPTION,
+    OFFICIAL,
+    SPATIAL_WIDTH,
+    InceptionNetwork,
+    open_inception,
+)
 from Network.config import UserError
 
 GOLDEN = json.loads((Path(__file__).parent / "fixtures/metrics/inception_golden.json").read_text())
@@ -28,16 +34,23 @@ def downloads(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_features_are_those_of_torch_fidelity(tmp_path):
+def test_outputs_are_those_of_torch_fidelity(tmp_path):
     images = inputs.images(256)
     assert hashlib.sha256(images.tobytes()).hexdigest() == GOLDEN["images_sha256"]
     torch.save(inputs.inception_weights(), tmp_path / "filled.pth")
     network = InceptionNetwork(tmp_path / "filled.pth", CPU)
-    features = network(torch.from_numpy(images))
-    assert features.shape == (4, network.width)
-    # Across images these features vary by 8e-3 (GOLDEN's notes): another resize would be seen
-    torch.testing.assert_close(features[:, :32], torch.tensor(GOLDEN["first"]), rtol=0, atol=5e-6)
-    torch.testing.assert_close(features.mean(1), torch.tensor(GOLDEN["mean"]), rtol=0, atol=1e-6)
+    outputs = network.outputs(torch.from_numpy(images))
+    assert outputs.features.shape == (4, network.width)
+    assert outputs.spatial.shape == (4, SPATIAL_WIDTH)
+    # Across images the features vary by 8e-3 (GOLDEN's notes): another resize would be seen. The
+    # spatial values vary by 4e-2, and another channel order or layer would move all of them
+    for values, golden in ((outputs.features, GOLDEN), (outputs.spatial, GOLDEN["spatial"])):
+        torch.testing.assert_close(values[:, :32], torch.tensor(golden["first"]), rtol=0, atol=5e-6)
+        torch.testing.assert_close(values.mean(1), torch.tensor(golden["mean"]), rtol=0, atol=1e-6)
+    logits = torch.tensor(GOLDEN["logits"]["first"])
+    torch.testing.assert_close(outputs.logits[:, :32], logits, rtol=0, atol=2e-5)
+    alone = network(torch.from_numpy(images[:1]))
+    torch.testing.assert_close(alone, outputs.features[:1], rtol=0, atol=5e-6)
     assert network.sha256 == hashlib.sha256((tmp_path / "filled.pth").read_bytes()).hexdigest()
     assert not network.is_official
     assert network.name == f"inception-2015-{network.sha256[:8]}"

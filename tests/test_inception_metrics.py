@@ -155,8 +155,9 @@ def test_fid_matches_the_reference_packages_at_full_width():
     golden = GOLDEN["pairs"]["a2048_b2048"]
     a, b = statistics_of(features("a2048")), statistics_of(features("b2048"))  # a has rank 1999
     distance = fid(a, b)
-    assert distance == pytest.approx(golden["fid_svd_of_features_float64"], rel=1e-11)
-    assert distance == pytest.approx(golden["fid_pytorch_fid_sqrtm"], abs=1e-4)
+    assert distance == pytest.approx(golden["fid_svd_of_features_float64"], rel=1e-9)
+    for others in ("fid_pytorch_fid_sqrtm", "fid_eigh_float64"):  # which see the lost rank as noise
+        assert distance == pytest.approx(golden[others], abs=1e-4)
 
 
 @pytest.mark.parametrize("width", [1, 5, 40])
