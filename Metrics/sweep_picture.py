@@ -106,7 +106,7 @@ def _draw_front(panel: Any, record: Record, measure: str, cost: str) -> None:
         panel.annotate(label, (place, value), xytext=(4, 4), textcoords="offset points", fontsize=7)
     costs = [cost_of(cell) for cell in cells]
     panel.set_xlim(min(costs) / EDGE, max(costs) * EDGE)  # also where all cost the same
-    _spread_out(panel)
+    _spread_out(panel, "x")
     panel.grid(alpha=0.25)
 
 
@@ -125,16 +125,17 @@ def _draw_lines(panel: Any, key: str, lines: dict[str, list[Record]], measure: s
         )
     numbers = [cell["sampling"][key] for line in lines.values() for cell in line]
     if max(numbers) >= LONG * min(numbers) > 0:
-        _spread_out(panel)
+        _spread_out(panel, "x")
     panel.grid(alpha=0.25)
 
 
-def _spread_out(panel: Any) -> None:
-    """A logarithmic axis of costs, with plain numbers at 1, 2, 5, 10, ..."""
-    panel.set_xscale("log")
-    panel.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-    panel.xaxis.set_major_formatter("{x:g}")
-    panel.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+def _spread_out(panel: Any, name: str) -> None:
+    """Make the axis x or y of a panel logarithmic, with plain numbers at 1, 2, 5, 10, ..."""
+    panel.set(**{f"{name}scale": "log"})
+    axis = getattr(panel, f"{name}axis")
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
 def _number_keys(cells: Sequence[Record]) -> list[str]:
@@ -155,7 +156,7 @@ def _set_up(panel: Any, cells: Sequence[Record], measure: str) -> None:
     panel.set_ylabel(f"{measure} ({'more' if rises else 'less'} is better)")
     values, _ = _values(cells, measure)
     if not rises and max(values) > WIDE * min(values) > 0:
-        panel.set_yscale("log")
+        _spread_out(panel, "y")
 
 
 def _figure(num_rows: int, num_columns: int, width: float) -> tuple[Any, Any]:
