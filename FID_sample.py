@@ -114,6 +114,7 @@ def score(job: Job, record: Record, inception: InceptionNetwork | None) -> None:
         reconstruct=reconstruct,
         inception=inception,
         rungs=ladder_sets,
+        precision_recall=job.config.precision_recall,
     )
     if reference and train and job.config.classifier:
         asked = {"samples": samples, "reference": reference}

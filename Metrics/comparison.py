@@ -19,6 +19,7 @@ from MaskGIL.tokenizer_source import find_tokenizer
 from Metrics.features import load_feature_network
 from Metrics.inception import INCEPTION, open_inception
 from Metrics.perceptual import VGG, Perceptual, open_perceptual
+from Metrics.published import FEW
 from Metrics.reconstruction import (
     Reconstructions,
     Redraw,
@@ -29,7 +30,6 @@ from Metrics.reconstruction import (
 )
 from Metrics.record import Record, versions
 from Metrics.reference import LabelledImages, open_image_set
-from Metrics.sample_and_eval import FEW
 from Metrics.sample_config import SampleConfig
 from Metrics.seen import Extractor, Seen
 from Network.config import UserError

@@ -10,7 +10,13 @@ from MaskGIL.output import output_path
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling_keys import open_pipeline
 from Metrics.classifier import STEPS, check_classes
-from Metrics.inception import WIDTH, InceptionNetwork, find_weights, open_inception
+from Metrics.inception import (
+    SPATIAL_WIDTH,
+    WIDTH,
+    InceptionNetwork,
+    find_weights,
+    open_inception,
+)
 from Metrics.ladder import draw_size
 from Metrics.record import describe_samples, find_record
 from Metrics.reference import ImageSet, open_image_set
@@ -32,6 +38,7 @@ def check_reference(config: SampleConfig, reference: ImageSet) -> None:
         raise UserError(f"reference={config.reference} is one image; a distance needs two.")
     if find_weights(config.inception) and isinstance(reference, SampleFile):
         reference.moments(WIDTH)
+        reference.moments(SPATIAL_WIDTH, "mu_s", "sigma_s")
 
 
 class Job:

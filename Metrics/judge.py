@@ -3,7 +3,7 @@
 Stands on the statistics of `Metrics.seen`, the oracle, and the jackknife. N images of a set.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from MaskGIL.data.shapes import CLASSES
-from Metrics.inception import InceptionNetwork
-from Metrics.inception_metrics import FeatureStatistics, distance
 from Metrics.jackknife import GROUPS, balanced_groups, standard_error, without_each
 from Metrics.oracle import class_of
+from Metrics.published import distance_to
 from Metrics.reference import ImageSet
-from Metrics.sample_and_eval import fid
 from Metrics.seen import Extractor, Seen
 
 ACCURACY = "class accuracy"
 RISING = {ACCURACY}  # measures of which more is better
-Measure = Callable[[FeatureStatistics], float]
 
 
 class Judge:
@@ -41,8 +38,8 @@ class Judge:
         self._extractors, self._reads = extractors, tuple(classes) == CLASSES
         real = Seen(images, len(reference), extractors)
         self.sha256 = real.sha256  # of the reference
-        self._measures = [
-            _measure(extractor, reference, statistics)
+        self._distances = [
+            distance_to(reference, statistics, extractor)
             for extractor, statistics in zip(extractors, real.statistics)
         ]
 
@@ -56,8 +53,9 @@ class Judge:
         part_of = torch.from_numpy(groups).to(torch.uint8)
         seen = Seen(images, len(labels), self._extractors, part_of=part_of, objects=self._reads)
         measures: dict[str, dict[str, Any]] = {}
-        for (name, measure), parts, whole in zip(self._measures, seen.parts, seen.statistics):
-            measures[name] = _number(measure(whole), [measure(r) for r in without_each(parts)])
+        for distance, parts, whole in zip(self._distances, seen.parts, seen.statistics):
+            without = [distance.of(rest) for rest in without_each(parts)]
+            measures[distance.name] = _number(distance.of(whole), without)
         if self._reads:
             right = np.array([class_of(objects) for objects in seen.objects]) == labels
             without = [float(right[groups != group].mean()) for group in range(GROUPS)]
@@ -67,12 +65,3 @@ class Judge:
 
 def _number(value: float, without: Sequence[float]) -> dict[str, Any]:
     return {"value": value, "error": standard_error(without), "without": list(without)}
-
-
-def _measure(
-    extractor: Extractor, reference: ImageSet, real: FeatureStatistics
-) -> tuple[str, Measure]:
-    """The name of a distance to the reference, and the distance."""
-    if isinstance(extractor, InceptionNetwork) and extractor.is_official:
-        return "FID", lambda found: fid(found, real, reference, extractor.width)["fid"]
-    return f"{extractor.name} distance", lambda found: distance(found, real)

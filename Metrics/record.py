@@ -21,9 +21,10 @@ from MaskGIL.inference import loaded_fingerprint
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.plans import plan_kind
 from MaskGIL.sampling import SamplingConfig
+from Metrics.published import NAMES, NOTES
 from Network.config import UserError
 
-FORMAT = 2
+FORMAT = 3
 FIRST_SETTINGS = {"num_steps", "schedule", "order", "noise", "guidance", "guidance_scale",
                   "temperature", "top_k"}  # fmt: skip
 OF_MASKS = {"num_steps", "schedule", "order", "noise", "counts", "legacy", "remask", "remask_by"}
@@ -123,9 +124,10 @@ def kept_scores(record: Record, scores: Record) -> Record:
         metrics = {name: value for name, value in metrics.items() if not _stands_on_train(name)}
     kept = {**scores, "reference": new or old, "train": train}
     kept |= {"metrics": {**metrics, **scores["metrics"]}}
-    kept |= {"features": {**record["features"], **scores["features"]}}
+    for key in ("features", "intervals", "how"):
+        kept |= {key: {**record[key], **scores[key]}}
     if scores["fid"] is None and (record["fid"] is not None or not new):
-        kept |= {key: record[key] for key in ("fid", "fid_note")}
+        kept |= {key: record[key] for key in (*NAMES, *NOTES)}
     return kept
 
 
@@ -155,13 +157,38 @@ def summary(out: Path, record: Record) -> str:
             rows |= _accuracies(value)
         elif isinstance(value, dict):
             rows[name] = f"{value['share']:.2%} ({value['reference share']:.2%} of the reference)"
+        elif value is None:
+            rows[name] = "too few images of a class"
         else:
-            rows[name] = "too few images of a class" if value is None else f"{value:.4g}"
-    fid = "none" if record["fid"] is None else f"{record['fid']:.4f}"
-    rows["FID"] = f"{fid} ({record['fid_note']})"
+            rows[name] = f"{value:.4g}{_reach(record, name)}"
+    rows |= _published(record)
+    if record["intervals"]:
+        rows["±"] = "half of a 95 % interval; in brackets extrapolated to endlessly many samples"
+    if record["notes"]:
+        rows["note"] = "; ".join(record["notes"])
     rows["record"] = str(record_path(out))
     width = max(map(len, rows))
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+
+def _reach(record: Record, name: str) -> str:
+    """Half of the interval of a number, and what it is extrapolated to, where they are known."""
+    if not (ends := record["intervals"].get(name)):
+        return ""
+    limit = f" ({ends['extrapolated']:.4g})" if "extrapolated" in ends else ""
+    return f" ± {(ends['high'] - ends['low']) / 2:.2g}{limit}"
+
+
+def _published(record: Record) -> dict[str, str]:
+    """FID, sFID and inception score; one line where they are blank."""
+    if record["fid"] is None:
+        return {"FID, sFID, IS": f"none ({record['fid_note']})"}
+    sfid, score = record["sfid"], record["inception_score"]
+    return {
+        "FID": f"{record['fid']:.4f}{_reach(record, 'FID')}, {record['fid_note']}",
+        "sFID": "none: the reference has no mu_s and sigma_s" if sfid is None else f"{sfid:.4f}",
+        "inception score": f"{score:.2f}, shuffled {record['inception_score_shuffled']:.2f}",
+    }
 
 
 def _accuracies(classifier: dict[str, Any]) -> dict[str, str]:

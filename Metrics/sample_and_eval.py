@@ -6,6 +6,7 @@ N images, B of a batch, H height, W width, D width of a feature.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,18 +19,35 @@ from MaskGIL.data.shapes import CLASSES
 from MaskGIL.distributed import chunks
 from MaskGIL.noise import random_bits
 from MaskGIL.pipeline import Pipeline, image_seeds
+from Metrics.feature_scores import FEWEST, feature_scores
 from Metrics.features import load_feature_network
 from Metrics.inception import InceptionNetwork
-from Metrics.inception_metrics import FeatureStatistics, distance, frechet_distance
+from Metrics.inception_score import follows_classes
 from Metrics.ladder import draw_size, ladder
 from Metrics.nearest import Reconstruct, near_training
 from Metrics.oracle import class_of, objects_spread_ratio
+from Metrics.published import (
+    FEW,
+    distance_to,
+    spatial_and_inception_score,
+    unpublished,
+)
 from Metrics.reference import ImageSet, LabelledImages
-from Metrics.samples import SampleFile
 from Metrics.seen import DRAWS, Extractor, Seen, in_draws
 from Network.config import UserError
 
-FEW = 10_000  # images; an FID of fewer is larger, the more so the fewer they are
+FEW_SAMPLES = (
+    f"fewer than {FEW:,} samples: distances are larger than of more; compare sets of one size, or "
+    "extrapolated distances"
+)
+TOO_FEW = (
+    f"fewer than {FEWEST} samples or reference images: no KID, precision, recall, density, "
+    "coverage and intervals"
+)
+SORTED = (
+    "the samples are sorted by class: the inception score of contiguous blocks is far too small; "
+    "read that of shuffled images"
+)
 
 
 class Classed(Protocol):
@@ -98,21 +116,30 @@ def evaluate(
     reconstruct: Reconstruct | None = None,
     inception: InceptionNetwork | None = None,
     rungs: Mapping[str, LabelledImages] | None = None,
+    precision_recall: bool = True,
 ) -> dict[str, Any]:
     """Score images (B, 3, H, W) uint8 with labels (N,); a dict that JSON holds.
 
     "metrics" has the distance of `Metrics.features` to the reference; for the `classes` of the
     shapes what the oracle reads; with `train` how many images are near to a training image,
     those and the reference seen through `reconstruct` where it is given (`Metrics.nearest`); with
-    `rungs` their distances in draws (`Metrics.ladder`). "fid" has the FID if `inception` is the
-    released network. All but that is computed on the CPU, so that the numbers do not depend on the
-    device.
+    `rungs` their distances in draws (`Metrics.ladder`); with `precision_recall` the scores and
+    "intervals" of `Metrics.feature_scores`, by `inception` or else by our own network. "fid",
+    "sfid" and "inception_score" have numbers if `inception` is the released network. All but its
+    features is computed on the CPU, so that the numbers do not depend on the device.
     """
     extractors: list[Extractor] = [load_feature_network(), *([inception] if inception else [])]
     shapes, near = tuple(classes) == CLASSES, train is not None
     draw = draw_size([len(labels), *map(len, rungs.values())]) if rungs else 0
-    parts = in_draws(len(labels), draw)
-    samples = Seen(images, len(labels), extractors, part_of=parts, objects=shapes, thumbnails=near)
+    look = partial(
+        Seen,
+        extractors=extractors,
+        objects=shapes,
+        thumbnails=near,
+        features=precision_recall and reference is not None,
+        spatial=inception is not None and inception.is_official,
+    )
+    samples = look(images, len(labels), part_of=in_draws(len(labels), draw))
     metrics: dict[str, Any] = {}
     result = {
         "num_images": samples.count,
@@ -120,23 +147,20 @@ def evaluate(
         "features": {extractor.name: extractor.sha256 for extractor in extractors},
         "reference": None,
         "metrics": metrics,
-        "fid": None,
-        "fid_note": _why_no_fid(reference, inception),
+        "intervals": {},
+        "how": {},
+        "notes": [],
+        **unpublished(reference, inception),
     }
     if shapes:
         read = [class_of(objects) for objects in samples.objects]
         metrics["class accuracy"] = float(np.mean(read == labels))
     if reference is None:
         return result
-    count = len(reference)
-    real = Seen(reference, count, extractors, reconstruct, objects=shapes, thumbnails=near)
-    facts = {"name": reference.name, "sha256": real.sha256, "count": count}
+    real = look(reference, len(reference), reconstruct=reconstruct)
+    facts = {"name": reference.name, "sha256": real.sha256, "count": len(reference)}
     result["reference"] = {**facts, "unreadable": dict(reference.unreadable)}
-    for extractor, found, expected in zip(extractors, samples.statistics, real.statistics):
-        if isinstance(extractor, InceptionNetwork) and extractor.is_official:
-            result |= fid(found, expected, reference, extractor.width)
-        else:
-            metrics[f"{extractor.name} distance"] = distance(found, expected)
+    _compare(result, extractors, samples, real, labels, reference)
     if shapes and _has_shapes_labels(reference):
         ratios = objects_spread_ratio(samples.objects, labels, real.objects, reference.labels)
         for name, ratio in ratios.items():
@@ -148,6 +172,39 @@ def evaluate(
     if rungs:
         metrics |= _ladders(extractors, rungs, samples, real, draw)
     return result
+
+
+def _compare(
+    result: dict[str, Any],
+    extractors: Sequence[Extractor],
+    samples: Seen,
+    real: Seen,
+    labels: NDArray[np.int64],
+    reference: ImageSet,
+) -> None:
+    """Add to the result what the features of both sets tell of each other."""
+    metrics, notes = result["metrics"], result["notes"]
+    distances = [
+        distance_to(reference, seen, network) for network, seen in zip(extractors, real.statistics)
+    ]
+    values = [distance.of(seen) for distance, seen in zip(distances, samples.statistics)]
+    for distance, value in zip(distances, values):
+        if distance.is_fid:
+            result |= {"fid": value, "fid_note": distance.note(samples.count)}
+            result |= spatial_and_inception_score(samples, real, reference)
+        else:
+            metrics[distance.name] = value
+    if samples.count < FEW:
+        notes.append(FEW_SAMPLES)
+    if result["inception_score"] is not None and follows_classes(labels):
+        notes.append(SORTED)
+    features = samples.features[-1], real.features[-1]  # of the Inception network, if any
+    if 0 < min(map(len, features)) < FEWEST:
+        notes.append(TOO_FEW)
+    elif len(features[0]) > 0:
+        scores = feature_scores(*features, labels, distances[-1], values[-1])
+        metrics |= scores.pop("metrics")
+        result |= scores
 
 
 def _ladders(
@@ -167,29 +224,6 @@ def _ladders(
         draws = {name: each.parts[number][:DRAWS] for name, each in seen.items()}
         ladders[f"{extractor.name} ladder"] = ladder(draws, whole)
     return ladders
-
-
-def _why_no_fid(reference: ImageSet | None, inception: InceptionNetwork | None) -> str:
-    if reference is None:
-        return "no reference"
-    if inception is None:
-        return "no Inception weights at hand: inception=FILE or inception=download"
-    return f"{inception.name} is not the Inception network that defines it"
-
-
-def fid(
-    samples: FeatureStatistics, real: FeatureStatistics, reference: ImageSet, width: int
-) -> dict[str, Any]:
-    """The FID, and of how many images it is."""
-    moments = reference.moments(width) if isinstance(reference, SampleFile) else None
-    mean, covariance = moments or (real.mean, real.covariance)
-    source = "mu and sigma in the file" if moments else f"{real.count:,} images"
-    few = min(samples.count, FEW if moments else real.count) < FEW
-    note = f"torch-fidelity's Inception; {samples.count:,} images, {source} of the reference"
-    return {
-        "fid": frechet_distance(samples.mean, samples.covariance, mean, covariance),
-        "fid_note": note + "; too few to compare with published ones" * few,
-    }
 
 
 def _has_shapes_labels(reference: ImageSet) -> bool:

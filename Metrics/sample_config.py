@@ -43,6 +43,11 @@ class SampleConfig(SamplingKeys):
         "weights of the Inception network for the FID: a file; auto: what PyTorch's folder of "
         "downloads holds; download: fetched into it first; none: no FID",
     )
+    precision_recall: bool = setting(
+        True,
+        "also KID, precision, recall, density, coverage and 95 % intervals of all distances: keeps "
+        "the features of every image; false: no",
+    )
     nearest: str = setting(
         "", "PNG file, replaced: 16 samples, each above the nearest training image; needs train"
     )
@@ -88,6 +93,11 @@ class SampleConfig(SamplingKeys):
         for key in ("nearest", "ladder", "classifier"):
             if getattr(self, key) and not self.train:
                 raise UserError(f"{key} needs the training images: give train=... too.")
+        if not self.precision_recall and (self.sweep or self.reconstruct or not self.reference):
+            raise UserError(
+                "precision_recall=false leaves out scores of samples against a reference, of which "
+                "there are none; leave the key out."
+            )
         if self.inception not in ("auto", "none") and not self.reference:
             raise UserError("inception needs a reference: an FID is the distance to one.")
 

@@ -66,22 +66,36 @@ class SampleFile:
             digest.update(images.permute(0, 2, 3, 1).contiguous().numpy().data)
         return digest.hexdigest()
 
-    def moments(self, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """Mean (D,) and covariance (D, D) of Inception features, if the file has `mu` and `sigma`.
+    @property
+    def has_moments(self) -> bool:
+        """Whether the file has a mean and covariance of features, of more images than it holds."""
+        return self._stored("mu", "sigma") is not None
 
-        ADM's references do, of more images than they hold, and its evaluator takes them. Raises
-        UserError unless D is `width`.
+    def moments(
+        self, width: int, mean: str = "mu", covariance: str = "sigma"
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Mean (D,) and covariance (D, D) of features, if the file has arrays of these names.
+
+        ADM's references do, and its evaluator takes them: mu and sigma, and for the sFID mu_s and
+        sigma_s. Raises UserError unless D is `width`.
         """
-        with np.load(self.path, allow_pickle=False) as arrays:
-            if not {"mu", "sigma"} <= set(arrays):
-                return None
-            mean, covariance = arrays["mu"], arrays["sigma"]
-        if mean.shape != (width,) or covariance.shape != (width, width):
+        if (stored := self._stored(mean, covariance)) is None:
+            return None
+        found_mean, found_covariance = stored
+        if found_mean.shape != (width,) or found_covariance.shape != (width, width):
             raise UserError(
-                f"{self.path} has mu of shape {mean.shape} and sigma of {covariance.shape}, the "
-                f"features are {width} numbers; name a reference with statistics of Inception."
+                f"{self.path} has {mean} of shape {found_mean.shape} and {covariance} of "
+                f"{found_covariance.shape}, the features are {width} numbers; name a reference "
+                "with statistics of Inception."
             )
-        return mean, covariance
+        return stored
+
+    def _stored(self, *names: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        with np.load(self.path, allow_pickle=False) as arrays:
+            if not set(names) <= set(arrays):
+                return None
+            first, second = (arrays[name] for name in names)
+        return first, second
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -14,6 +14,7 @@ from torch import Tensor
 from MaskGIL.data.sampler import spread
 from MaskGIL.data.shapes import Object
 from MaskGIL.noise import random_bits
+from Metrics.inception import InceptionNetwork
 from Metrics.inception_metrics import FeatureStatistics
 from Metrics.nearest import Reconstruct, thumbnails
 from Metrics.oracle import read_objects
@@ -38,9 +39,10 @@ class Seen:
     """Statistics, hash and thumbnails of `count` images (B, 3, H, W) uint8 that come in batches.
 
     `part_of` (count,) uint8 takes the set apart: `parts[e]` has the features by extractor e of each
-    part, and `statistics[e]` those of all. Thumbnails are of the images `kept` (n,), at most
-    MOST_THUMBNAILS and evenly spread, seen through `reconstruct`; `objects` is what the oracle
-    reads.
+    part, and `statistics[e]` those of all; with `features`, `features[e]` are all of them, (count,
+    width). `spatial` and `logits` are what else an Inception network gives, where they are asked
+    for. Thumbnails are of the images `kept` (n,), at most MOST_THUMBNAILS and evenly spread, seen
+    through `reconstruct`; `objects` is what the oracle reads.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class Seen:
         part_of: Tensor | None = None,
         objects: bool = False,
         thumbnails: bool = False,
+        features: bool = False,
+        spatial: bool = False,
     ) -> None:
         self.count = 0
         self.objects: list[list[Object]] = []
@@ -60,6 +64,10 @@ class Seen:
         num_parts = 1 + int(self._part_of.max())
         self.parts = [[FeatureStatistics() for _ in range(num_parts)] for _ in extractors]
         self._extractors, self._reconstruct, self._reads = extractors, reconstruct, objects
+        rows = count if features else 0
+        self.features = [torch.empty(rows, extractor.width) for extractor in extractors]
+        self.spatial, self._looks_closer = FeatureStatistics(), spatial
+        self._logits: list[Tensor] = []
         self.kept = spread(count, MOST_THUMBNAILS if thumbnails else 0)
         self._thumbnails: list[Tensor] = []
         self._digest = hashlib.sha256()
@@ -78,6 +86,11 @@ class Seen:
         return self._digest.hexdigest()
 
     @property
+    def logits(self) -> Tensor:
+        """(N, classes of the Inception network)."""
+        return torch.cat(self._logits)
+
+    @property
     def thumbnails(self) -> Tensor:
         """(n, D)."""
         return torch.cat(self._thumbnails)
@@ -86,17 +99,28 @@ class Seen:
     def _add(self, images: Tensor) -> None:
         pixels = images.permute(0, 2, 3, 1).contiguous()  # (B, H, W, 3)
         self._digest.update(pixels.numpy().tobytes())
-        part_of = self._part_of[self.count : self.count + len(images)]
-        for parts, extractor in zip(self.parts, self._extractors):
-            features = extractor(images)
+        rows = slice(self.count, self.count + len(images))
+        part_of = self._part_of[rows]
+        for parts, all_features, extractor in zip(self.parts, self.features, self._extractors):
+            features = self._look(extractor, images)
             for number in part_of.unique().tolist():
                 parts[number].update(features[part_of == number])
+            if len(all_features):
+                all_features[rows] = features
         if self._reads:
             self.objects += read_objects(pixels)
-        first, last = np.searchsorted(self.kept, [self.count, self.count + len(images)])
-        if rows := (self.kept[first:last] - self.count).tolist():
-            self._thumbnails.append(thumbnails(images[rows], self._reconstruct))
-        self.count += len(images)
+        first, last = np.searchsorted(self.kept, [rows.start, rows.stop])
+        if kept := (self.kept[first:last] - self.count).tolist():
+            self._thumbnails.append(thumbnails(images[kept], self._reconstruct))
+        self.count = rows.stop
+
+    def _look(self, extractor: Extractor, images: Tensor) -> Tensor:
+        if not (self._looks_closer and isinstance(extractor, InceptionNetwork)):
+            return extractor(images)
+        outputs = extractor.outputs(images)
+        self.spatial.update(outputs.spatial)
+        self._logits.append(outputs.logits)
+        return outputs.features
 
 
 def in_draws(count: int, draw: int) -> Tensor:

@@ -23,6 +23,7 @@ from Metrics.sample_config import SampleConfig
 from Network.files import fingerprint
 
 ROOT = Path(__file__).parent.parent
+BY_FEATURES = ("KID", "precision", "recall", "density", "coverage")
 SMALL = ("num_images=40", "chunk=16", "device=cpu", "precision=fp32", "reference=shapes:64")
 
 
@@ -61,17 +62,31 @@ def test_a_set_and_its_record(fid_sample, weights, tmp_path):
     assert (record["samples"]["seed"], record["samples"]["num_steps"]) == (4, 3)
     assert (record["reference"]["count"], record["train"]) == (64, "shapes:128")
     assert record["made"]["images_per_second"] > 0
-    assert record["fid"] is None
+    assert {record[name] for name in ("fid", "sfid", "inception_score")} == {None}
+    assert record["intervals"].keys() == {f"shapesnet-1 {score}" for score in BY_FEATURES}
     assert list(record["metrics"]) == [
         "class accuracy",
         "shapesnet-1 distance",
+        *(f"shapesnet-1 {score}" for score in BY_FEATURES),
         "spread of position",
         "spread of size",
         "spread of colour",
         "near training images",
     ]
-    assert f"shapesnet-1 distance  {record['metrics']['shapesnet-1 distance']:.4g}\n" in out
-    assert "FID                   none (no Inception weights at hand: inception=FILE or" in out
+    assert f"shapesnet-1 distance   {record['metrics']['shapesnet-1 distance']:.4g}\n" in out
+    assert f"shapesnet-1 recall     {record['metrics']['shapesnet-1 recall']:.4g} ± " in out
+    assert "FID, sFID, IS          none (no Inception weights at hand: inception=FILE or" in out
+
+
+def test_features_need_not_be_kept(fid_sample, tmp_path):
+    code, out, _ = fid_sample("precision_recall=false")
+    record = json.loads((tmp_path / "samples.json").read_text())
+    assert (code, record["intervals"]) == (0, {})
+    assert "shapesnet-1 distance" in record["metrics"]
+    assert not any("KID" in name for name in record["metrics"])
+    assert "±" not in out
+    assert fid_sample()[0] == 0  # they may be asked for later, of the same set
+    assert "shapesnet-1 KID" in json.loads((tmp_path / "samples.json").read_text())["metrics"]
 
 
 def test_the_same_command_scores_again_and_another_is_refused(fid_sample, tmp_path):

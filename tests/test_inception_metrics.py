@@ -1,36 +1,17 @@
 """Expected numbers: `fixtures/metrics/golden.json` (its packages and versions stand in it), scipy's
-`sqrtm`, prdc 0.2, numpy, and toy sets counted by hand."""
+`sqrtm`, torchmetrics, numpy, and toy sets counted by hand."""
 
-import functools
-import hashlib
-import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from fixtures.metrics import inputs
-from prdc import compute_prdc
+from fixtures.metrics.stored import GOLDEN, features, gaussian
+from torchmetrics.image import fid as torchmetrics_fid
 
-from Metrics import inception_metrics
-from Metrics.inception_metrics import (
-    FeatureStatistics,
-    frechet_distance,
-    inception_score,
-    precision_recall,
-)
+from Metrics.inception_metrics import FeatureStatistics, distance, frechet_distance
 from Network.config import UserError
-
-GOLDEN = json.loads((Path(__file__).parent / "fixtures/metrics/golden.json").read_text())
-
-
-@functools.cache
-def features(name):
-    values = inputs.features(name)
-    assert hashlib.sha256(values.tobytes()).hexdigest() == GOLDEN["sha256"][name]
-    return torch.from_numpy(values)
 
 
 def statistics_of(rows, batch=256):
@@ -38,16 +19,6 @@ def statistics_of(rows, batch=256):
     for part in rows.split(batch):
         statistics.update(part)
     return statistics
-
-
-def fid(first, second):
-    return frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
-
-
-def gaussian(rows, width, seed, mean=0.0):
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(width, width, generator=generator, dtype=torch.float64)
-    return torch.randn(rows, width, generator=generator, dtype=torch.float64) @ mixing + mean
 
 
 # Statistics
@@ -131,13 +102,13 @@ def test_a_mean_that_was_read_stays_as_it_was():
 def test_fid_matches_the_reference_packages():
     golden = GOLDEN["pairs"]["a64_b64"]
     a, b = statistics_of(features("a64")), statistics_of(features("b64"))
-    distance = fid(a, b)
-    assert distance == pytest.approx(golden["fid_pytorch_fid_sqrtm"], rel=1e-11)
-    assert distance == pytest.approx(golden["fid_eigh_float64"], rel=1e-11)
-    assert fid(b, a) == pytest.approx(distance, rel=1e-12)
+    found = distance(a, b)
+    assert found == pytest.approx(golden["fid_pytorch_fid_sqrtm"], rel=1e-11)
+    assert found == pytest.approx(golden["fid_eigh_float64"], rel=1e-11)
+    assert distance(b, a) == pytest.approx(found, rel=1e-12)
     # These two keep the mean in float32.
-    assert distance == pytest.approx(golden["fid_torch_fidelity"], abs=1e-5)
-    assert distance == pytest.approx(GOLDEN["fid_adm"]["a64_b64"], abs=1e-5)
+    assert found == pytest.approx(golden["fid_torch_fidelity"], abs=1e-5)
+    assert found == pytest.approx(GOLDEN["fid_adm"]["a64_b64"], abs=1e-5)
 
 
 @pytest.fixture
@@ -154,10 +125,10 @@ def one_thread():
 def test_fid_matches_the_reference_packages_at_full_width():
     golden = GOLDEN["pairs"]["a2048_b2048"]
     a, b = statistics_of(features("a2048")), statistics_of(features("b2048"))  # a has rank 1999
-    distance = fid(a, b)
-    assert distance == pytest.approx(golden["fid_svd_of_features_float64"], rel=1e-9)
+    found = distance(a, b)
+    assert found == pytest.approx(golden["fid_svd_of_features_float64"], rel=1e-9)
     for others in ("fid_pytorch_fid_sqrtm", "fid_eigh_float64"):  # which see the lost rank as noise
-        assert distance == pytest.approx(golden[others], abs=1e-4)
+        assert found == pytest.approx(golden[others], abs=1e-4)
 
 
 @pytest.mark.parametrize("width", [1, 5, 40])
@@ -166,7 +137,9 @@ def test_fid_matches_sqrtm_on_random_covariances(width):
     b = statistics_of(gaussian(300, width, seed=7, mean=0.3))
     root = scipy.linalg.sqrtm((a.covariance @ b.covariance).numpy())
     expected = (a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace()
-    assert fid(a, b) == pytest.approx(expected.item() - 2 * np.trace(root).real, rel=1e-9)
+    assert distance(a, b) == pytest.approx(expected.item() - 2 * np.trace(root).real, rel=1e-9)
+    theirs = torchmetrics_fid._compute_fid(a.mean, a.covariance, b.mean, b.covariance)
+    assert distance(a, b) == pytest.approx(theirs.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("rows", [2, 10, 64, 65, 500])
@@ -176,14 +149,14 @@ def test_fid_of_few_images_matches_the_singular_values_of_the_features(rows):
     overlap = np.linalg.svd((x - x.mean(0)) @ (y - y.mean(0)).T, compute_uv=False).sum()
     traces = x.var(0).sum() + y.var(0).sum() + (x.mean(0) - y.mean(0)).square().sum()
     expected = traces.item() - 2 * overlap / np.sqrt((rows - 1) * 299)
-    assert fid(statistics_of(x), statistics_of(y)) == pytest.approx(expected, rel=1e-10)
+    assert distance(statistics_of(x), statistics_of(y)) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("rows", [3, 30, 100])
 def test_fid_of_a_set_with_itself_is_zero_and_never_below(rows):
     for part in features("a64").split(rows)[:20]:  # rounding goes either way
         statistics = statistics_of(part)
-        assert 0 <= fid(statistics, statistics) < 1e-10
+        assert 0 <= distance(statistics, statistics) < 1e-10
 
 
 def test_fid_of_constant_and_of_single_coordinates():
@@ -199,105 +172,12 @@ def test_fid_of_constant_and_of_single_coordinates():
 def test_fid_does_not_depend_on_the_origin_or_the_axes():
     x, y = gaussian(100, 10, seed=8), gaussian(120, 10, seed=9)
     turn = torch.linalg.qr(gaussian(10, 10, seed=10)).Q
-    expected = fid(statistics_of(x), statistics_of(y))
+    expected = distance(statistics_of(x), statistics_of(y))
     assert expected > 1
-    assert fid(statistics_of(x + 1e4), statistics_of(y + 1e4)) == pytest.approx(expected, rel=1e-9)
-    assert fid(statistics_of(x @ turn), statistics_of(y @ turn)) == pytest.approx(expected)
-
-
-# Inception score
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "splits", "key"),
-    [
-        ("3000", {}, 1, "torch_fidelity_splits1_noshuffle"),
-        ("3000", {}, 1, "adm_split_size5000_float64"),
-        ("3000", {}, 10, "torch_fidelity_splits10_noshuffle"),
-        ("3000", {}, 10, "adm_split_size300_float64"),
-        ("2005", {}, 1, "adm_split_size5000_float64"),
-        ("2005", {}, 10, "torch_fidelity_splits10_noshuffle"),
-        # So sure that a float32 probability underflows: ADM's float32 code gives NaN.
-        ("sharp_scale30_seed32_n300", {"scale": 30, "seed": 32}, 10, "adm_float64_split30"),
-    ],
-)
-def test_inception_score_matches_the_references(name, arguments, splits, key):
-    logits = inputs.logits(300 if arguments else int(name), **arguments)
-    assert hashlib.sha256(logits.tobytes()).hexdigest() == GOLDEN["sha256"][f"logits {name}"]
-    mean, deviation = inception_score(torch.from_numpy(logits), splits)
-    expected_mean, expected_deviation = GOLDEN["inception_score"][name][key]
-    assert mean == pytest.approx(expected_mean, rel=1e-12)
-    assert deviation == pytest.approx(expected_deviation, abs=1e-12)
-
-
-def test_inception_score_of_certain_and_of_clueless_networks():
-    # Certain of a different class each time: the number of classes, 4. Clueless: 1.
-    certain = torch.eye(4).repeat(10, 1) * 1e5  # every other probability underflows in float64 too
-    assert inception_score(certain, splits=2) == (pytest.approx(4), pytest.approx(0))
-    assert inception_score(torch.zeros(40, 4), splits=2) == (pytest.approx(1), pytest.approx(0))
-    one_class = torch.tensor([[1e5, 0.0, 0.0, -1e5]]).repeat(20, 1)
-    assert inception_score(one_class) == (pytest.approx(1), pytest.approx(0))
-
-
-# Precision and recall
-
-
-def test_precision_recall_matches_the_references():
-    golden = GOLDEN["pairs"]["a64_b64"]
-    generated, real = features("a64"), features("b64")
-    for k in (3, 5):
-        found = precision_recall(real, generated, k)
-        assert found == pytest.approx(golden[f"precision_recall_prdc_k{k}"], abs=1e-12)
-    found = precision_recall(real, generated)
-    assert found == pytest.approx(golden["precision_recall_torch_fidelity_k3"], abs=1e-12)
-    adm = GOLDEN["adm_precision_recall_k3_float32"]
-    assert found == pytest.approx(adm["a64_b64"], abs=1e-12)
-    found = precision_recall(features("b2048")[:900], features("a2048")[:600])
-    assert found == pytest.approx(adm["a2048_b2048_first600_900"], abs=1e-12)
-
-
-@pytest.mark.slow
-def test_precision_recall_matches_the_references_at_full_width():
-    golden = GOLDEN["pairs"]["a2048_b2048"]
-    found = precision_recall(features("b2048"), features("a2048"))
-    assert found == pytest.approx(golden["precision_recall_prdc_k3"], abs=1e-12)
-    assert found == pytest.approx(golden["precision_recall_torch_fidelity_k3"], abs=1e-12)
-
-
-@pytest.mark.parametrize("rows", [3, 64, 1000])
-def test_precision_recall_matches_prdc_for_any_block(monkeypatch, rows):
-    monkeypatch.setattr(inception_metrics, "ROWS", rows)
-    real, generated = gaussian(150, 5, seed=11), gaussian(130, 5, seed=12, mean=1.0)
-    theirs = compute_prdc(real.numpy(), generated.numpy(), nearest_k=4)
-    assert precision_recall(real, generated, k=4) == (theirs["precision"], theirs["recall"])
-    assert 0 < theirs["precision"] < 1
-    assert 0 < theirs["recall"] < 1
-
-
-@pytest.mark.parametrize("origin", [0.0, 0.1, 1e7])
-def test_equal_distances_count(origin):
-    # Real points 0..4: at k=2 the inner ones reach 1, the ends 2. Generated -2 and 6 lie exactly at
-    # the reach of an end, 7 and 20 beyond. The generated ones reach 8 and more: all real recalled.
-    real = torch.arange(5.0, dtype=torch.float64)[:, None]
-    generated = torch.tensor([[-2.0], [6.0], [7.0], [20.0]], dtype=torch.float64)
-    assert precision_recall(real + origin, generated + origin, k=2) == (0.5, 1.0)
-    assert precision_recall(generated + origin, real + origin, k=2) == (1.0, 0.5)
-    strict = compute_prdc(real.numpy(), generated.numpy(), nearest_k=2)
-    assert strict["precision"] == 0  # prdc leaves equal distances out
-
-
-def test_copies_of_one_image_are_found_by_copies_only():
-    # Reach 0 around a fourfold image: a copy lies in it, and a neighbour does not.
-    real = gaussian(1, 7, seed=13).repeat(4, 1)
-    generated = torch.cat([real[:1], real[:1] + 1e-3, gaussian(2, 7, seed=14)])
-    assert precision_recall(real, generated, k=3)[0] == 0.25
-
-
-def test_precision_recall_of_equal_and_of_distant_sets():
-    rows = gaussian(50, 4, seed=15)
-    assert precision_recall(rows, rows.clone()) == (1.0, 1.0)
-    assert precision_recall(rows, rows + 1e4) == (0.0, 0.0)
-    assert precision_recall(rows, rows[:1] + 1e-3 * gaussian(20, 4, seed=16)) == (1.0, 0.02)
+    assert distance(statistics_of(x + 1e4), statistics_of(y + 1e4)) == pytest.approx(
+        expected, rel=1e-9
+    )
+    assert distance(statistics_of(x @ turn), statistics_of(y @ turn)) == pytest.approx(expected)
 
 
 # A user's mistakes
@@ -314,10 +194,6 @@ def test_too_few_images_are_refused():
     statistics.update(torch.ones(1, 3))
     with say("A covariance: at least 2 images are needed, got 1; raise num_images."):
         _ = statistics.covariance
-    with say("An inception score: at least 10 images are needed, got 9; raise num_images."):
-        inception_score(torch.zeros(9, 3))
-    with say("Precision and recall at k=3: at least 4 images are needed, got 3; raise num_images."):
-        precision_recall(torch.zeros(10, 2), torch.zeros(3, 2))
 
 
 def test_widths_that_differ_are_refused():
@@ -330,11 +206,9 @@ def test_widths_that_differ_are_refused():
     assert statistics.count == 2
     two, three = statistics_of(gaussian(9, 2, seed=17)), statistics_of(gaussian(9, 3, seed=18))
     with say(f"The first mean and the second mean have widths 2 and 3: {remedy}"):
-        fid(two, three)
+        distance(two, three)
     with say(f"The second mean and the second covariance have widths 2 and 3: {remedy}"):
         frechet_distance(two.mean, two.covariance, two.mean, three.covariance)
-    with say(f"The real features and the generated features have widths 2 and 3: {remedy}"):
-        precision_recall(torch.zeros(9, 2), torch.zeros(9, 3))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -344,10 +218,6 @@ def test_values_that_are_not_finite_are_refused(bad):
     remedy = "hold NaN or infinity: look at the weights and images behind them."
     with say(f"The features {remedy}"):
         FeatureStatistics().update(rows)
-    with say(f"The logits {remedy}"):
-        inception_score(rows)
-    with say(f"The generated features {remedy}"):
-        precision_recall(torch.zeros(12, 2), rows)
     with say(f"The covariances {remedy}"):
         frechet_distance(rows[0], torch.eye(2), rows[0], torch.eye(2) * bad)
 

@@ -1,87 +1,112 @@
-"""The published Bi-LLaMA; its authors' own numbers are in test_generator_files.py."""
+"""The numbers of the released network: of which statistics, and what they are called."""
 
-import contract
+import numpy as np
 import pytest
-import tiny
 import torch
-from test_gpt import NORMS, plain_norm
-from torch.nn import functional as F
-from torch.nn.functional import silu
 
-from Network.published import PublishedGPT
+from Metrics import published
+from Metrics.inception import InceptionNetwork, InceptionOutputs
+from Metrics.inception_metrics import frechet_distance
+from Metrics.inception_score import SEED, adm_inception_score, inception_score
+from Metrics.published import (
+    NAMES,
+    distance_to,
+    spatial_and_inception_score,
+    unpublished,
+)
+from Metrics.reference import open_image_set
+from Metrics.seen import Seen
+from Network.config import UserError
 
-
-def network(**changes):
-    return tiny.network(rotary="published", **changes)
-
-
-def test_it_is_built_for_its_layout():
-    assert type(network()) is PublishedGPT
-    assert network().objectives == ("mar",)
-    assert network().state_dict().keys() == tiny.network().state_dict().keys()
-
-
-@pytest.mark.parametrize("changes", [*NORMS, {"learned_positions": True}])
-def test_a_gradient_reaches_every_parameter(changes):
-    contract.gradients(network(**changes))
+SIDE, COUNT = 16, 24
+SPATIAL_WIDTH = 7  # of the stand-in: a distance of 2023 numbers takes seconds
 
 
-def test_the_contract():
-    contract.batch_does_not_matter(network())
-    contract.labels_and_tokens_matter(network())
-    contract.rows_are_those_of_all(network())
-    contract.contexts_join(network())
-    contract.dropout_acts_in_training_only(network(), network(dropout=0.5))
-    contract.runs_in_bfloat16(network())
-    contract.fresh_matrices(network(), zero=("output.weight",))
+class Patches(InceptionNetwork):
+    """Stands in for the released network: mean colours, and a few pixels."""
+
+    def __init__(self, official=True):
+        self.name, self.sha256, self.width, self.is_official = "patches", "0", 3, official
+
+    def outputs(self, images):
+        features = images.float().mean((2, 3))
+        spatial = images.float().flatten(1)[:, :SPATIAL_WIDTH] / 255
+        return InceptionOutputs(features, spatial, features[:, :2] / 20)
 
 
-def plain_logits(network, tokens, label):
-    """One image, head by head: angle i - 1 for token i, none and nothing for token 0."""
-    table = network.token_embedding.weight[tokens.flatten()]
-    x = plain_norm(
-        network.embed_norm, torch.cat([table, network.condition.table.weight[label, None]])
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch):
+    monkeypatch.setattr(published, "SPATIAL_WIDTH", SPATIAL_WIDTH)
+
+
+@pytest.fixture(scope="module")
+def images():
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(256, (2, COUNT, 3, SIDE, SIDE), generator=random, dtype=torch.uint8)
+
+
+def saved(folder, images, **arrays):
+    np.savez(folder / "a.npz", arr_0=images.permute(0, 2, 3, 1).numpy(), **arrays)
+    return open_image_set("reference", str(folder / "a.npz"), "val", (SIDE, SIDE))
+
+
+def look(images):
+    return Seen(images.split(7), COUNT, [Patches()], spatial=True)
+
+
+def test_scores_are_of_what_the_network_gives_in_one_pass(images, tmp_path):
+    samples, real = map(look, images)
+    found = spatial_and_inception_score(samples, real, saved(tmp_path, images[1]))
+    one, other = (Patches().outputs(x).spatial.double() for x in images)
+    expected = frechet_distance(one.mean(0), one.T.cov(), other.mean(0), other.T.cov())
+    assert found["sfid"] == pytest.approx(expected)
+    logits = Patches().outputs(images[0]).logits
+    assert found["inception_score"] == pytest.approx(adm_inception_score(logits)[0])
+    assert found["inception_score_shuffled"] == pytest.approx(inception_score(logits, 10, SEED)[0])
+    assert {*found, "fid"} == {*NAMES, "inception_score_note"}
+
+
+def test_a_reference_of_adm_is_its_statistics(images, tmp_path):
+    samples, real = map(look, images)
+    moments = {"mu": np.zeros(3), "sigma": np.eye(3)}
+    without = saved(tmp_path, images[1], **moments)
+    assert spatial_and_inception_score(samples, real, without)["sfid"] is None
+    spatial = {"mu_s": np.zeros(SPATIAL_WIDTH), "sigma_s": np.eye(SPATIAL_WIDTH)}
+    adm = saved(tmp_path, images[1], **moments, **spatial)
+    statistics = samples.spatial
+    expected = frechet_distance(statistics.mean, statistics.covariance, *spatial.values())
+    assert spatial_and_inception_score(samples, real, adm)["sfid"] == pytest.approx(expected)
+    distance = distance_to(adm, real.statistics[0], Patches())
+    seen = samples.statistics[0]
+    expected = frechet_distance(seen.mean, seen.covariance, *moments.values())
+    assert distance.of(seen) == pytest.approx(expected)
+    assert distance.note(50_000) == (
+        "torch-fidelity's Inception; 50,000 images, mu and sigma in the file of the reference"
     )
-    frequency = 10000.0 ** -(torch.arange(0, 16, 2).double() / 16)
-    turn = torch.exp(1j * (torch.arange(len(x)).double() - 1)[:, None] * frequency)
-    turn[0] = 0
-
-    def turned(x):
-        return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(1)
-
-    for block in network.blocks:
-        part, outputs = plain_norm(block.attention_norm_in, x), []
-        q, k, v = (part @ block.attention.qkv.weight.T).chunk(3, -1)
-        for head in (slice(0, 16), slice(16, 32)):
-            queries = turned(plain_norm(block.attention.q_norm, q[:, head].contiguous()))
-            keys = turned(plain_norm(block.attention.k_norm, k[:, head].contiguous()))
-            outputs.append((queries @ keys.T / 4).softmax(-1) @ v[:, head])
-        part = torch.cat(outputs, -1) @ block.attention.out.weight.T
-        x = x + plain_norm(block.attention_norm_out, part)
-        part, feed = plain_norm(block.feed_forward_norm_in, x), block.feed_forward
-        part = F.linear(silu(F.linear(part, feed.gate.weight)) * F.linear(part, feed.up.weight),
-                        feed.down.weight)  # fmt: skip
-        x = x + plain_norm(block.feed_forward_norm_out, part)
-    return plain_norm(network.norm, x[:-1]) @ network.output.weight.T
+    assert distance.note(9_999).endswith("; too few to compare with published ones")
+    wrong = saved(tmp_path, images[1], mu=np.zeros(3), sigma=np.eye(3), mu_s=[0], sigma_s=[[0]])
+    with pytest.raises(UserError, match=r"has mu_s of shape \(1,\) and sigma_s of \(1, 1\), the f"):
+        spatial_and_inception_score(samples, real, wrong)
 
 
-@pytest.mark.parametrize("changes", NORMS)
-def test_equals_the_plain_formulation(changes):
-    ours, tokens = network(grid=(2, 3), **changes), tiny.tokens(grid=(2, 3))
-    with torch.no_grad():
-        found = ours(tokens, contract.LABELS)
-        for image, label, logits in zip(tokens, contract.LABELS, found):
-            expected = plain_logits(ours, image, label)
-            torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)  # float32 angles
+def test_only_the_released_network_makes_an_fid(images, tmp_path):
+    reference, real = saved(tmp_path, images[1]), look(images[1]).statistics[0]
+    assert distance_to(reference, real, Patches()).is_fid
+    other = distance_to(reference, real, Patches(official=False))
+    assert (other.name, other.prefix, other.is_fid) == ("patches distance", "patches ", False)
+    assert other.of(real) == pytest.approx(0, abs=1e-9)
 
 
-def test_token_zero_looks_everywhere_alike():
-    """Its query is zero, so what keys there are does not matter: only which values."""
-    ours = network(norm="pre", embed_norm=False, qk_norm=False, depth=1)
-    width = ours.config.width
-    with torch.no_grad():
-        before = ours(tiny.tokens(), contract.LABELS)
-        ours.blocks[0].attention.qkv.weight[width : 2 * width] *= 3  # keys
-        after = ours(tiny.tokens(), contract.LABELS)
-    torch.testing.assert_close(after[:, 0], before[:, 0], **contract.EXACT)
-    assert ((after - before)[:, 1:].abs().amax(-1) > 1e-6).all()
+def test_blank_numbers_say_why(images, tmp_path):
+    reference = saved(tmp_path, images[1])
+    for arguments, why in (
+        ((None, Patches()), "no reference"),
+        ((reference, None), "no Inception weights at hand: inception=FILE or inception=download"),
+        (
+            (reference, Patches(official=False)),
+            "patches is not the Inception network that defines it",
+        ),
+    ):
+        found = unpublished(*arguments)
+        assert [found[name] for name in NAMES] == [None] * 4
+        assert found["fid_note"] == found["inception_score_note"] == why

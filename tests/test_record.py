@@ -8,6 +8,7 @@ from tiny_weights import save_tiny_weights
 
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling import SamplingConfig
+from Metrics.published import NAMES, NOTES
 from Metrics.record import (
     FORMAT,
     describe_samples,
@@ -140,17 +141,23 @@ def test_the_summary_names_every_number(tmp_path):
     near = {"share": 0.25, "reference share": 0.01}
     record = {"made": MADE, "reference": {"name": "shapes (val)", "count": 2048}}
     record["reference"]["unreadable"] = {"a.png": "empty", "b.png": "empty"}
-    record |= {"fid": None, "fid_note": "why"}
-    record["metrics"] = {"distance": 1.23456, "spread": None, "near training images": near}
+    record |= {"fid": None, "fid_note": "why", "notes": ["few", "sorted"]}
+    record["metrics"] = {"distance": 1.23456, "KID": 0.5, "spread": None}
+    record["metrics"]["near training images"] = near
+    record["intervals"] = {"KID": {"low": 0.25, "high": 0.75}}
+    record["intervals"]["distance"] = {"low": 0.9, "high": 1.1, "extrapolated": 1.0}
     lines = dict(line.split("  ", 1) for line in summary(tmp_path / "a.npz", record).splitlines())
     texts = {name: text.strip() for name, text in lines.items()}
     assert texts == {
         "samples": f"{tmp_path / 'a.npz'}, 2.0 s, 2.0 img/s",
         "reference": "shapes (val), 2,048, of which 2 cannot be read: neighbours stand in for them",
-        "distance": "1.235",
+        "distance": "1.235 ± 0.1 (1)",
+        "KID": "0.5 ± 0.25",
         "spread": "too few images of a class",
         "near training images": "25.00% (1.00% of the reference)",
-        "FID": "none (why)",
+        "FID, sFID, IS": "none (why)",
+        "±": "half of a 95 % interval; in brackets extrapolated to endlessly many samples",
+        "note": "few; sorted",
         "record": str(tmp_path / "a.json"),
     }
 
@@ -158,15 +165,19 @@ def test_the_summary_names_every_number(tmp_path):
 def test_an_fid_and_a_classifier_are_told_with_what_to_read_them_by(tmp_path):
     accuracy = {"samples": 0.5, "reference": 0.75, "reference reconstructed": 0.7}
     per_class = {"cat": {**accuracy, "samples": None}, "dog": accuracy}
-    record = {"made": MADE, "reference": None, "fid": 12.34567, "fid_note": "how"}
+    record = {"made": MADE, "reference": None, "fid": 12.34567, "fid_note": "how", "notes": []}
+    record |= {"sfid": None, "inception_score": 50.125, "inception_score_shuffled": 49.0}
+    record["intervals"] = {"FID": {"low": 12.0, "high": 12.5, "extrapolated": 12.25}}
     record["metrics"] = {"classifier": {"accuracy": accuracy, "per class": per_class}}
     text = summary(tmp_path / "a.npz", record)
     assert (
-        "\nclassifier  50.0% (75.0%, 70.0%) right, of the samples (the reference, the refere"
+        "\nclassifier       50.0% (75.0%, 70.0%) right, of the samples (the reference, the refere"
         in text
     )
-    assert "\n  cat       - (75.0%, 70.0%)\n  dog       50.0% (75.0%, 70.0%)\n" in text
-    assert "\nFID         12.3457 (how)\n" in text
+    assert "\n  cat            - (75.0%, 70.0%)\n  dog            50.0% (75.0%, 70.0%)\n" in text
+    assert "\nFID              12.3457 ± 0.25 (12.25), how\n" in text
+    assert "\nsFID             none: the reference has no mu_s and sigma_s\n" in text
+    assert "\ninception score  50.12, shuffled 49.00\n" in text
     record["metrics"]["classifier"]["per class"] = {str(n): accuracy for n in range(21)}
     assert "  20" not in summary(tmp_path / "a.npz", record)
 
@@ -175,14 +186,18 @@ def scores(sha256="0", fid=None, train=None, **metrics):
     reference = {"name": f"name {fid}", "sha256": sha256, "count": 3}
     features = dict.fromkeys(metrics, "1")
     kept = {"format": FORMAT, "reference": reference, "metrics": metrics, "features": features}
-    return {**kept, "fid": fid, "fid_note": f"note {fid}", "train": train}
+    kept |= {"intervals": {name: {"low": value} for name, value in metrics.items()}, "how": {}}
+    published = dict.fromkeys(NAMES, fid) | dict.fromkeys(NOTES, f"note {fid}")
+    return {**kept, **published, "train": train}
 
 
 def test_scores_of_the_same_set_against_the_same_reference_are_kept():
     found = kept_scores(scores(fid=5.0, first=1, second=2), scores(second=3))
     assert found["metrics"] == {"first": 1, "second": 3}
+    assert found["intervals"] == {"first": {"low": 1}, "second": {"low": 3}}
     assert found["features"].keys() == {"first", "second"}
-    assert (found["fid"], found["fid_note"]) == (5.0, "note 5.0")
+    assert {found[name] for name in NAMES} == {5.0}
+    assert {found[note] for note in NOTES} == {"note 5.0"}
     assert found["reference"]["name"] == "name None"  # what it is called now
     assert kept_scores(scores(fid=5.0), scores(fid=6.0))["fid"] == 6.0
     assert kept_scores(scores(), {**scores(), "fid_note": "new"})["fid_note"] == "new"

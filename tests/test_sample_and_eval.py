@@ -12,11 +12,20 @@ from MaskGIL.config import load_config
 from MaskGIL.data.shapes import CLASSES, Shapes
 from MaskGIL.pipeline import Pipeline
 from Metrics.features import load_feature_network
-from Metrics.inception import InceptionNetwork
+from Metrics.inception import InceptionNetwork, InceptionOutputs
 from Metrics.inception_metrics import frechet_distance
+from Metrics.inception_score import adm_inception_score
 from Metrics.nearest import NEAR, near_training, thumbnails
+from Metrics.neighbourhoods import precision_recall
 from Metrics.reference import open_image_set
-from Metrics.sample_and_eval import choose_labels, evaluate, sample_chunks
+from Metrics.sample_and_eval import (
+    FEW_SAMPLES,
+    SORTED,
+    TOO_FEW,
+    choose_labels,
+    evaluate,
+    sample_chunks,
+)
 from Metrics.sample_config import SampleConfig
 from Network.config import UserError
 
@@ -40,8 +49,9 @@ class Colours(InceptionNetwork):
     def __init__(self):
         self.name, self.sha256, self.width, self.is_official = "colours", "c0", 3, True
 
-    def __call__(self, images):
-        return images.float().mean((2, 3))
+    def outputs(self, images):
+        means = images.float().mean((2, 3))
+        return InceptionOutputs(means, means / 255, means / 100)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +147,7 @@ class TestSampling:
 class TestEvaluate:
     def test_distance_is_that_of_the_features(self, drawn, reference):
         images, labels = drawn
-        result = evaluate(images.split(50), labels, reference)
+        result = evaluate(images.split(50), labels, reference, precision_recall=False)
         network = load_feature_network()
         with torch.inference_mode():
             one, other = (network(x).double().numpy() for x in (images, torch.cat(list(reference))))
@@ -146,6 +156,7 @@ class TestEvaluate:
         expected += np.trace(np.cov(one.T) + np.cov(other.T) - 2 * root)
         assert result["metrics"] == {"shapesnet-1 distance": pytest.approx(expected, rel=1e-4)}
         assert result["features"] == {"shapesnet-1": network.sha256}
+        assert result["intervals"] == {}
 
     def test_a_set_is_at_no_distance_from_itself(self, drawn, tmp_path):
         images, labels = drawn
@@ -239,7 +250,12 @@ class TestEvaluate:
             "to compare with published ones"
         )
         assert result["features"]["colours"] == "c0"
-        assert list(result["metrics"]) == ["shapesnet-1 distance"]
+        by_features = ["KID", "precision", "recall", "density", "coverage"]
+        assert list(result["metrics"]) == ["shapesnet-1 distance", *by_features]
+        assert result["intervals"].keys() == {"FID", *by_features}
+        assert result["sfid"] == pytest.approx(expected / 255**2)
+        logits = images.float().mean((2, 3)) / 100
+        assert result["inception_score"] == pytest.approx(adm_inception_score(logits)[0])
 
     def test_a_reference_of_adm_brings_its_own_statistics(self, drawn, tmp_path):
         images, labels = drawn
@@ -252,6 +268,32 @@ class TestEvaluate:
         expected = frechet_distance(features.mean(0), features.T.cov(), mean, covariance)
         assert result["fid"] == pytest.approx(expected)
         assert "mu and sigma in the file of the reference" in result["fid_note"]
+        assert result["sfid"] is None  # the file has no mu_s and sigma_s
+
+    def test_kept_features_tell_more_with_intervals(self, drawn, reference):
+        images, labels = drawn
+        result = evaluate(images.split(50), labels, reference)
+        with torch.inference_mode():
+            one, other = (load_feature_network()(x) for x in (images, torch.cat(list(reference))))
+        found = {name: result["metrics"][f"shapesnet-1 {name}"] for name in ("precision", "recall")}
+        assert tuple(found.values()) == pytest.approx(precision_recall(other, one))
+        ends = result["intervals"]["shapesnet-1 density"]
+        assert ends["low"] < result["metrics"]["shapesnet-1 density"] < ends["high"]
+        assert "k=3" in result["how"]["shapesnet-1 precision"]
+        assert result["notes"] == [FEW_SAMPLES]
+
+    def test_too_few_images_for_groups_are_told(self, drawn, reference):
+        result = evaluate([drawn[0][:19]], drawn[1][:19], reference)
+        assert result["metrics"].keys() == {"shapesnet-1 distance"}
+        assert result["notes"] == [FEW_SAMPLES, TOO_FEW]
+
+    def test_samples_sorted_by_class_are_told(self, drawn, reference):
+        images, labels = drawn
+        order = labels.argsort(kind="stable")
+        words = {"inception": Colours(), "precision_recall": False}
+        result = evaluate([images[order]], labels[order], reference, **words)
+        assert result["notes"] == [FEW_SAMPLES, SORTED]
+        assert SORTED not in evaluate([images], labels, reference, **words)["notes"]
 
     def test_other_weights_make_no_fid(self, drawn, reference):
         images, labels = drawn
@@ -259,7 +301,10 @@ class TestEvaluate:
         other.is_official = False
         result = evaluate([images], labels, reference, inception=other)
         assert result["fid"] is None
-        assert result["metrics"].keys() == {"shapesnet-1 distance", "colours distance"}
+        scores = {"KID", "precision", "recall", "density", "coverage", "distance"}
+        expected = {"shapesnet-1 distance", *(f"colours {name}" for name in scores)}
+        assert result["metrics"].keys() == expected
+        assert result["sfid"] is result["inception_score"] is None
         assert result["fid_note"] == "colours is not the Inception network that defines it"
 
     def test_too_few_images_of_a_class_give_null(self, drawn, reference):

@@ -19,6 +19,11 @@ from Network.config import UserError
             ["sweep=a", "reference=b", "reconstruct=c"],
             "reconstruct has no effect on a sweep; l",
         ),
+        (["precision_recall=false"], "precision_recall=false leaves out scores of samples against"),
+        (
+            ["sweep=a", "reference=b", "precision_recall=false"],
+            "precision_recall=false leaves out",
+        ),
         (["sweep=a", "reference=b", "num_images=19"], "num_images=19 is too few for the errors of"),
     ],
 )

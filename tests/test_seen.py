@@ -8,6 +8,7 @@ import torch
 
 from MaskGIL.noise import random_bits
 from Metrics import seen
+from Metrics.inception import InceptionNetwork, InceptionOutputs
 from Metrics.nearest import thumbnails
 from Metrics.seen import Seen, in_draws
 
@@ -74,3 +75,35 @@ def test_thumbnails_are_seen_through_the_tokenizer_and_nothing_else_is(images):
 def test_a_set_that_is_not_whole_is_no_set(images):
     with pytest.raises(AssertionError, match="50 images, announced were 51"):
         Seen([images], 51, [Means()])
+
+
+class Outputs(InceptionNetwork):
+    """Stands in for the Inception network."""
+
+    def __init__(self):
+        self.name, self.sha256, self.width, self.passes = "outputs", "0", 3, 0
+
+    def outputs(self, images):
+        self.passes += 1
+        means = images.float().mean((2, 3))
+        return InceptionOutputs(means, means[:, :2] * 2, means[:, :1] * 3)
+
+
+def test_one_pass_keeps_features_spatial_statistics_and_logits(images):
+    network = Outputs()
+    found = Seen(images.split(7), 50, [Means(), network], features=True, spatial=True)
+    assert network.passes == 8
+    means = images.float().mean((2, 3))
+    for features in found.features:
+        assert torch.equal(features, means)
+    torch.testing.assert_close(found.spatial.mean, 2 * means[:, :2].double().mean(0))
+    assert found.spatial.count == 50
+    assert torch.equal(found.logits, 3 * means[:, :1])
+
+
+def test_features_are_kept_only_where_they_are_asked_for(images):
+    network = Outputs()
+    found = Seen(images.split(7), 50, [Means(), network])
+    assert [len(features) for features in found.features] == [0, 0]
+    assert found.spatial.count == 0
+    assert found.statistics[1].count == 50

@@ -1,0 +1,80 @@
+"""What can be told where the features of all images are kept, not only their mean and covariance.
+
+The kernel distance, precision, recall, density, coverage, and 95 % intervals of these and of the
+Fréchet distance. N generated and M real images, D width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from MaskGIL.data.sampler import spread
+from Metrics.inception_metrics import FeatureStatistics
+from Metrics.intervals import PER_FEATURE, extrapolated, interval
+from Metrics.jackknife import GROUPS, balanced_groups, without_each
+from Metrics.kid import SEED, SUBSET_SIZE, SUBSETS, kernel_distance, squared_mmd
+from Metrics.neighbourhoods import DENSITY_K, K, Neighbourhoods, neighbourhoods
+from Metrics.published import Distance
+
+FEWEST = 2 * GROUPS  # images of either set: each group has two
+MOST_PAIRED = 10_000  # images of either set whose pairs are all looked at
+HOW_KID = (
+    f"kernel (x y / width + 1)^3, unbiased; mean of {SUBSETS} subsets of {{size}} images of either "
+    f"set, drawn with numpy's RandomState({SEED}), as torch-fidelity does; the interval is about "
+    f"the value of all pairs of at most {MOST_PAIRED:,} images of either set"
+)
+HOW_NEAR = f"precision and recall at k={K}, density and coverage at k={DENSITY_K}"
+HOW_SURE = (
+    f"95 %, from {GROUPS} groups of the samples, against these very reference images; those of "
+    "recall and coverage are rather too wide; extrapolated is the distance of endlessly many "
+    f"samples, told from {PER_FEATURE} samples a feature on"
+)
+
+
+def feature_scores(
+    generated: Tensor, real: Tensor, labels: NDArray[np.int64], distance: Distance, value: float
+) -> dict[str, dict[str, Any]]:
+    """Of features (N, D) of images with labels (N,), and (M, D) of the reference.
+
+    {"metrics": numbers, "intervals": {"low", "high"}, "how" they are counted}, each by name.
+    `value` is their `distance`, whose interval is about the extrapolated one where that can be
+    told. Both sets have FEWEST images or more.
+    """
+    groups = torch.from_numpy(balanced_groups(labels))
+    size = min(SUBSET_SIZE, len(generated), len(real))
+    rows, paired = spread(len(generated), MOST_PAIRED), spread(len(real), MOST_PAIRED)
+    shares, *shares_without = neighbourhoods(real, generated, groups)
+    metrics = {"KID": kernel_distance(generated, real, size=size)[0], **shares._asdict()}
+    intervals = {"KID": _ends(*squared_mmd(generated[rows], real[paired], groups[rows]))}
+    for name, values in zip(Neighbourhoods._fields, zip(*shares_without)):
+        intervals[name] = _ends(metrics[name], values)
+    if len(generated) >= PER_FEATURE * generated.shape[1]:
+        name = distance.name.removeprefix(distance.prefix)
+        intervals[name] = _beyond_bias(generated, groups, distance, value)
+    how = {"KID": HOW_KID.format(size=size), "precision": HOW_NEAR, "intervals": HOW_SURE}
+    scores = {"metrics": metrics, "intervals": intervals, "how": how}
+    return {
+        key: {distance.prefix + name: value for name, value in each.items()}
+        for key, each in scores.items()
+    }
+
+
+def _beyond_bias(
+    generated: Tensor, groups: Tensor, distance: Distance, value: float
+) -> dict[str, float]:
+    """The distance of endlessly many images like features (N, D), and its interval."""
+    parts = [FeatureStatistics() for _ in range(GROUPS)]
+    for group, part in enumerate(parts):
+        part.update(generated[groups == group])
+    without = [distance.of(rest) for rest in without_each(parts)]
+    limit = extrapolated(value, without)
+    return {"extrapolated": limit, **_ends(limit, without)}
+
+
+def _ends(centre: float, without: Sequence[float]) -> dict[str, float]:
+    low, high = interval(centre, without)
+    return {"low": low, "high": high}
