@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from MaskGIL.data.crops import crop_image
-from MaskGIL.data.folders import UnreadableImage, read_image, to_rgb
+from MaskGIL.data.folders import UnreadableImage, read_image, upright_rgb
 from Network.config import UserError
 
-Picture = Image.Image | str | Path
-Pictures = Picture | Sequence[Picture] | Tensor
+Array = Tensor | NDArray
+Picture = Image.Image | str | Path | Array
+Pictures = Picture | Sequence[Picture]
 OUTPUT_TYPES = ("pil", "uint8")
 WHITE = 128  # and lighter
 
@@ -42,37 +45,32 @@ def as_output(images: Tensor, tokens: Tensor, output_type: str) -> Output:
 
 
 def read_pictures(pictures: Pictures) -> list[Image.Image]:
-    """Pictures (PIL, a file, a list of these, or uint8 (3, H, W) or (B, 3, H, W)) as RGB.
+    """Pictures as RGB, transparent pixels white, each upright by its EXIF tag.
 
-    Raises UserError for a file that is no picture, for none at all and for another tensor.
+    A picture is an image of PIL, a file, or uint8: (3, H, W) in torch, (H, W, 3) in NumPy. Several
+    are a list of these or (B, ...). Raises UserError for a file that is no picture, for none at
+    all and for anything else.
     """
-    if isinstance(pictures, Tensor):
-        if pictures.dtype != torch.uint8 or pictures.shape[-3:-2] != (3,):
-            raise UserError(
-                f"images are {_kind(pictures)}; give uint8 of shape (3, H, W) or (B, 3, H, W), "
-                "PIL images or files."
-            )
-        return _to_pil(pictures.reshape(-1, *pictures.shape[-3:]))
-    several = [pictures] if isinstance(pictures, Picture) else pictures
-    if not several:
-        raise UserError("images is empty; give a picture.")
-    return [_read(picture) for picture in several]
+    return [_read(picture, "white") for picture in _several(pictures, 3, "images")]
 
 
 def read_masks(masks: Pictures) -> list[Image.Image]:
-    """Masks (as `read_pictures` has it, or bool (H, W) or (B, H, W)) in grey, white where hidden.
+    """Masks in grey, white where hidden; transparent pixels hide nothing.
 
-    Raises UserError as `read_pictures` does.
+    A mask is an image of PIL, a file, or bool or uint8 (H, W); several are a list of these or
+    (B, H, W). Raises UserError as `read_pictures` does, and for a mask that has grey pixels but
+    none that is white, as one of 0 and 1 has.
     """
-    if not isinstance(masks, Tensor):
-        return [mask.convert("L") for mask in read_pictures(masks)]
-    if masks.dtype != torch.bool or masks.dim() not in (2, 3):
-        raise UserError(
-            f"masks are {_kind(masks)}; give bool of shape (H, W) or (B, H, W), PIL images or "
-            "files, True or white where to paint."
-        )
-    planes = masks.reshape(-1, *masks.shape[-2:])
-    return [Image.fromarray(plane.byte().mul(255).cpu().numpy()) for plane in planes]
+    found = [_read_mask(mask) for mask in _several(masks, 2, "masks")]
+    for mask in found:
+        pixels = np.asarray(mask)
+        darkest, lightest = pixels.min(), pixels.max()
+        if 0 < lightest < WHITE:
+            raise UserError(
+                f"A mask has pixels from {darkest} to {lightest}, and hides those from {WHITE} to "
+                "255; make what to draw white."
+            )
+    return found
 
 
 def fit_picture(picture: Image.Image, height: int, width: int) -> Tensor:
@@ -83,36 +81,95 @@ def fit_picture(picture: Image.Image, height: int, width: int) -> Tensor:
     picture = picture.convert("RGB")
     if picture.size == (width, height):
         return pil_to_tensor(picture)
-    if height != width:
-        raise UserError(
-            f"This generator draws {width}x{height} pixels and an image has {_size(picture)}; "
-            "crop or resize it."
-        )
+    _check_square(picture, height, width)
     return crop_image(picture, "center", 0, height)
 
 
 def fit_mask(mask: Image.Image, picture: Image.Image, height: int, width: int) -> Tensor:
-    """A mask as (H, W) bool, cropped and resized as its picture is; True where it is white.
+    """A mask as (H, W) bool, cropped as its picture is; True where any of it is white.
 
-    Raises UserError for a mask of another size than its picture.
+    However small or thin, what lies in the crop is not lost. Raises UserError for a mask of another
+    size than its picture, and as `fit_picture`.
     """
     if mask.size != picture.size:
         raise UserError(
             f"The mask has {_size(mask)} pixels and its image {_size(picture)}; give both the "
             "same size."
         )
-    return fit_picture(mask, height, width)[0] >= WHITE
+    white = pil_to_tensor(mask)[0] >= WHITE
+    if mask.size == (width, height):
+        return white
+    _check_square(picture, height, width)
+    side = min(mask.size)
+    top, left = (mask.height - side) // 2, (mask.width - side) // 2
+    square = white[top : top + side, left : left + side]
+    return F.adaptive_max_pool2d(square[None].float(), (height, width))[0] > 0
 
 
-def _read(picture: Picture) -> Image.Image:
+def _several(given: Pictures, dims: int, name: str) -> Sequence[Picture]:
+    """What is given, one by one; an array of `dims` + 1 dimensions is a batch."""
+    if isinstance(given, Tensor | np.ndarray):
+        several = [*given] if given.ndim == dims + 1 else [given]
+    else:
+        several = [given] if isinstance(given, Image.Image | str | Path) else given
+    if not isinstance(several, Sequence):
+        raise UserError(f"{name} are {several!r}; give pictures in a list.")
+    if not several:
+        raise UserError(f"{name} is empty; give a picture.")
+    return several
+
+
+def _read(picture: Picture, behind: str) -> Image.Image:
+    if isinstance(picture, Tensor | np.ndarray):
+        channels = picture.shape[0 if isinstance(picture, Tensor) else -1] if picture.ndim else 0
+        if _dtype(picture) != "uint8" or picture.ndim != 3 or channels != 3 or 0 in picture.shape:
+            raise UserError(
+                f"An image is {_kind(picture)}; give uint8 of shape (3, H, W), in NumPy (H, W, 3), "
+                "PIL images or files."
+            )
+        return Image.fromarray(_numpy(picture))
     if isinstance(picture, Image.Image):
-        return to_rgb(picture)
+        if 0 in picture.size:
+            raise UserError(f"An image has {_size(picture)} pixels; give one that has some.")
+        try:
+            return upright_rgb(picture, behind)
+        except (OSError, ValueError) as error:  # a lazily read file, floating-point pixels
+            raise UserError(f"An image cannot be read: {error}; give RGB.") from None
+    if not isinstance(picture, str | Path):
+        raise UserError(f"{picture!r} is no picture; give PIL images, files, or uint8 pixels.")
     if not Path(picture).is_file():
         raise UserError(f"There is no file {picture}; give a picture that exists.")
     try:
-        return read_image(picture)
+        return read_image(picture, behind=behind)
     except UnreadableImage as error:
         raise UserError(f"{picture} is no picture that can be read: {error.reason}.") from None
+
+
+def _read_mask(mask: Picture) -> Image.Image:
+    if not isinstance(mask, Tensor | np.ndarray):
+        return _read(mask, "black").convert("L")
+    if _dtype(mask) not in ("bool", "uint8") or mask.ndim != 2 or 0 in mask.shape:
+        raise UserError(
+            f"A mask is {_kind(mask)}; give bool or uint8 of shape (H, W), PIL images or files, "
+            "True or white where to paint."
+        )
+    plane = _numpy(mask)
+    return Image.fromarray(plane * np.uint8(255) if plane.dtype == bool else plane)
+
+
+def _numpy(array: Array) -> NDArray:
+    """A plane (H, W) or a picture, its colours last."""
+    if isinstance(array, np.ndarray):
+        return array
+    return (array.permute(1, 2, 0) if array.ndim == 3 else array).cpu().numpy()
+
+
+def _check_square(picture: Image.Image, height: int, width: int) -> None:
+    if height != width:
+        raise UserError(
+            f"This generator draws {width}x{height} pixels and an image has {_size(picture)}; "
+            "crop or resize it."
+        )
 
 
 def _to_pil(images: Tensor) -> list[Image.Image]:
@@ -123,5 +180,9 @@ def _size(picture: Image.Image) -> str:
     return "{}x{}".format(*picture.size)
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+def _kind(array: Array) -> str:
+    return f"{_dtype(array)} of shape {tuple(array.shape)}"
+
+
+def _dtype(array: Array) -> str:
+    return str(array.dtype).removeprefix("torch.")

@@ -114,17 +114,20 @@ class BadFiles:
         return sum(other.partition("/")[0] == split for other in names | {name})
 
 
-def read_image(path: str | Path | IO[bytes], name: str = "", draft: int = 0) -> Image.Image:
+def read_image(
+    path: str | Path | IO[bytes], name: str = "", draft: int = 0, behind: str = "white"
+) -> Image.Image:
     """An image file or its bytes as 8-bit RGB, upright by its EXIF tag; of an animation the start.
 
-    Transparent pixels are laid on white. A JPEG may come at a half, a quarter or an eighth of its
-    size as long as its shorter side keeps `draft` pixels; 0 keeps its size. Raises UnreadableImage,
-    of `name`, for anything else than a whole picture of FORMATS with at most MAX_PIXELS pixels.
+    Transparent pixels are laid on the colour `behind`. A JPEG may come at a half, a quarter or an
+    eighth of its size as long as its shorter side keeps `draft` pixels; 0 keeps its size. Raises
+    UnreadableImage, of `name`, for anything else than a whole picture of FORMATS with at most
+    MAX_PIXELS pixels.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow would remark on large pictures and odd tags
-            return _open(path, draft)
+            return _open(path, draft, behind)
     except Exception as error:  # broken files raise whatever the decoder stumbled over
         reason = str(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
@@ -146,7 +149,7 @@ _TRANSPOSITIONS = {
 }
 
 
-def _open(path: str | Path | IO[bytes], draft: int) -> Image.Image:
+def _open(path: str | Path | IO[bytes], draft: int, behind: str) -> Image.Image:
     with Image.open(path, formats=FORMATS) as image:
         tags = getattr(image, "tag_v2", {})  # of TIFF, where a small picture may be a giant tile
         tile = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
@@ -156,7 +159,7 @@ def _open(path: str | Path | IO[bytes], draft: int) -> Image.Image:
         if draft:
             image.draft(None, (draft, draft))  # formats without a smaller size ignore it
         image.load()
-        return _upright(to_rgb(image), _orientation(image))
+        return upright_rgb(image, behind)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -166,12 +169,17 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    transposition = _TRANSPOSITIONS.get(orientation)
-    return image if transposition is None else image.transpose(transposition)
+def upright_rgb(image: Image.Image, behind: str = "white") -> Image.Image:
+    """An open image as `read_image` has it. Raises ValueError for floating-point pixels."""
+    rgb, transposition = _to_rgb(image, behind), _TRANSPOSITIONS.get(_orientation(image))
+    if transposition is None:
+        return rgb
+    turned = rgb.transpose(transposition)
+    turned.info = {}  # which holds the tag: who reads it again would turn the picture again
+    return turned
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, behind: str) -> Image.Image:
     """In as few copies as possible: one of the largest allowed picture takes 200 MB."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
@@ -181,9 +189,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _eight_bits(image).convert("RGB")
     if image.has_transparency_data:
         clear = image if image.mode == "RGBA" else image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(clear, mask=clear)
-        return white
+        laid = Image.new("RGB", image.size, behind)
+        laid.paste(clear, mask=clear)
+        return laid
     return image.convert("RGB")
 
 
