@@ -50,6 +50,7 @@ REFERENCE = "VIRTUAL_imagenet256_labeled.npz"  # of ADM
 SMALLER = {  # what a word asks for besides
     "data.path=IMAGENET": [f"network.num_classes={len(IMAGENET)}"],
     "MaskGIL/configs/emoji64/lfq4096.yaml": ["tokenizer.code_width=6", "tokenizer.latent_width=6"],
+    "MaskGIL/configs/demo/sweep.yaml": ["sweep=num_steps=1 2,plan=hybrid num_ar=3 num_steps=2"],
 }
 
 
@@ -200,11 +201,16 @@ def made_by_a_job(config):
     return [f"{config.out_dir}/weights/config.json"]
 
 
+def made_of_samples(config):
+    if config.sweep:
+        return [f"{config.out}/{name}" for name in ("sweep.json", "sweep.md", "sweep.png")]
+    told = [Path(config.out).with_suffix(".md")] if config.reconstruct else []
+    record = Path(config.out).with_suffix(".json")
+    return [config.out, record, config.nearest, config.grid, *told]
+
+
 MADE = {
     "main.py": made_by_a_job,
-    "FID_sample.py": lambda config: [
-        *(config.out, Path(config.out).with_suffix(".json"), config.nearest, config.grid),
-        *([Path(config.out).with_suffix(".md")] if config.reconstruct else []),
-    ],
+    "FID_sample.py": made_of_samples,
     "generate": lambda config: [config.out, config.strip, config.gif],
 }
