@@ -1,6 +1,7 @@
 """The cells of a sweep: grids of sampler settings, written as the axes of a study are.
 
 A row is one grid: a name if it has one, then KEY=VALUE VALUE ... for each of its axes. Rows add up.
+Commas part rows on a command line, so a value that is a list is written 16+48.
 """
 
 import re
@@ -8,19 +9,21 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
-from typing import Any
+from typing import Any, get_type_hints
 
 from MaskGIL.config import load_config
 from MaskGIL.durable import to_json
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling import SamplingConfig
 from MaskGIL.sampling_keys import SamplingKeys
-from MaskGIL.values import did_you_mean, quote, show_value
+from MaskGIL.values import choices, did_you_mean, quote, show_value
 from Metrics.record import describe_sampler
 from Network.config import UserError
 
 AXIS = re.compile(r"(\w+)=(.*)")
+NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
 KEYS = [field.name for field in fields(SamplingConfig)]
+VALUES = {word for kind in get_type_hints(SamplingConfig).values() for word in choices(kind)}
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def is_number(value: Any) -> bool:
 def _cells_of_row(row: str, pipe: Pipeline) -> Iterator[Cell]:
     name, axes = _read_row(row)
     for chosen in product(*axes.values()):
-        words = [f"{key}={value}" for key, value in zip(axes, chosen)]
+        words = [f"{key}={_as_list(key, value)}" for key, value in zip(axes, chosen)]
         try:
             read = load_config(SamplingKeys, None, words)
             values = {key: getattr(read, key) for key in axes}
@@ -105,7 +108,22 @@ def _read_row(row: str) -> tuple[str, dict[str, list[str]]]:
             f"sweep has a row {quote(row)}; write KEY=VALUE VALUE ... for each axis, a name before "
             "them if you like."
         )
+    _check_name(row, " ".join(name), axes)
     return " ".join(name), axes
+
+
+def _check_name(row: str, name: str, axes: dict[str, list[str]]) -> None:
+    """Raise UserError for what a comma in the place of a blank has cut off."""
+    if NUMBER.fullmatch(name) or (not axes and name in {*KEYS, *VALUES}):
+        raise UserError(
+            f"sweep has a row {quote(row)}, whose name is that of a setting or a value: commas "
+            "part rows; write the values of an axis with blanks, num_steps=1 2 4, and lists with "
+            "+, counts=16+48."
+        )
+
+
+def _as_list(key: str, value: str) -> str:
+    return value.replace("+", ",") if key == "counts" else value  # the only list
 
 
 def _split(row: str) -> list[str]:
@@ -120,4 +138,6 @@ def _words(row: str, values: dict[str, Any]) -> str:
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(str, value)) or show_value(value)
     return f"{value:g}" if isinstance(value, float) else show_value(value)

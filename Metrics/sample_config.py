@@ -69,8 +69,8 @@ class SampleConfig(SamplingKeys):
     sweep: tuple[str, ...] = setting(
         (),
         "instead of one set one for every combination, KEY=VALUE VALUE ... for each setting of the "
-        "sampler that is to vary; several such grids, a,b, each with a name before it if you like; "
-        "out is a folder, whose finished cells are kept",
+        "sampler that is to vary, counts=16+48; several such grids, a,b, each with a name before "
+        "it if you like; out is a folder, whose finished cells are kept",
     )
 
     def __post_init__(self):

@@ -58,6 +58,13 @@ def test_every_setting_of_a_sampler_can_be_swept(pipe):
         assert cell.values == {key: (9, 7) if value == () else value}
 
 
+def test_counts_need_no_comma(pipe):
+    (four, two) = cells_of(["counts=4+4+4+4 8+8"], pipe)
+    assert (four.title, two.title) == ("counts=4+4+4+4", "counts=8+8")
+    assert (four.sampling.counts, two.sampling.counts) == ((4, 4, 4, 4), (8, 8))
+    assert two.sampling.num_steps == 2
+
+
 def test_rows_may_meet_in_a_cell_which_stays_one(pipe):
     rows = ["num_steps=2 4", "order=confidence random", "plan=mar num_steps=1 2"]
     assert titles(rows, pipe) == [
@@ -87,6 +94,16 @@ def test_rows_may_meet_in_a_cell_which_stays_one(pipe):
             "plan=ar num_steps=1 2",
             "sweep makes 'plan=ar num_steps=1' and 'plan=ar num_steps=2', which sample alike; "
             "leave out the values that have no effect there, or write them in a row of their own.",
+        ),
+        ("2", "sweep has a row '2', whose name is that of a setting or a value: commas part"),
+        ("1e-2", "sweep has a row '1e-2', whose name is that of a setting or a value: commas"),
+        ("num_steps", "sweep has a row 'num_steps', whose name is that of a setting or a value"),
+        ("halton", "sweep has a row 'halton', whose name is that of a setting or a value: commas"),
+        (
+            "2 guidance_scale=1",
+            "sweep has a row '2 guidance_scale=1', whose name is that of a setting or a value: "
+            "commas part rows; write the values of an axis with blanks, num_steps=1 2 4, and lists "
+            "with +, counts=16+48.",
         ),
         ("num_steps=2 2", "sweep makes 'num_steps=2' and 'num_steps=2', which sample alike; leave"),
     ],
