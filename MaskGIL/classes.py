@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from numbers import Integral
 
 from MaskGIL.imagenet import NUM_CLASSES, imagenet_names, imagenet_synsets, is_imagenet
 from Network.config import UserError
@@ -16,6 +17,8 @@ def class_index(label: int | str, classes: Sequence[str], num_classes: int) -> i
     """
     if not num_classes:
         raise UserError("This model knows no classes; leave class_labels out.")
+    if not isinstance(label, str | Integral) or isinstance(label, bool):
+        raise UserError(f"Class {label!r} is neither a number nor a name; name a class.")
     if label in classes:
         return classes.index(str(label))
     if not isinstance(label, str) or re.fullmatch("-?[0-9]+", label):

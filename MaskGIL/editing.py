@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from MaskGIL.arguments import Seed, Seeds
 from MaskGIL.border import (
     Output,
     Pictures,
@@ -25,7 +26,7 @@ from MaskGIL.border import (
     read_masks,
     read_pictures,
 )
-from MaskGIL.config import require_at_least
+from MaskGIL.config import require_within
 from MaskGIL.data.crops import to_float, to_uint8
 from MaskGIL.noise import uniform
 from MaskGIL.windows import Margins, fill_outward
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from MaskGIL.sampling import SamplingConfig
 
 Labels = int | str | Sequence[int | str] | None
-Seeds = int | torch.Generator | Sequence[int]
 MOST_PIXELS = 2**22  # of a canvas: 2048 x 2048
 CALLER = 4  # frames above a warning: those of a remark, of an edit and of its decorator lie between
 
@@ -64,7 +64,7 @@ def inpaint(
     for masks of another size than their image and for what is out of range.
     """
     check_output_type(output_type)
-    require_at_least("soft_edge", soft_edge, 0)
+    check_soft_edge(pipe, soft_edge)
     settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
     labels, (pictures, covers) = _as_many(
         labels, images=read_pictures(images), masks=read_masks(masks)
@@ -103,7 +103,7 @@ def outpaint(
     UserError for other amounts, for none, and for more than 2048 x 2048 pixels in all.
     """
     check_output_type(output_type)
-    require_at_least("soft_edge", soft_edge, 0)
+    check_soft_edge(pipe, soft_edge)
     margins = token_margins(pipe, left=left, right=right, top=top, bottom=bottom)
     settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
     labels, (pictures,) = _as_many(labels, images=read_pictures(images))
@@ -157,7 +157,7 @@ def interpolate(
     second: int | str,
     count: int,
     *,
-    generator: int | torch.Generator = 0,
+    generator: Seed | None = 0,
     output_type: str = "pil",
     **sampling: Any,
 ) -> Output:
@@ -168,8 +168,7 @@ def interpolate(
     a generator without classes.
     """
     check_output_type(output_type)
-    if not pipe.network.config.num_classes:
-        raise UserError("This model knows no classes; there is nothing to interpolate between.")
+    check_classes(pipe)
     if count < 2:
         raise UserError(f"{count} images cannot go from one class to another; ask for at least 2.")
     ends = F.one_hot(pipe.labels([first, second]), pipe.network.null_label + 1).float()
@@ -178,6 +177,17 @@ def interpolate(
     seeds = pipe.seeds(generator, 1).expand(count)
     tokens = pipe.sample_tokens(shares, seeds, pipe.settings(**sampling))
     return as_output(to_uint8(pipe.pixels(tokens)), tokens, output_type)
+
+
+def check_classes(pipe: Pipeline) -> None:
+    """Raise UserError for a generator without classes."""
+    if not pipe.network.config.num_classes:
+        raise UserError("This model knows no classes; there is nothing to interpolate between.")
+
+
+def check_soft_edge(pipe: Pipeline, soft_edge: int) -> None:
+    """Raise UserError unless `soft_edge` lies between 0 and the side of an image in pixels."""
+    require_within("soft_edge", soft_edge, 0, max(pipe.image_size))
 
 
 def touched(mask: Tensor, stride: int) -> Tensor:

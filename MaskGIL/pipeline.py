@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from MaskGIL import editing
+from MaskGIL.arguments import Seeds, read_seeds, read_settings
 from MaskGIL.border import Output, as_output, check_output_type
 from MaskGIL.classes import class_index
 from MaskGIL.data.crops import to_uint8
@@ -120,7 +122,7 @@ class Pipeline:
         *,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        generator: int | torch.Generator | Sequence[int] = 0,
+        generator: Seeds = 0,
         height: int | None = None,
         width: int | None = None,
         callback_on_step_end: StepCallback | None = None,
@@ -129,12 +131,12 @@ class Pipeline:
     ) -> Output:
         """Sample one image per class label (numbers or names; None: one unconditional image).
 
-        `generator` is a seed, a torch.Generator, or one seed per image: the noise of an image
-        depends on its seed alone, not on the batch it is in. `height` and `width` are pixels,
-        `output_type` is "pil" or "uint8"; further keywords replace sampler settings. The callback
-        gets (pipeline, step, {"tokens": (B, h, w), "confidence": (B, h, w)}); the latter are the
-        log-probabilities that tokens were drawn with, -inf where they are hidden. Raises UserError
-        for what is out of range.
+        `generator` is a seed, a torch.Generator, one of these per image, or None for a random seed:
+        the noise of an image depends on its seed alone, not on the batch it is in. `height` and
+        `width` are pixels, `output_type` is "pil" or "uint8"; further keywords replace sampler
+        settings. The callback gets (pipeline, step, {"tokens": (B, h, w), "confidence": (B, h,
+        w)}); the latter are the log-probabilities that tokens were drawn with, -inf where they are
+        hidden. Raises UserError for what is out of range.
         """
         check_output_type(output_type)
         labels = self.labels(class_labels)
@@ -202,7 +204,8 @@ class Pipeline:
 
     def settings(self, num_inference_steps: int | None = None, **changes: Any) -> SamplingConfig:
         """The sampler of the weights with what a call changes; None leaves a setting."""
-        return self.sampling.changed(**{"num_steps": num_inference_steps, **changes})
+        given = {"num_inference_steps": num_inference_steps, **changes}
+        return self.sampling.changed(**read_settings(given, bool(self.network.null_label)))
 
     def plan(
         self, settings: SamplingConfig | None = None, grid: tuple[int, int] | None = None
@@ -222,7 +225,9 @@ class Pipeline:
         null = self.network.null_label
         if class_labels is None:
             return torch.tensor([null], device=self.device)
-        if isinstance(class_labels, int | str):
+        if isinstance(class_labels, Tensor | np.ndarray):
+            class_labels = class_labels.tolist()
+        if isinstance(class_labels, str) or not isinstance(class_labels, Sequence):
             class_labels = [class_labels]
         numbers = [class_index(label, self.classes, null) for label in class_labels]
         if not numbers:
@@ -242,15 +247,12 @@ class Pipeline:
             )
         return height // stride, width // stride
 
-    def seeds(self, generator: int | torch.Generator | Sequence[int], count: int) -> Tensor:
-        """Seeds (B,) of `count` images from one seed or one of each. Raises UserError."""
-        if isinstance(generator, torch.Generator):
-            generator = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        if isinstance(generator, int):
-            return image_seeds(generator, torch.arange(count, device=self.device))
-        if len(generator) != count:
-            raise UserError(f"generator has {len(generator)} seeds for {count} images.")
-        return torch.as_tensor(generator, dtype=torch.int64, device=self.device)
+    def seeds(self, generator: Seeds, count: int) -> Tensor:
+        """Seeds (B,) of `count` images as `read_seeds` has them. Raises UserError as it does."""
+        found = read_seeds(generator, count)
+        if isinstance(found, int):
+            return image_seeds(found, torch.arange(count, device=self.device))
+        return torch.tensor(found, dtype=torch.int64, device=self.device)
 
 
 def image_seeds(seed: int, indices: Tensor) -> Tensor:

@@ -2,7 +2,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 
 from MaskGIL.classes import class_index, class_names
 from MaskGIL.imagenet import imagenet_names, imagenet_synsets
@@ -13,7 +12,7 @@ NAMES = ["red circle", "Blue Square", "goldfish", *(f"class {index}" for index i
 
 @pytest.mark.parametrize(
     ("label", "index"),
-    [(0, 0), (9, 9), ("3", 3), (np.int64(4), 4), (torch.tensor(5), 5), ("goldfish", 2),
+    [(0, 0), (9, 9), ("3", 3), (np.int64(4), 4), ("goldfish", 2),
      ("GoldFish", 2), ("blue square", 1), ("class 6", 9)],
 )  # fmt: skip
 def test_by_number_or_name(label, index):
@@ -27,6 +26,9 @@ def test_by_number_or_name(label, index):
     [
         (10, "Class 10 does not exist; the model knows 0 to 9."),
         ("-1", "Class -1 does not exist; the model knows 0 to 9."),
+        (True, "Class True is neither a number nor a name; name a class."),
+        (None, "Class None is neither a number nor a name; name a class."),
+        (2.5, "Class 2.5 is neither a number nor a name; name a class."),
         (-1, "Class -1 does not exist; the model knows 0 to 9."),
         (
             "goldfsh",

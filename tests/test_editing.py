@@ -327,11 +327,11 @@ SOME = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         ),
         (
             lambda pipe, images: pipe.inpaint(images, SOME, soft_edge=-1),
-            "soft_edge must be at least 0, not -1.",
+            "soft_edge must lie in [0, 8], not -1.",
         ),
         (
-            lambda pipe, images: pipe.outpaint(images, left=2, soft_edge=-1),
-            "soft_edge must be at least 0, not -1.",
+            lambda pipe, images: pipe.outpaint(images, left=2, soft_edge=100_000),
+            "soft_edge must lie in [0, 8], not 100000.",
         ),
         (
             lambda pipe, images: pipe.inpaint("no.png", SOME),
@@ -364,6 +364,10 @@ SOME = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         (
             lambda pipe, images: pipe.interpolate(0, 1, 1),
             "1 images cannot go from one class to another; ask for at least 2.",
+        ),
+        (
+            lambda pipe, images: pipe.interpolate(0, None, 3),
+            "Class None is neither a number nor a name; name a class.",
         ),
         (lambda pipe, images: pipe.interpolate(0, 7, 3), "Class 7 does not exist; the model kn"),
     ],

@@ -35,6 +35,8 @@ def test_labels_by_number_and_name(pipe):
     assert pipe.labels([2, "goldfish", "1", "RED circle"]).tolist() == [2, 2, 1, 0]
     assert pipe.labels("goldfish").tolist() == pipe.labels(2).tolist() == [2]
     assert pipe.labels(range(3)).tolist() == pipe.labels(torch.arange(3)).tolist() == [0, 1, 2]
+    assert pipe.labels(np.int64(2)).tolist() == pipe.labels(torch.tensor(2)).tolist() == [2]
+    assert pipe.labels(np.array([1, 0])).tolist() == [1, 0]
     assert pipe.labels(None).tolist() == [pipe.network.null_label] == [3]
     assert pipe.labels("goldfish").dtype == torch.int64
 
@@ -71,6 +73,20 @@ def test_a_generator_of_torch(pipe):
     generator = torch.Generator().manual_seed(4)
     assert torch.equal(pipe([0, 1], generator=generator).tokens, found)
     assert not torch.equal(pipe([0, 1], generator=generator).tokens, found)  # it has moved on
+
+
+def test_no_generator_is_a_random_seed(pipe):
+    first, second = (pipe([0, 1, 2], generator=None).tokens for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_a_generator_of_torch_per_image(pipe):
+    def generators():
+        return [torch.Generator().manual_seed(seed) for seed in (4, 5)]
+
+    found = pipe([0, 1], generator=generators()).tokens
+    assert torch.equal(pipe([0, 1], generator=generators()).tokens, found)
+    assert torch.equal(pipe([1], generator=generators()[1:]).tokens[0], found[1])
 
 
 def test_image_seeds_do_not_depend_on_the_batch():
@@ -322,6 +338,16 @@ def test_a_second_network_of_the_wrong_kind(tmp_path, pair):
         ({"class_labels": [3]}, "Class 3 does not exist; the model knows 0 to 2."),
         ({"class_labels": []}, "class_labels is empty; name a class, or leave it out."),
         ({"class_labels": [0, 1], "generator": [1]}, "generator has 1 seeds for 2 images."),
+        ({"class_labels": True}, "Class True is neither a number nor a name; name a class."),
+        ({"num_step": 4}, "Unknown argument 'num_step'. Did you mean 'num_steps'?"),
+        ({"prompt": "a cat"}, "These weights know classes, not prompts; use class_labels=..."),
+        (
+            {"num_inference_steps": 2, "num_steps": 3},
+            "num_inference_steps and num_steps are the same; give one of them.",
+        ),
+        ({"guidance_scale": "3"}, "guidance_scale takes a number, not '3'."),
+        ({"num_inference_steps": 8.0}, "num_inference_steps takes a whole number, not 8.0."),
+        ({"generator": 2**64}, "generator=18446744073709551616 is no seed of 64 signed bits; gi"),
         ({"height": 9}, "height=9 and width=8 must be multiples of 2."),
         ({"height": 0}, "height=0 and width=8 must be multiples of 2."),
         ({"width": -8}, "height=8 and width=-8 must be multiples of 2."),
