@@ -81,11 +81,7 @@ def make_plan(num_tokens: int, sampling: SamplingConfig, objective: str = "mar")
     """
     kind = plan_kind(objective, sampling.plan)
     if kind == "ar":
-        if sampling.remask:
-            raise UserError(
-                f"remask={sampling.remask:g} hides tokens again, which plan=ar cannot draw anew; "
-                "use remask=0."
-            )
+        _check_keeps(sampling, "plan=ar")
         return ar_plan(num_tokens)
     if sampling.remask_by not in REMASK:
         raise UserError(f"Unknown remask_by {sampling.remask_by!r}. Known: {', '.join(REMASK)}.")
@@ -96,7 +92,10 @@ def make_plan(num_tokens: int, sampling: SamplingConfig, objective: str = "mar")
         num_ar = sampling.num_ar
     _check_share(num_ar, num_tokens)
     if num_ar == num_tokens:
+        _check_keeps(sampling, f"num_ar={num_ar}, all of the tokens,")
         return ar_plan(num_tokens)
+    if not sampling.counts and not sampling.legacy:
+        _check_steps(sampling.num_steps, num_tokens - num_ar, num_ar)
     return _steps(num_ar, _masked_counts(num_tokens - num_ar, sampling), sampling.order)
 
 
@@ -149,10 +148,7 @@ def _masked_counts(num_tokens: int, sampling: SamplingConfig) -> list[int]:
 
 
 def _scheduled_counts(num_tokens: int, num_steps: int, schedule: str) -> list[int]:
-    if not 1 <= num_steps <= num_tokens:
-        raise UserError(
-            f"num_steps={num_steps} must lie between 1 and the number of tokens, {num_tokens}."
-        )
+    _check_steps(num_steps, num_tokens)
     if schedule not in SCHEDULES:
         raise UserError(f"Unknown schedule {schedule!r}. Known: {', '.join(SCHEDULES)}.")
     revealed = [0]  # behind each step
@@ -188,4 +184,20 @@ def _check_share(num_ar: int, num_tokens: int) -> None:
     if not 0 <= num_ar <= num_tokens:
         raise UserError(
             f"num_ar={num_ar} must lie between 0 and the number of tokens, {num_tokens}."
+        )
+
+
+def _check_steps(num_steps: int, num_tokens: int, num_ar: int = 0) -> None:
+    if not 1 <= num_steps <= num_tokens:
+        most = f"the number of tokens, {num_tokens}"
+        if num_ar:
+            most = f"{num_tokens}, the number of tokens that num_ar={num_ar} leaves"
+        raise UserError(f"num_steps={num_steps} must lie between 1 and {most}.")
+
+
+def _check_keeps(sampling: SamplingConfig, plan: str) -> None:
+    if sampling.remask:
+        raise UserError(
+            f"remask={sampling.remask:g} hides tokens again, which {plan} cannot draw anew; "
+            "use remask=0."
         )

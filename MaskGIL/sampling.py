@@ -73,7 +73,9 @@ class SamplingConfig:
         "whatever top_k, top_p and min_p are",
     )
     last_temperature: float | None = setting(
-        None, "temperature at the last step, reached linearly; null: the same at all steps"
+        None,
+        "temperature at the last step, reached linearly; null: the same at all steps, as is a "
+        "number equal to temperature, for weights that have another one",
     )
     top_k: int = setting(0, "draw from the k most likely codes only; 0 draws from all")
     top_p: float = setting(

@@ -199,3 +199,22 @@ def test_remask_needs_masked_steps():
         )
     with pytest.raises(UserError, match=r"^Unknown remask_by 'luck'. Known: random, confidence.$"):
         make_plan(16, settings.changed(remask_by="luck"))
+
+
+def test_a_hybrid_of_single_tokens_alone_cannot_remask():
+    settings = SamplingConfig(plan="hybrid", num_ar=16, remask=0.1)
+    with pytest.raises(UserError) as error:
+        make_plan(16, settings, "both")
+    assert str(error.value) == (
+        "remask=0.1 hides tokens again, which num_ar=16, all of the tokens, cannot draw anew; use "
+        "remask=0."
+    )
+
+
+def test_steps_are_for_the_tokens_that_a_hybrid_leaves():
+    settings = SamplingConfig(plan="hybrid", num_ar=12, num_steps=5)
+    with pytest.raises(UserError) as error:
+        make_plan(16, settings, "both")
+    assert str(error.value) == (
+        "num_steps=5 must lie between 1 and 4, the number of tokens that num_ar=12 leaves."
+    )
