@@ -105,3 +105,13 @@ def find_weights(value: str) -> Path | None:
     Raises UserError for a file that is not there, and for a kept one that is damaged.
     """
     return INCEPTION.find(value)
+
+
+def weights_sha256(value: str) -> str | bool:
+    """How the sha256 of the weights that a key of this value asks for begins; False without any.
+
+    Raises UserError as `find_weights`.
+    """
+    if weights := find_weights(value):
+        return file_sha256(weights)[: len(OFFICIAL)]
+    return OFFICIAL if value == "download" else False

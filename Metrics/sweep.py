@@ -25,16 +25,18 @@ from MaskGIL.output import check_writable
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling_keys import open_pipeline
 from MaskGIL.values import show_value
+from Metrics.comparison import describe_device
 from Metrics.cost import ROUNDS, count_cost, machine, spread, time_in_turns
 from Metrics.features import SHA256, load_feature_network
 from Metrics.grid import Cell, cells_of
-from Metrics.inception import find_weights, open_inception
+from Metrics.inception import open_inception, weights_sha256
 from Metrics.job import check_reference, image_size
 from Metrics.judge import Judge
 from Metrics.record import Record, describe_ar_network, describe_sampler, describe_set
 from Metrics.reference import LabelledImages, open_image_set
 from Metrics.sample_and_eval import choose_labels, sample_rows
 from Metrics.sample_config import SampleConfig
+from Metrics.seen import Seen
 from Metrics.sweep_picture import draw_axes, draw_fronts
 from Metrics.sweep_table import measures_in_words, to_markdown
 from Network.config import UserError
@@ -64,14 +66,17 @@ class Sweep:
             self.pipe, config.classes, config.num_images, config.seed, self.reference
         )
         self.ar_network = describe_ar_network(self.pipe)
-        with_fid = bool(find_weights(config.inception)) or config.inception == "download"
         self.facts = {
             "set": describe_set(
                 self.pipe, self.labels, seed=config.seed, chunk=config.chunk, ema=config.ema
             ),
             "reference": {"name": config.reference, "count": len(self.reference)},
-            "features": {"shapesnet": SHA256, "inception": with_fid},
+            "features": {"shapesnet": SHA256, "inception": weights_sha256(config.inception)},
         }
+        if (
+            self.pipe.device.type != "cpu"
+        ):  # of which finished cells of earlier versions say nothing
+            self.facts["device"] = self.pipe.device.type
 
     def plan(self) -> str:
         """What will be done, for people."""
@@ -95,6 +100,9 @@ class Sweep:
         (self.out / "cells").mkdir(parents=True, exist_ok=True)
         if missing := self._missing():
             self._measure(missing, progress)
+        else:
+            images = progress(self.reference, "reference")
+            self._check_finished(Seen(images, len(self.reference), extractors=()).sha256)
         record = self._gathered(self._timed())
         table = to_markdown(record)
         replace_file(self.out / "sweep.json", to_json(record) + b"\n")
@@ -115,19 +123,18 @@ class Sweep:
         return [cell for cell in self.cells if not self._file(cell).exists()]
 
     def _measure(self, cells: Sequence[Cell], progress: Progress) -> None:
-        """Count, sample and score cells, each on a line with the time that is left."""
-        costs = [count_cost(self.pipe, self._batch(), cell.sampling) for cell in cells]
+        """Sample, score and count cells, each on a line with the time that is left."""
         judge = self._open_judge(progress)
-        work = [cost["gigaflops"] + cost["gigaflops of pixels"] for cost in costs]
+        work = [len(self.pipe.plan(cell.sampling)) for cell in cells]  # nearly so
         first, started = len(self.cells) - len(cells), time.monotonic()
-        for number, (cell, cost) in enumerate(zip(cells, costs), 1):
+        for number, cell in enumerate(cells, 1):
             images = CellImages(self.pipe, cell, self.labels, self.config)
             scores = judge.score(progress(images, cell.title), self.labels)
             known = {
                 "identity": self._identity(cell),
                 **scores,
                 "reference sha256": judge.sha256,
-                "cost": cost,
+                "cost": count_cost(self.pipe, self._batch(), cell.sampling),
                 "machine": machine(self.pipe.device),
             }
             replace_file(self._file(cell), to_json(known) + b"\n")
@@ -144,20 +151,29 @@ class Sweep:
         extractors = [*([inception] if inception else []), load_feature_network()]
         images = progress(self.reference, "reference")
         judge = Judge(self.reference, images, extractors, self.pipe.classes)
+        self._check_finished(judge.sha256)
+        return judge
+
+    def _check_finished(self, reference_sha256: str) -> None:
+        """Raise UserError if a finished cell was judged by other images."""
         for file in map(self._file, self.cells):
-            if file.exists() and _read(file)["reference sha256"] != judge.sha256:
+            if file.exists() and _read(file)["reference sha256"] != reference_sha256:
                 raise UserError(
                     f"reference={self.config.reference} has changed since {file} was made; name "
                     "another out."
                 )
-        return judge
 
     def _timed(self) -> Record:
-        """Seconds per image of all cells, in one go: of the last time if they are all there."""
+        """Seconds per image of all cells, in one go: those of the last time if they are all there.
+
+        Seconds of another device are not taken.
+        """
         file, batch = self.out / "seconds.json", self._batch()
         names = {self._file(cell).stem: cell.sampling for cell in self.cells}
-        if file.exists() and names.keys() <= (known := _read(file))["seconds"].keys():
-            return known
+        if file.exists():
+            known, here = _read(file), describe_device(self.pipe.device)
+            if names.keys() <= known["seconds"].keys() and known["machine"]["device"] == here:
+                return known
         print(f"timing {len(names)} cells, {ROUNDS} rounds of {len(batch)} images", flush=True)
         facts, seconds = machine(self.pipe.device), {name: ([], []) for name in names}
         for name, transformer, with_pixels in time_in_turns(self.pipe, batch, names):

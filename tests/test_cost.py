@@ -2,11 +2,14 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import tiny
 import torch
 
+from MaskGIL import inference
+from MaskGIL.inference import compile_blocks
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling import SamplingConfig
 from Metrics import cost as module
@@ -60,6 +63,23 @@ def test_operations_of_an_image_do_not_depend_on_the_batch(pipe):
     assert {**one, "gigaflops of pixels": 0} == {**three, "gigaflops of pixels": 0}
     cached = count_cost(pipe, LABELS, replace(pipe.sampling, plan="ar"))
     assert cached["gigaflops"] < one["gigaflops"]  # 16 steps of a token against 4 of 16
+
+
+def test_nothing_is_compiled_to_be_counted(pipe, monkeypatch):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    plain = count_cost(pipe, LABELS, pipe.sampling)
+    monkeypatch.setattr(inference.torch, "compile", partial(torch.compile, backend=backend))
+    own = Pipeline(tiny.network().float(), pipe.tokenizer, "abc", pipe.sampling)
+    compile_blocks(own.network)
+    assert count_cost(own, LABELS, pipe.sampling) == plain
+    assert not compiled  # PyTorch leaves it while operations are counted
+    own.sample_tokens(LABELS, LABELS)
+    assert compiled
 
 
 def test_calls_are_counted_whatever_ends_them(pipe):

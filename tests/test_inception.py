@@ -18,6 +18,7 @@ from Metrics.inception import (
     SPATIAL_WIDTH,
     InceptionNetwork,
     open_inception,
+    weights_sha256,
 )
 from Network.config import UserError
 
@@ -111,3 +112,10 @@ def test_a_missing_file(value, hint):
     assert str(error.value) == (
         f"inception={value} is no file; give one, or auto, download, none.{hint}"
     )
+
+
+def test_weights_are_known_before_they_are_opened(downloads, tmp_path):
+    assert weights_sha256("auto") is weights_sha256("none") is False
+    assert weights_sha256("download") == OFFICIAL
+    (tmp_path / "own.pth").write_bytes(b"own")
+    assert weights_sha256(str(tmp_path / "own.pth")) == hashlib.sha256(b"own").hexdigest()[:8]

@@ -131,9 +131,12 @@ def test_an_interrupted_cell_is_made_again_alone(fid_sample, tmp_path, sampled, 
             raise KeyboardInterrupt
         return score(judge, images, labels)
 
+    counted, count_cost = [], module.count_cost
     with monkeypatch.context() as broken:
+        broken.setattr(module, "count_cost", lambda *a: counted.append(a) or count_cost(*a))
         broken.setattr(module.Judge, "score", interrupted)
         assert fid_sample(GRID)[0] == 130
+    assert len(counted) == 2  # those of finished cells: nothing that is done is lost
     assert not (tmp_path / "sweep/sweep.json").exists()
     sampled.clear()
     code, out, _ = fid_sample(GRID)
@@ -146,9 +149,35 @@ def test_another_reference_of_the_same_name_is_told(fid_sample, tmp_path):
     np.savez(tmp_path / "real.npz", pixels)
     assert fid_sample("sweep=num_steps=1", "reference=real.npz")[0] == 0
     np.savez(tmp_path / "real.npz", 255 - pixels)
-    code, _, err = fid_sample("sweep=num_steps=1 2", "reference=real.npz")
-    assert code == 2
-    assert err.startswith("error: reference=real.npz has changed since sweep/cells/")
+    for rows in ("num_steps=1 2", "num_steps=1"):  # a cell is missing, none is
+        code, _, err = fid_sample(f"sweep={rows}", "reference=real.npz")
+        assert code == 2
+        assert err.startswith("error: reference=real.npz has changed since sweep/cells/")
+
+
+def test_cells_of_other_inception_weights_are_others(weights, tmp_path):
+    found = []
+    for name in ("a.pth", "b.pth"):
+        (tmp_path / name).write_text(name)
+        for file in ("none", str(tmp_path / name)):
+            config = SampleConfig(
+                weights=str(weights), reference="shapes:64", sweep=("num_steps=1",), num_images=40
+            )
+            sweep = Sweep(replace(config, device="cpu", inception=file, out=str(tmp_path / "out")))
+            found.append(sweep.facts["features"]["inception"])
+    assert found[0] is found[2] is False
+    assert found[1] != found[3]
+
+
+def test_seconds_of_another_device_are_measured_again(fid_sample, tmp_path):
+    fid_sample("sweep=num_steps=1")
+    file = tmp_path / "sweep/seconds.json"
+    record = json.loads(file.read_text())
+    assert "timing" not in fid_sample("sweep=num_steps=1")[1]
+    record["machine"]["device"] = "cuda:0 (another)"
+    file.write_text(json.dumps(record))
+    assert "timing 1 cells" in fid_sample("sweep=num_steps=1")[1]
+    assert json.loads(file.read_text())["machine"]["device"].startswith("cpu")
 
 
 def test_a_dry_run_and_the_help_of_a_grid(fid_sample, tmp_path):
