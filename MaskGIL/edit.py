@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,10 +18,10 @@ from torch import Tensor
 from MaskGIL.border import Output, fit_picture, read_pictures
 from MaskGIL.command import Flags
 from MaskGIL.config import require_at_least, require_within
-from MaskGIL.editing import at_random, token_margins, touched
+from MaskGIL.editing import at_random, check_classes, check_soft_edge, token_margins, touched
 from MaskGIL.generate import label_names, sampler_lines
-from MaskGIL.output import output_path
-from MaskGIL.pictures import MASKED_GREY, grey_out, save_grid
+from MaskGIL.output import new_folder, output_path
+from MaskGIL.pictures import MASKED_GREY, grey_out, save_grid, save_images
 from MaskGIL.pipeline import Pipeline, image_seeds
 from MaskGIL.regions import REGIONS, read_region
 from MaskGIL.sampling_keys import SamplingKeys, open_pipeline
@@ -63,7 +64,10 @@ class EditConfig(SamplingKeys):
     bottom: int = setting(0, "the same below")
     paste: bool = setting(True, "put back the pixels of the image that are not drawn anew")
     soft_edge: int = setting(0, "pixels outside of what is drawn over which both are blended")
-    out: str = setting("edit.png", "PNG file of the result; replaced if it is there")
+    out: str = setting("edit.png", "PNG file of all rows; replaced if it is there; empty: none")
+    images: str = setting(
+        "", "new folder for each result as a PNG of its own, 00.png on; empty: none"
+    )
     enlarge: int = setting(1, "pixels of the picture along a side of an image's pixel")
 
     def __post_init__(self):
@@ -94,10 +98,11 @@ class Edit(NamedTuple):
 def edit(config: EditConfig, flags: Flags) -> None:
     """Edit, write the picture, and say so."""
     started = time.monotonic()
-    path = output_path("out", config.out, ".png")
+    path, folder = _outputs(config)
     pipe = open_pipeline(config)
-    labels, columns = pipe.labels(config.class_labels or None), row_length(config)
-    planned = EDITS[config.kind](pipe, config)
+    check_soft_edge(pipe, config.soft_edge)
+    columns, planned = row_length(config), EDITS[config.kind](pipe, config)
+    labels = pipe.labels(config.class_labels or None)
     print(f"edit       {' of '.join(filter(None, (config.kind, config.image)))}")
     print(f"images     {columns} in a row, {label_names(pipe, labels)}, seed {config.seed}")
     print(sampler_lines(pipe))
@@ -109,19 +114,26 @@ def edit(config: EditConfig, flags: Flags) -> None:
     for remark in remarks or ():
         print(f"note       {remark.message}")
     assert isinstance(images, Tensor)
-    cells = arrange(planned, images.cpu(), columns)
-    save_grid(torch.stack(cells), path, len(cells) * columns // len(images), config.enlarge)
-    print(f"wrote      {path}")
+    if path:
+        cells = arrange(planned, images.cpu(), columns)
+        save_grid(torch.stack(cells), path, len(cells) * columns // len(images), config.enlarge)
+    if folder:
+        save_images(images, folder)
+    print(f"wrote      {', '.join(str(place) for place in (path, folder) if place)}")
     print(f"seconds    {time.monotonic() - started:.1f}")
 
 
 def row_length(config: EditConfig) -> int:
-    """How many images a row has. Raises UserError for too many in all."""
+    """How many images a row has. Raises UserError for too many in all, and for no way between."""
     columns = config.num_images or (8 if config.kind == "interpolate" else 3)
     rows = 1 if config.kind == "interpolate" else max(1, len(config.class_labels))
     if rows * columns > MOST_IMAGES:
         raise UserError(
             f"{rows} classes of {columns} images are more than {MOST_IMAGES}; ask for fewer."
+        )
+    if config.kind == "interpolate" and columns < 2:
+        raise UserError(
+            f"num_images={columns} cannot go from one class to another; ask for at least 2."
         )
     return columns
 
@@ -166,6 +178,7 @@ def _vary(pipe: Pipeline, config: EditConfig) -> Edit:
 
 
 def _interpolate(pipe: Pipeline, config: EditConfig) -> Edit:
+    check_classes(pipe)
     if len(config.class_labels) != 2:
         raise UserError("class_labels of interpolate are two, from and to: class_labels=a,b.")
     first, second = config.class_labels
@@ -179,6 +192,18 @@ EDITS = {
     "vary": _vary,
     "interpolate": _interpolate,
 }
+
+
+def _outputs(config: EditConfig) -> tuple[Path | None, Path | None]:
+    """Where the rows and each result go. Raises UserError for neither, and for a source of them."""
+    if not config.out and not config.images:
+        raise UserError("out and images are empty; name a file to write, out=edit.png.")
+    path = output_path("out", config.out, ".png") if config.out else None
+    for key in ("image", "mask"):
+        source = getattr(config, key)
+        if path and source and path.resolve() == Path(source).resolve():
+            raise UserError(f"out={path} would replace the {key}; name another file.")
+    return path, new_folder("images", config.images) if config.images else None
 
 
 def _read(pipe: Pipeline, config: EditConfig) -> tuple[Image.Image, Tensor]:

@@ -19,6 +19,15 @@ def output_path(key: str, value: str, suffix: str) -> Path:
     return path
 
 
+def new_folder(key: str, value: str) -> Path:
+    """`value` as a folder that is new or empty. Raises UserError naming `key`."""
+    folder = Path(value)
+    check_writable(key, folder.absolute())
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{key}={value} is not empty; name a new folder.")
+    return folder
+
+
 def check_writable(key: str, folder: Path) -> None:
     """Raise UserError naming `key` unless `folder` exists or can be made, and can be written to."""
     place = next(p for p in (folder, *folder.parents) if p.exists())

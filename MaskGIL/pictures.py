@@ -20,6 +20,13 @@ def save_grid(images: Tensor, path: Path, columns: int, enlarge: int = 1) -> Non
     Image.fromarray(grid_of(images, columns, enlarge)).save(path)
 
 
+def save_images(images: Tensor, folder: Path) -> None:
+    """Write images (B, 3, H, W) uint8 as PNG files of their own: 00.png, 01.png, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, pixels in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+
+
 def grid_of(images: Tensor, columns: int, enlarge: int = 1) -> NDArray[np.uint8]:
     """Images (B, 3, H, W) uint8 as one picture (height, width, 3), white between them."""
     images = images.cpu().repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)

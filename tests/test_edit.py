@@ -138,6 +138,29 @@ def test_interpolation_is_a_row_from_class_to_class(edit, pipe):
     assert np.array_equal(row, np.stack(expected))
 
 
+def test_each_result_is_written_alone(edit, tmp_path):
+    code, out, _ = edit("vary", IMAGE, "num_images=2", "class_labels=1,2", "images=new/results")
+    assert code == 0
+    assert "wrote      edit.png, new/results\n" in out
+    files = sorted((tmp_path / "new/results").iterdir())
+    assert [file.name for file in files] == ["00.png", "01.png", "02.png", "03.png"]
+    results = [np.asarray(Image.open(file)) for file in files]
+    assert np.array_equal(results, cells("edit.png")[:, [2, 4]].reshape(4, SIDE, SIDE, 3))
+    code, _, err = edit("vary", IMAGE, "images=new/results")
+    assert (code, err) == (2, "error: images=new/results is not empty; name a new folder.\n")
+    assert edit("vary", IMAGE, "num_images=1", "out=", "images=alone")[0] == 0
+    assert [file.name for file in (tmp_path / "alone").iterdir()] == ["00.png"]
+
+
+def test_weights_without_classes_have_nothing_to_interpolate(edit, tmp_path, capsys):
+    folder = save_tiny_weights(tmp_path / "weights", classes=())
+    for words in (["class_labels=a,b"], []):
+        assert main(["edit", "interpolate", *words, f"weights={folder}", "device=cpu"]) == 2
+        assert capsys.readouterr().err == (
+            "error: This model knows no classes; there is nothing to interpolate between.\n"
+        )
+
+
 def test_cells_of_rows():
     images = torch.arange(4).view(4, 1, 1, 1)
     rows = arrange(Edit(Edit, before=[torch.tensor(-1)]), images, 2)
@@ -192,6 +215,20 @@ IMAGE = "image=cat.png"
         (["interpolate", "class_labels=1"], "class_labels of interpolate are two, from and to: cl"),
         (["vary", IMAGE, "class_labels=1,2", "num_images=40"], "2 classes of 40 images are more t"),
         (["vary", IMAGE, "num_images=65"], "num_images must lie in [0, 64], not 65."),
+        (
+            ["interpolate", "class_labels=1,2", "num_images=1", "--dry-run"],
+            "num_images=1 cannot go from one class to another; ask for at least 2.",
+        ),
+        (
+            ["inpaint", IMAGE, "mask=center", "soft_edge=100000", "--dry-run"],
+            "soft_edge must lie in [0, 16], not 100000.",
+        ),
+        (["vary", IMAGE, "out=./cat.png"], "out=cat.png would replace the image; name another fi"),
+        (
+            ["inpaint", IMAGE, "mask=mask.png", "out=mask.png"],
+            "out=mask.png would replace the mask; name another file.",
+        ),
+        (["vary", IMAGE, "out="], "out and images are empty; name a file to write, out=edit.png."),
         (["vary", IMAGE, "out=a.jpg"], "out=a.jpg must end in .png."),
         (["vary", IMAGE, "num_steps=65"], "num_steps=65 must lie between 1 and the number of toke"),
     ],

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from MaskGIL.output import check_writable, output_path
+from MaskGIL.output import check_writable, new_folder, output_path
 from Network.config import UserError
 
 
@@ -23,3 +23,11 @@ def test_unwritable_places(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may do anything
     with pytest.raises(UserError, match=r"out lies in .*, which you may not write to"):
         check_writable("out", tmp_path / "deep")
+
+
+def test_new_folders(tmp_path):
+    assert new_folder("images", str(tmp_path / "a/b")) == tmp_path / "a/b"
+    assert new_folder("images", str(tmp_path)) == tmp_path
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match=r"^images=.* is not empty; name a new folder\.$"):
+        new_folder("images", str(tmp_path))

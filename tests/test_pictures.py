@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from MaskGIL.pictures import MASKED_GREY, grey_out, save_gif, save_grid, save_strip
+from MaskGIL.pictures import MASKED_GREY, grey_out, save_gif, save_grid, save_images, save_strip
 
 
 def images(batch, height=4, width=6, seed=0):
@@ -74,3 +74,10 @@ def test_an_animation_rests_on_its_last_frame(tmp_path):
             found = np.array(gif.convert("RGB"))
             assert found.shape == (38, 38, 3)
             assert (cell(found, 1, 0, 16, 16) == 60 * index).all()
+
+
+def test_images_of_their_own(tmp_path):
+    given = images(2)
+    save_images(given, tmp_path / "new/folder")
+    for index, image in enumerate(given):
+        assert np.array_equal(pixels(tmp_path / f"new/folder/0{index}.png"), channels_last(image))
