@@ -225,11 +225,12 @@ class Pipeline:
         null = self.network.null_label
         if class_labels is None:
             return torch.tensor([null], device=self.device)
-        if isinstance(class_labels, Tensor | np.ndarray):
-            class_labels = class_labels.tolist()
-        if isinstance(class_labels, str) or not isinstance(class_labels, Sequence):
-            class_labels = [class_labels]
-        numbers = [class_index(label, self.classes, null) for label in class_labels]
+        given: Any = class_labels
+        if isinstance(given, Tensor | np.ndarray):
+            given = given.tolist()
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            given = [given]
+        numbers = [class_index(label, self.classes, null) for label in given]
         if not numbers:
             raise UserError("class_labels is empty; name a class, or leave it out.")
         return torch.tensor(numbers, dtype=torch.int64, device=self.device)
