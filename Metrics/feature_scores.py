@@ -1,7 +1,7 @@
 """What can be told where the features of all images are kept, not only their mean and covariance.
 
 The kernel distance, precision, recall, density, coverage, and 95 % intervals of these and of the
-Fréchet distance. N generated and M real images, D width.
+Fréchet distance. N real and M generated images, D width.
 """
 
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ HOW_SURE = (
 
 
 def feature_scores(
-    generated: Tensor, real: Tensor, labels: NDArray[np.int64], distance: Distance, value: float
+    real: Tensor, generated: Tensor, labels: NDArray[np.int64], distance: Distance, value: float
 ) -> dict[str, dict[str, Any]]:
-    """Of features (N, D) of images with labels (N,), and (M, D) of the reference.
+    """Of features (N, D) of the reference, and (M, D) of images with labels (M,).
 
     {"metrics": numbers, "intervals": {"low", "high"}, "how" they are counted}, each by name.
     `value` is their `distance`, whose interval is about the extrapolated one where that can be
@@ -48,8 +48,8 @@ def feature_scores(
     size = min(SUBSET_SIZE, len(generated), len(real))
     rows, paired = spread(len(generated), MOST_PAIRED), spread(len(real), MOST_PAIRED)
     shares, *shares_without = neighbourhoods(real, generated, groups)
-    metrics = {"KID": kernel_distance(generated, real, size=size)[0], **shares._asdict()}
-    intervals = {"KID": _ends(*squared_mmd(generated[rows], real[paired], groups[rows]))}
+    metrics = {"KID": kernel_distance(real, generated, size=size)[0], **shares._asdict()}
+    intervals = {"KID": _ends(*squared_mmd(real[paired], generated[rows], groups[rows]))}
     for name, values in zip(Neighbourhoods._fields, zip(*shares_without)):
         intervals[name] = _ends(metrics[name], values)
     if len(generated) >= PER_FEATURE * generated.shape[1]:
@@ -66,7 +66,7 @@ def feature_scores(
 def _beyond_bias(
     generated: Tensor, groups: Tensor, distance: Distance, value: float
 ) -> dict[str, float]:
-    """The distance of endlessly many images like features (N, D), and its interval."""
+    """The distance of endlessly many images like features (M, D), and its interval."""
     parts = [FeatureStatistics() for _ in range(GROUPS)]
     for group, part in enumerate(parts):
         part.update(generated[groups == group])

@@ -1,8 +1,8 @@
-"""The kernel inception distance: a distance of two sets of features whose mean, unlike an FID's,
-does not depend on how many images there are.
+"""The kernel inception distance: unlike an FID, no larger on average where images are fewer.
 
 The unbiased squared MMD of Gretton et al. 2012, eq. 3, with the kernel (x y / D + 1)^3 of Binkowski
-et al. 2018: below 0 as often as not where the sets are alike. N, M images, D width, G groups.
+et al. 2018: below 0 as often as above where the sets are alike. N real and M generated images,
+R rows of a block, D width, G groups, S subsets.
 """
 
 import numpy as np
@@ -17,8 +17,8 @@ ROWS = 256  # rows of a block of kernels: 256 x 10,000 of them take 20 MB
 
 
 def kernel_distance(
-    generated: Tensor,
     real: Tensor,
+    generated: Tensor,
     *,
     subsets: int = SUBSETS,
     size: int = SUBSET_SIZE,
@@ -31,59 +31,66 @@ def kernel_distance(
     error of the mean. Raises UserError for fewer images than `size`, other widths and values that
     are not finite.
     """
-    generated, real = _both(generated, real)
-    check_count(f"A KID of subsets of {size}", max(size, 2), min(len(generated), len(real)))
+    real, generated = _both(real, generated)
+    check_count(f"A KID of subsets of {size}", max(size, 2), min(len(real), len(generated)))
     random = np.random.RandomState(seed)  # numpy's frozen one, as the packages do
-    values = []
-    for _ in range(subsets):
-        rows = [torch.from_numpy(random.choice(len(x), size, False)) for x in (generated, real)]
-        values += _squared_mmds(generated[rows[0]], real[rows[1]], torch.ones(1, size))
+    counts = len(generated), len(real)
+    drawn = [[random.choice(count, size, False) for count in counts] for _ in range(subsets)]
+    if max(counts) ** 2 <= subsets * size**2:  # to look at every pair once is less work
+        of_generated, of_real = (torch.zeros(subsets, count).to(real) for count in counts)
+        for number, (generated_rows, real_rows) in enumerate(drawn):
+            of_generated[number, generated_rows] = 1
+            of_real[number, real_rows] = 1
+        values = _squared_mmds(real, generated, of_real, of_generated)
+    else:
+        every = torch.ones(1, size).to(real)
+        values = [_squared_mmds(real[r], generated[g], every, every)[0] for g, r in drawn]
     return float(np.mean(values)), float(np.std(values))
 
 
-def squared_mmd(generated: Tensor, real: Tensor, groups: Tensor) -> tuple[float, list[float]]:
-    """The same of all images, without a draw; and without each of the `groups` (N,) int64.
+def squared_mmd(real: Tensor, generated: Tensor, groups: Tensor) -> tuple[float, list[float]]:
+    """The same of all images, without a draw; and without each of the `groups` (M,) int64.
 
     Features (N, D) and (M, D). Raises UserError as `kernel_distance` does.
     """
-    generated, real = _both(generated, real)
-    check_count("A KID", 2, min(len(generated), len(real)))
-    whole, *without = _squared_mmds(generated, real, F.one_hot(groups).T)
-    return whole, without
+    real, generated = _both(real, generated)
+    check_count("A KID", 2, min(len(real), len(generated)))
+    without = 1 - F.one_hot(groups).T.to(generated)  # (G, M)
+    of_generated = torch.cat([torch.ones_like(without[:1]), without])
+    of_real = torch.ones(len(of_generated), len(real)).to(real)
+    whole, *rest = _squared_mmds(real, generated, of_real, of_generated)
+    return whole, rest
 
 
-def _squared_mmds(generated: Tensor, real: Tensor, member: Tensor) -> list[float]:
-    """Of all generated images, then without each of several groups; member (G, N) is 0 or 1."""
-    member = member.to(generated)
-    own = torch.zeros(len(member), len(member)).to(member)  # sums over pairs of groups (G, G)
-    cross = own[0].clone()  # and over a group and all real images (G,)
-    for rows in torch.arange(len(generated), device=generated.device).split(ROWS):
-        own += member[:, rows] @ _of_two_images(generated, rows) @ member.T
-        cross += member[:, rows] @ _kernel(generated[rows], real).sum(1)
-    every_row = torch.arange(len(real), device=real.device).split(ROWS)
-    real_sum = torch.stack([_of_two_images(real, rows).sum() for rows in every_row]).sum()
-    kept = torch.cat([torch.ones_like(cross)[None], 1 - torch.eye(len(own)).to(own)])
-    kept = kept if len(own) > 1 else kept[:1]  # (G + 1, G)
-    count, real_count = kept @ member.sum(1), len(real)
-    own = (kept @ own * kept).sum(1) / (count * (count - 1))
-    cross = kept @ cross / (count * real_count)
-    return (own + real_sum / (real_count * (real_count - 1)) - 2 * cross).tolist()
+def _squared_mmds(
+    real: Tensor, generated: Tensor, of_real: Tensor, of_generated: Tensor
+) -> list[float]:
+    """Of S subsets: those images of which `of_real` (S, N) and `of_generated` (S, M) are 1."""
+    among_real = _sums(real, real, of_real, of_real, itself=False)
+    among_generated = _sums(generated, generated, of_generated, of_generated, itself=False)
+    between = _sums(real, generated, of_real, of_generated, itself=True)
+    num_real, num_generated = of_real.sum(1), of_generated.sum(1)
+    among_real = among_real / (num_real * (num_real - 1))
+    among_generated = among_generated / (num_generated * (num_generated - 1))
+    return (among_real + among_generated - 2 * between / (num_real * num_generated)).tolist()
 
 
-def _of_two_images(features: Tensor, rows: Tensor) -> Tensor:
-    """Kernels of some rows with all (R, N), 0 where both are the same image."""
-    kernel = _kernel(features[rows], features)
-    kernel[torch.arange(len(rows), device=rows.device), rows] = 0
-    return kernel
+def _sums(
+    first: Tensor, second: Tensor, of_first: Tensor, of_second: Tensor, *, itself: bool
+) -> Tensor:
+    """Kernels summed over the pairs of each subset (S,); `itself`: also of a row with its equal."""
+    total = torch.zeros(len(of_first)).to(first)
+    for rows in torch.arange(len(first), device=first.device).split(ROWS):
+        product = first[rows] @ second.T / first.shape[1] + 1  # (R, M)
+        kernel = product.square() * product  # twice as fast as a power of 3
+        if not itself:
+            kernel[torch.arange(len(rows), device=rows.device), rows] = 0
+        total += (of_first[:, rows] @ kernel * of_second).sum(1)
+    return total
 
 
-def _kernel(first: Tensor, second: Tensor) -> Tensor:
-    product = first @ second.T / first.shape[1] + 1  # (R, N)
-    return product.square() * product  # twice as fast as a power of 3
-
-
-def _both(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    generated = finite_rows("the generated features", generated)
+def _both(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
     real = finite_rows("the real features", real)
-    check_widths("the generated features", generated, "the real features", real)
-    return generated, real
+    generated = finite_rows("the generated features", generated)
+    check_widths("the real features", real, "the generated features", generated)
+    return real, generated

@@ -123,6 +123,7 @@ def kept_scores(record: Record, scores: Record) -> Record:
         train = scores["train"]
         metrics = {name: value for name, value in metrics.items() if not _stands_on_train(name)}
     kept = {**scores, "reference": new or old, "train": train}
+    kept["notes"] = scores["notes"] if new else record["notes"]
     kept |= {"metrics": {**metrics, **scores["metrics"]}}
     for key in ("features", "intervals", "how"):
         kept |= {key: {**record[key], **scores[key]}}

@@ -198,7 +198,7 @@ def _compare(
         notes.append(FEW_SAMPLES)
     if result["inception_score"] is not None and follows_classes(labels):
         notes.append(SORTED)
-    features = samples.features[-1], real.features[-1]  # of the Inception network, if any
+    features = real.features[-1], samples.features[-1]  # of the Inception network, if any
     if 0 < min(map(len, features)) < FEWEST:
         notes.append(TOO_FEW)
     elif len(features[0]) > 0:

@@ -37,10 +37,10 @@ def test_numbers_and_their_intervals(sets):
     generated, real = sets
     to_real = distance_to(real)
     value = to_real.of(statistics_of(generated))
-    found = feature_scores(generated, real, LABELS, to_real, value)
+    found = feature_scores(real, generated, LABELS, to_real, value)
     assert list(found) == ["metrics", "intervals", "how"]
     (whole,) = neighbourhoods(real, generated)
-    expected = {"KID": kernel_distance(generated, real, size=70)[0], **whole._asdict()}
+    expected = {"KID": kernel_distance(real, generated, size=70)[0], **whole._asdict()}
     assert found["metrics"] == {f"tiny {name}": score for name, score in expected.items()}
     assert found["intervals"].keys() == {*found["metrics"], "tiny distance"}
     assert "100 subsets of 70 images" in found["how"]["tiny KID"]
@@ -55,13 +55,13 @@ def test_numbers_and_their_intervals(sets):
     recalls = [neighbourhoods(real, rest)[0].recall for rest in rests]
     ends = found["intervals"]["tiny recall"]
     assert tuple(ends.values()) == pytest.approx(interval(whole.recall, recalls))
-    pairs = interval(*squared_mmd(generated, real, groups))
+    pairs = interval(*squared_mmd(real, generated, groups))
     assert tuple(found["intervals"]["tiny KID"].values()) == pytest.approx(pairs)
 
 
 def test_an_fid_gives_its_names_to_all(sets):
     generated, real = sets
-    found = feature_scores(generated, real, LABELS, distance_to(real, "FID", ""), 1.0)
+    found = feature_scores(real, generated, LABELS, distance_to(real, "FID", ""), 1.0)
     assert list(found["metrics"]) == ["KID", "precision", "recall", "density", "coverage"]
     assert "FID" in found["intervals"]
 
@@ -73,7 +73,7 @@ def test_too_few_images_a_feature_extrapolate_nothing(sets):
     for number, features in ((few, (generated, real)), (FEWEST, wide)):
         first, second = features[0][:number], features[1]
         labels = np.zeros(number, dtype=np.int64)
-        found = feature_scores(first, second, labels, distance_to(second), 1.0)
+        found = feature_scores(second, first, labels, distance_to(second), 1.0)
         told = number >= PER_FEATURE * first.shape[1]
         assert ("tiny distance" in found["intervals"]) == told
         assert "tiny coverage" in found["intervals"]

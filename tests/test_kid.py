@@ -14,7 +14,7 @@ from Network.config import UserError
 
 def test_all_pairs_are_at_the_stored_distance():
     a, b = features("a64"), features("b64")
-    whole, _ = squared_mmd(a, b[: len(a)], torch.zeros(len(a), dtype=torch.int64))
+    whole, _ = squared_mmd(b[: len(a)], a, torch.zeros(len(a), dtype=torch.int64))
     expected = GOLDEN["pairs"]["a64_b64"]["mmd2_unbiased_full_first_n"]
     assert whole == pytest.approx(expected, rel=1e-9)
 
@@ -24,19 +24,20 @@ def test_all_pairs_are_at_the_stored_distance():
 def test_draws_are_at_the_stored_distances(width):
     golden = GOLDEN["pairs"][f"a{width}_b{width}"]
     a, b = features(f"a{width}"), features(f"b{width}")
-    found = kernel_distance(a, b, subsets=golden["kid_subsets"])
+    found = kernel_distance(b, a, subsets=golden["kid_subsets"])
     assert found == pytest.approx(golden["kid_torch_fidelity_float64"], rel=1e-9)
 
 
-@pytest.mark.parametrize("rows", [7, 1000])
-def test_fresh_features_are_at_the_distances_of_the_packages(monkeypatch, rows):
+@pytest.mark.parametrize(("rows", "subsets"), [(7, 3), (7, 20), (1000, 20)])
+def test_fresh_features_are_at_the_distances_of_the_packages(monkeypatch, rows, subsets):
+    """For 3 draws of 30 images draw by draw, for 20 from all pairs of 80 and 70."""
     monkeypatch.setattr(kid, "ROWS", rows)
     generated, real = gaussian(80, 6, seed=1), gaussian(70, 6, seed=2, mean=0.5)
-    draw = {"kid_subsets": 5, "kid_subset_size": 30, "rng_seed": 3}
+    draw = {"kid_subsets": subsets, "kid_subset_size": 30, "rng_seed": 3}
     theirs = kid_features_to_metric(generated, real, **draw, verbose=False)
-    found = kernel_distance(generated, real, subsets=5, size=30, seed=3)
+    found = kernel_distance(real, generated, subsets=subsets, size=30, seed=3)
     assert found == pytest.approx(tuple(theirs.values()), rel=1e-10)
-    whole, _ = squared_mmd(generated[:70], real, torch.zeros(70, dtype=torch.int64))
+    whole, _ = squared_mmd(real, generated[:70], torch.zeros(70, dtype=torch.int64))
     assert whole == pytest.approx(poly_mmd(real, generated[:70]).item(), rel=1e-10)
 
 
@@ -52,7 +53,7 @@ def test_all_pairs_and_those_without_each_group():
         own = mean(images, images, True) + mean(real, real, True)
         return own - 2 * mean(images, real, False)
 
-    whole, without = squared_mmd(generated, real, groups)
+    whole, without = squared_mmd(real, generated, groups)
     assert whole == pytest.approx(expected(generated), rel=1e-11)
     assert len(without) == 4
     for group, found in enumerate(without):
@@ -74,10 +75,10 @@ def test_mistakes_are_told():
     few, many = torch.zeros(20, 3), torch.zeros(2000, 3)
     sentence = "A KID of subsets of 1000: at least 1000 images are needed, got 20; raise num_images"
     with pytest.raises(UserError, match=f"^{sentence}"):
-        kernel_distance(many, few)
-    with pytest.raises(UserError, match="^The generated features and the real features have width"):
+        kernel_distance(few, many)
+    with pytest.raises(UserError, match="^The real features and the generated features have width"):
         kernel_distance(many, torch.zeros(2000, 2))
     with pytest.raises(UserError, match="^The real features hold NaN or infinity"):
-        squared_mmd(few, few / 0, torch.zeros(20, dtype=torch.int64))
+        squared_mmd(few / 0, few, torch.zeros(20, dtype=torch.int64))
     with pytest.raises(UserError, match="^A KID: at least 2 images are needed, got 1"):
-        squared_mmd(few, few[:1], torch.zeros(20, dtype=torch.int64))
+        squared_mmd(few[:1], few, torch.zeros(20, dtype=torch.int64))

@@ -188,7 +188,7 @@ def scores(sha256="0", fid=None, train=None, **metrics):
     kept = {"format": FORMAT, "reference": reference, "metrics": metrics, "features": features}
     kept |= {"intervals": {name: {"low": value} for name, value in metrics.items()}, "how": {}}
     published = dict.fromkeys(NAMES, fid) | dict.fromkeys(NOTES, f"note {fid}")
-    return {**kept, **published, "train": train}
+    return {**kept, **published, "train": train, "notes": [f"of {fid}"]}
 
 
 def test_scores_of_the_same_set_against_the_same_reference_are_kept():
@@ -201,7 +201,8 @@ def test_scores_of_the_same_set_against_the_same_reference_are_kept():
     assert found["reference"]["name"] == "name None"  # what it is called now
     assert kept_scores(scores(fid=5.0), scores(fid=6.0))["fid"] == 6.0
     assert kept_scores(scores(), {**scores(), "fid_note": "new"})["fid_note"] == "new"
-    assert kept_scores(scores(first=1), {**scores(), "reference": None})["metrics"] == {"first": 1}
+    found = kept_scores(scores(first=1, fid=2.0), {**scores(), "reference": None})
+    assert (found["metrics"], found["notes"]) == ({"first": 1}, ["of 2.0"])
     for old in (scores("1", fid=5.0, first=1), {**scores(first=1), "format": 1}, {}):
         assert kept_scores(old, scores(second=3)) == scores(second=3)
 
