@@ -21,7 +21,7 @@ from MaskGIL.history import History, frames, sample_history, spread_steps, write
 from MaskGIL.output import output_path
 from MaskGIL.pictures import save_gif, save_grid, save_strip
 from MaskGIL.pipeline import Pipeline, image_seeds
-from MaskGIL.sampling_keys import SamplingKeys, open_pipeline
+from MaskGIL.sampling_keys import SamplingKeys, open_pipeline, sampler_line
 from Network.config import UserError, setting
 
 SUFFIXES = {
@@ -133,13 +133,8 @@ def write_pictures(
 
 def sampler_lines(pipe: Pipeline) -> str:
     """What a command that samples says of its sampler and its device."""
-    settings = pipe.sampling
     precision = next(name for name, dtype in DTYPES.items() if dtype == pipe.dtype)
-    return (
-        f"sampler    {len(pipe.plan())} steps, guidance {settings.guidance_scale:g}, "
-        f"temperature {settings.temperature:g}\n"
-        f"device     {pipe.device}, {precision}"
-    )
+    return f"{sampler_line(pipe)}\ndevice     {pipe.device}, {precision}"
 
 
 def label_names(pipe: Pipeline, labels: Tensor) -> str:

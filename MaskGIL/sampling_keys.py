@@ -9,6 +9,7 @@ from typing import get_type_hints
 from MaskGIL.config import LARGEST_SEED, require_within
 from MaskGIL.device import Precision, choose_device, choose_precision
 from MaskGIL.pipeline import Pipeline
+from MaskGIL.plans import plan_kind
 from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError, setting
 
@@ -69,3 +70,20 @@ def open_pipeline(keys: SamplingKeys) -> Pipeline:
     pipe.sampling = pipe.sampling.changed(**given)
     pipe.plan()  # it checks
     return pipe
+
+
+def sampler_line(pipe: Pipeline) -> str:
+    """What a command that samples says of its sampler."""
+    settings = pipe.sampling
+    order = f"by {settings.order}"
+    ways = {
+        "mar": order,
+        "ar": "one by one",
+        "hybrid": f"{settings.num_ar} tokens one by one, the rest {order}",
+    }
+    guided = pipe.network.null_label and settings.guidance_scale != 1
+    guidance = f"guidance {settings.guidance_scale:g}" if guided else "no guidance"
+    return (
+        f"sampler    {len(pipe.plan())} steps, {guidance}, temperature {settings.temperature:g}, "
+        f"{ways[plan_kind(pipe.objective, settings.plan)]}"
+    )

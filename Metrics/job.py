@@ -8,7 +8,7 @@ from pathlib import Path
 from MaskGIL.distributed import first_rank_first, is_main, world_size
 from MaskGIL.output import output_path
 from MaskGIL.pipeline import Pipeline
-from MaskGIL.sampling_keys import open_pipeline
+from MaskGIL.sampling_keys import open_pipeline, sampler_line
 from Metrics.classifier import STEPS, check_classes
 from Metrics.inception import (
     SPATIAL_WIDTH,
@@ -92,13 +92,12 @@ class Job:
 
     def plan(self) -> str:
         """What will be done, for people."""
-        config, settings = self.config, self.pipe.sampling
+        config = self.config
         height, width = self.size
         lines = [
             f"samples    {config.num_images:,} of {height}x{width}, {', '.join(config.classes)}, "
             f"seed {config.seed}, in chunks of {config.chunk}",
-            f"sampler    {len(self.pipe.plan())} steps, guidance {settings.guidance_scale:g}, "
-            f"temperature {settings.temperature:g}",
+            sampler_line(self.pipe),
             f"device     {self.pipe.device}, {self.samples['precision']}, {world_size()} ranks",
         ]
         if self.reference and self.train:

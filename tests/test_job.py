@@ -10,7 +10,7 @@ from tiny_weights import SIDE, save_tiny_weights
 import FID_sample
 from MaskGIL.config import load_config
 from Metrics import job as module
-from Metrics.inception import InceptionNetwork
+from Metrics.inception import InceptionNetwork, InceptionOutputs
 from Metrics.job import Job
 from Metrics.sample_config import SampleConfig
 from Network.config import UserError
@@ -38,9 +38,10 @@ class Counting(InceptionNetwork):
         self.name, self.sha256, self.width, self.is_official = "counting", "0", 3, True
         self.passed = 0
 
-    def __call__(self, images):
+    def outputs(self, images):
         self.passed += len(images)
-        return images.float().mean((2, 3))
+        colours = images.float().mean((2, 3))
+        return InceptionOutputs(colours, colours, colours)
 
 
 @pytest.mark.parametrize("words", [(), ("ladder=true",), ("classifier=true",)])

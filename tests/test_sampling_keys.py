@@ -5,7 +5,7 @@ from tiny_weights import save_tiny_weights
 
 from MaskGIL.config import load_config
 from MaskGIL.sampling import SamplingConfig
-from MaskGIL.sampling_keys import SamplingKeys, open_pipeline
+from MaskGIL.sampling_keys import SamplingKeys, open_pipeline, sampler_line
 from Network.config import UserError
 
 
@@ -89,6 +89,7 @@ def test_ema_chooses_the_weights(weights):
             "guidance=cosine or guidance_power=1.",
         ),
         (["seed=-1"], "seed must lie in [0, 9223372036854775807], not -1."),
+        (["prompt=a ring"], "Samples are of classes, not of prompts: use class_labels=NAME."),
         (["device=tpu"], "Unknown device 'tpu'. Known: auto, cuda, mps, cpu."),
     ],
 )
@@ -101,3 +102,24 @@ def test_mistakes_are_told_before_anything_is_sampled(weights, words, sentence):
 def test_a_missing_folder_is_told_with_its_neighbours(weights):
     with pytest.raises(UserError, match=r"No such weights folder: .*wieghts\. .* holds: weights\."):
         opened(weights.with_name("wieghts"))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["order=halton"], "4 steps, guidance 3, temperature 1, by halton"),
+        (["guidance_scale=1"], "4 steps, no guidance, temperature 1, by confidence"),
+    ],
+)
+def test_what_is_said_of_a_sampler(weights, words, line):
+    assert sampler_line(opened(weights, *words)) == f"sampler    {line}"
+
+
+def test_a_plan_of_single_tokens_and_a_hybrid_are_told(weights):
+    pipe = opened(weights)
+    pipe.objective = "both"
+    for plan, told in (("ar", "64 steps"), ("hybrid", "20 steps")):
+        pipe.sampling = pipe.sampling.changed(plan=plan, num_ar=16)
+        assert sampler_line(pipe).startswith(f"sampler    {told}, ")
+        assert "one by one" in sampler_line(pipe)
+    assert sampler_line(pipe).endswith("16 tokens one by one, the rest by confidence")
