@@ -140,18 +140,8 @@ def evaluate(
         spatial=inception is not None and inception.is_official,
     )
     samples = look(images, len(labels), part_of=in_draws(len(labels), draw))
-    metrics: dict[str, Any] = {}
-    result = {
-        "num_images": samples.count,
-        "sha256": samples.sha256,
-        "features": {extractor.name: extractor.sha256 for extractor in extractors},
-        "reference": None,
-        "metrics": metrics,
-        "intervals": {},
-        "how": {},
-        "notes": [],
-        **unpublished(reference, inception),
-    }
+    result = _unscored(samples, extractors) | unpublished(reference, inception)
+    metrics = result["metrics"]
     if shapes:
         read = [class_of(objects) for objects in samples.objects]
         metrics["class accuracy"] = float(np.mean(read == labels))
@@ -163,8 +153,8 @@ def evaluate(
     _compare(result, extractors, samples, real, labels, reference)
     if shapes and _has_shapes_labels(reference):
         ratios = objects_spread_ratio(samples.objects, labels, real.objects, reference.labels)
-        for name, ratio in ratios.items():
-            metrics[f"spread of {name}"] = None if math.isnan(ratio) else ratio
+        spreads = {f"spread of {name}": ratio for name, ratio in ratios.items()}
+        metrics |= {name: None if math.isnan(ratio) else ratio for name, ratio in spreads.items()}
     if train is not None:
         found = near_training(samples.thumbnails, real.thumbnails, train, reconstruct)
         shown = samples.kept[: len(found["nearest"])].tolist()
@@ -172,6 +162,20 @@ def evaluate(
     if rungs:
         metrics |= _ladders(extractors, rungs, samples, real, draw)
     return result
+
+
+def _unscored(samples: Seen, extractors: Sequence[Extractor]) -> dict[str, Any]:
+    """The scores of a set of which nothing is known but what it is."""
+    return {
+        "num_images": samples.count,
+        "sha256": samples.sha256,
+        "features": {extractor.name: extractor.sha256 for extractor in extractors},
+        "reference": None,
+        "metrics": {},
+        "intervals": {},
+        "how": {},
+        "notes": [],
+    }
 
 
 def _compare(

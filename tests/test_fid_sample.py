@@ -177,8 +177,8 @@ def test_a_ladder_tells_what_a_distance_is_worth(fid_sample, tmp_path):
     assert found["count"] == 13  # a third of the 40 samples
     assert list(found["distances"]) == ["train", "reconstructions", "samples", "shuffled tokens"]
     low, middle, high = sorted(found["distances"]["shuffled tokens"])
-    assert f"  shuffled tokens     {middle:.4g} ({low:.4g} to {high:.4g}), 13\n" in out
-    assert f"  in order            {'yes' if found['in order'] else 'no: '}" in out
+    assert f"  shuffled tokens      {middle:.4g} ({low:.4g} to {high:.4g}), 13\n" in out
+    assert f"  in order             {'yes' if found['in order'] else 'no: '}" in out
     for key in ("ladder=true", "classifier=true"):
         assert fid_sample(key)[2] == (
             f"error: {key.partition('=')[0]} needs the training images: give train=... too.\n"
@@ -192,7 +192,7 @@ def test_a_classifier_tells_the_classes_of_the_samples(fid_sample, tmp_path, mon
     found = json.loads((tmp_path / "samples.json").read_text())["metrics"]["classifier"]
     assert list(found["accuracy"]) == ["samples", "reference", "reference reconstructed"]
     assert list(found["per class"]) == list(CLASSES)
-    assert f"classifier            {found['accuracy']['samples']:.1%} (" in out
+    assert f"classifier             {found['accuracy']['samples']:.1%} (" in out
     np.savez(tmp_path / "unknown.npz", np.zeros((9, SIDE, SIDE, 3), np.uint8))
     assert fid_sample("train=unknown.npz", "classifier=true", "out=b.npz")[2].startswith(
         "error: classifier=true needs images with the classes of the weights, which unknown.npz"
