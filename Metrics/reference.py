@@ -22,6 +22,7 @@ from MaskGIL.data.shapes import Shapes
 from Metrics.samples import BATCH, SampleFile
 from Network.config import UserError
 
+JPEG = (".jpg", ".jpeg")
 MOST_UNREADABLE = 0.01  # share of a set
 
 
@@ -70,6 +71,12 @@ class Pictures:
         for start in range(0, len(self), BATCH):
             rows = self._rows[start : start + BATCH].tolist()
             yield torch.stack([self._crop(row) for row in rows])
+
+    @property
+    def are_lossy(self) -> bool:
+        """Whether there are JPEG files among them."""
+        names = (self._images.name(row).lower() for row in self._rows.tolist())
+        return any(name.endswith(JPEG) for name in names)
 
     def part(self, count: int) -> "Pictures":
         """Up to `count` of the images, evenly spread."""
