@@ -114,6 +114,4 @@ def weights_sha256(value: str) -> str | bool:
 
     Raises UserError as `find_weights`.
     """
-    if weights := find_weights(value):
-        return file_sha256(weights)[: len(OFFICIAL)]
-    return OFFICIAL if value == "download" else False
+    return INCEPTION.sha256(value)[: len(OFFICIAL)] or False
