@@ -24,6 +24,7 @@ from Metrics.samples import BATCH, SampleFile
 from Metrics.statistics_file import StatisticsFile, holds_statistics, moments_sha256
 from Network.config import UserError
 
+JPEG = (".jpg", ".jpeg")
 MOST_UNREADABLE = 0.01  # share of a set
 CROP = "centre crop, where the size is another one: halved by box, then bicubic, as ADM has it"
 
@@ -85,6 +86,12 @@ class Pictures:
         for start in range(0, len(self), BATCH):
             rows = self._rows[start : start + BATCH].tolist()
             yield torch.stack([self._crop(row) for row in rows])
+
+    @property
+    def are_lossy(self) -> bool:
+        """Whether there are JPEG files among them."""
+        names = (self._images.name(row).lower() for row in self._rows.tolist())
+        return any(name.endswith(JPEG) for name in names)
 
     def part(self, count: int) -> "Pictures":
         """Up to `count` of the images, evenly spread."""

@@ -31,11 +31,12 @@ from Metrics.cost import ROUNDS, count_cost, machine, spread, time_in_turns
 from Metrics.features import SHA256, load_feature_network
 from Metrics.grid import Cell, cells_of
 from Metrics.inception import open_inception, weights_sha256
-from Metrics.job import check_reference, image_size
+from Metrics.job import check_reference
 from Metrics.judge import Judge
+from Metrics.labels import choose_labels
 from Metrics.record import Record, describe_ar_network, describe_sampler, describe_set
 from Metrics.reference import LabelledImages, open_image_set
-from Metrics.sample_and_eval import choose_labels, sample_rows
+from Metrics.sample_and_eval import sample_rows
 from Metrics.sample_config import SampleConfig
 from Metrics.seen import Seen
 from Metrics.sweep_picture import draw_axes, draw_fronts
@@ -61,7 +62,7 @@ class Sweep:
         self.pipe = load_pipeline(config)
         self.cells = cells_of(config.sweep, self.pipe)
         check_keys(config, self.pipe, [cell.sampling for cell in self.cells])
-        size, count = image_size(self.pipe), config.num_reference
+        size, count = self.pipe.image_size, config.num_reference
         self.reference = open_image_set("reference", config.reference, "val", size, count)
         check_reference(config, self.reference)
         self.labels = choose_labels(
@@ -82,7 +83,7 @@ class Sweep:
 
     def plan(self) -> str:
         """What will be done, for people."""
-        config, (height, width) = self.config, image_size(self.pipe)
+        config, (height, width) = self.config, self.pipe.image_size
         finished = len(self.cells) - len(self._missing())
         lines = [
             f"cells      {len(self.cells)}, of which {finished} are finished",

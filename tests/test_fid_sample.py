@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,14 @@ from PIL import Image
 from tiny_weights import SIDE, save_tiny_weights
 
 import FID_sample
-from FID_sample import counted, main
+from FID_sample import main
 from MaskGIL.command import run_command
 from MaskGIL.data.shapes import CLASSES
 from MaskGIL.pipeline import Pipeline
-from Metrics import classifier, inception, pretrained
+from Metrics import classifier, inception, job, pretrained
+from Metrics.labels import choose_labels
 from Metrics.redrawn import reconstructed
 from Metrics.reference import open_image_set
-from Metrics.sample_and_eval import choose_labels
 from Metrics.sample_config import SampleConfig
 from Network.files import fingerprint
 
@@ -127,24 +126,15 @@ def test_a_changed_set_is_not_scored_under_its_old_record(fid_sample, tmp_path, 
     with np.load(tmp_path / "samples.npz") as arrays:
         images, labels = arrays["arr_0"], arrays["arr_1"]
     np.savez(tmp_path / "samples.npz", 255 - images, labels)
-    monkeypatch.delattr(FID_sample, "evaluate")  # nothing is scored before
+    monkeypatch.delattr(FID_sample, "Share")  # nothing is scored before
     code, _, err = fid_sample()
     assert code == 2
     assert "out=samples.npz has changed since its record was written" in err
 
 
-def test_a_stopped_run_starts_again(fid_sample, tmp_path):
-    fid_sample()
-    whole = (tmp_path / "samples.npz").read_bytes()
-    (tmp_path / "samples.npz").rename(tmp_path / ".samples.npz.partial")  # leftovers of a kill
-    assert fid_sample()[0] == 0
-    assert (tmp_path / "samples.npz").read_bytes() == whole
-    assert not (tmp_path / ".samples.npz.partial").exists()
-
-
 def test_a_set_whose_scoring_failed_is_scored_by_the_next_run(fid_sample, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.delattr(FID_sample, "evaluate")
+        broken.delattr(FID_sample, "score")
         assert fid_sample()[0] == 1
     assert (tmp_path / "samples.npz").exists()
     code, out, _ = fid_sample()
@@ -156,7 +146,7 @@ def test_a_perfect_memoriser_is_caught_and_shown(fid_sample, weights, tmp_path, 
     pipe = Pipeline.from_pretrained(weights, "cpu", torch.float32)
     train = torch.cat(list(open_image_set("train", "shapes:64", "train", (SIDE, SIDE))))
     copies = reconstructed(pipe, train[:40], 16)
-    monkeypatch.setattr(FID_sample, "sample_chunks", lambda *_: [(0, copies)])
+    monkeypatch.setattr(job, "sample_rows", lambda *words: copies[words[3].start : words[3].stop])
     code, out, err = fid_sample("train=shapes:64", "nearest=new/near.png")
     assert (code, err) == (0, "")
     assert "tokenizer  128 images of the data go through it too\n" in out
@@ -243,8 +233,8 @@ def test_png_files_beside(fid_sample, tmp_path):
         (["classes=read ring"], "Unknown class 'read ring'. Did you mean 'red ring'?"),
         (["num_steps=65"], "num_steps=65 must lie between 1 and the number of tokens, 64."),
         (["num_images=1000000000000"], "out=samples.npz needs 1536000.00 GB while it is written"),
-        (["grid=a.png"], "grid shows reconstructions: give reconstruct=... too."),
-        (["image_size=8"], "image_size must be at least 11, not 8."),
+        (["grid=a.png"], "grid has no effect without reconstruct=...; leave it out."),
+        (["resize=16"], "resize=16 is the size that the images have; leave it out."),
         (["refrence=a"], "Unknown key 'refrence' on the command line. Did you mean 'reference'?"),
     ],
 )
@@ -255,22 +245,9 @@ def test_mistakes_cost_a_second_and_leave_nothing(fid_sample, tmp_path, words, s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bar_counts_images_and_ends_with_the_last(monkeypatch):
-    bars = []
-
-    def tqdm(**words):
-        bars.append(shown(**{**words, "disable": False, "file": StringIO()}))
-        return bars[-1]
-
-    shown = FID_sample.tqdm
-    monkeypatch.setattr(FID_sample, "tqdm", tqdm)
-    images = open_image_set("train", "shapes:300", "train", (16, 16))
-    assert [len(batch) for batch in counted(images, "train")] == [256, 44]
-    assert [(bar.n, bar.total, bar.unit) for bar in bars] == [(300, 300, "img")]
-
-
 def test_tokenizers_are_compared_instead(fid_sample, weights, tmp_path):
     words = ("weights=", f"reconstruct={weights}", f"image_size={SIDE}", "grid=new/shown.png")
+    words += ("num_images=50000",)  # that is, not given
     code, out, err = fid_sample(*words, "--dry-run")
     assert (code, err, list(tmp_path.iterdir())) == (0, "", [])
     assert "images     shapes (val): 64 of 16x16, 3 times, in chunks of 16\n" in out
@@ -317,4 +294,20 @@ def test_two_ranks_give_the_same_bytes_as_one(weights, tmp_path):
     alone, together = sample(out="one.npz"), sample(*torchrun, out="two.npz")
     assert alone[0] == together[0]
     assert (alone[1]["made"]["ranks"], together[1]["made"]["ranks"]) == (1, 2)
-    assert alone[1]["metrics"] == together[1]["metrics"]
+    for key in ("metrics", "intervals"):
+        assert together[1][key].keys() == alone[1][key].keys()
+        assert list(numbers(together[1][key])) == pytest.approx(
+            list(numbers(alone[1][key])), rel=1e-9
+        )
+    for name in ("precision", "recall", "density", "coverage"):  # which are counts
+        metric = f"shapesnet-1 {name}"
+        assert together[1]["metrics"][metric] == alone[1]["metrics"][metric]
+    assert together[1]["sha256"] == alone[1]["sha256"]
+    again = sample(*torchrun, out="two.npz")  # now from the disk
+    assert again[1] == {**together[1], "scored_with": again[1]["scored_with"]}
+
+
+def numbers(scores):
+    """All numbers of nested dicts, in their order."""
+    for value in scores.values():
+        yield from numbers(value) if isinstance(value, dict) else [value]
