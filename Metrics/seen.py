@@ -68,6 +68,7 @@ class Seen:
         self.features = [torch.empty(rows, extractor.width) for extractor in extractors]
         self.spatial, self._looks_closer = FeatureStatistics(), spatial
         self._logits: list[Tensor] = []
+        self._spatial: list[Tensor] | None = [] if features and spatial else None
         self.kept = spread(count, MOST_THUMBNAILS if thumbnails else 0)
         self._thumbnails: list[Tensor] = []
         self._digest = hashlib.sha256()
@@ -84,6 +85,11 @@ class Seen:
     def sha256(self) -> str:
         """Of the bytes of all images as (N, H, W, 3)."""
         return self._digest.hexdigest()
+
+    @property
+    def spatial_features(self) -> Tensor | None:
+        """(N, D) of what the sFID looks at, where `features` are kept too."""
+        return torch.cat(self._spatial) if self._spatial else None
 
     @property
     def logits(self) -> Tensor:
@@ -119,6 +125,8 @@ class Seen:
             return extractor(images)
         outputs = extractor.outputs(images)
         self.spatial.update(outputs.spatial)
+        if self._spatial is not None:
+            self._spatial.append(outputs.spatial)
         self._logits.append(outputs.logits)
         return outputs.features
 
