@@ -180,9 +180,9 @@ def _eigen_factor(covariance: Tensor) -> Tensor:
 
 
 class _Moments(NamedTuple):
-    """Of rows that are known no more."""
+    """Of rows, which are not kept."""
 
-    count: int
+    num_rows: int
     mean: Tensor  # (D,)
     scatter: Tensor  # (D, D), sum of (x - mean)(x - mean)^T
 
@@ -195,9 +195,9 @@ class _Moments(NamedTuple):
 
     def joined(self, other: "_Moments") -> "_Moments":
         """Of both. New tensors: whoever holds an earlier mean keeps it."""
-        total = self.count + other.count
-        share = other.count / max(total, 1)
+        total = self.num_rows + other.num_rows
+        share = other.num_rows / max(total, 1)
         shift = other.mean - self.mean
         scatter = self.scatter + other.scatter
-        scatter.addr_(shift, shift, alpha=self.count * share)
+        scatter.addr_(shift, shift, alpha=self.num_rows * share)
         return _Moments(total, self.mean + shift * share, scatter)
