@@ -185,10 +185,14 @@ def _published(record: Record) -> dict[str, str]:
     if record["fid"] is None:
         return {"FID, sFID, IS": f"none ({record['fid_note']})"}
     sfid, score = record["sfid"], record["inception_score"]
+    shuffled = f"{record['inception_score_shuffled']:.2f}"
     return {
         "FID": f"{record['fid']:.4f}{_reach(record, 'FID')}, {record['fid_note']}",
-        "sFID": "none: the reference has no mu_s and sigma_s" if sfid is None else f"{sfid:.4f}",
-        "inception score": f"{score:.2f}, shuffled {record['inception_score_shuffled']:.2f}",
+        "sFID": "none: the reference has no mu_s and sigma_s"
+        if sfid is None
+        else f"{sfid:.4f}{_reach(record, 'sFID')}",
+        "inception score": f"{score:.2f}{_reach(record, 'inception score')}, shuffled "
+        f"{shuffled}{_reach(record, 'shuffled inception score')}",
     }
 
 

@@ -213,7 +213,10 @@ def _compare(
     for distance, value in zip(distances, values):
         if distance.is_fid:
             result |= {"fid": value, "fid_note": distance.note(samples.count)}
-            result |= spatial_and_inception_score(samples, real, reference)
+            scores, result["intervals"] = spatial_and_inception_score(
+                samples, real, reference, labels
+            )
+            result |= scores
         else:
             metrics[distance.name] = value
     if samples.count < FEW:
@@ -227,8 +230,9 @@ def _compare(
         notes.append(TOO_FEW)
     elif len(features[0]) > 0:
         scores = feature_scores(*features, labels, distances[-1], values[-1])
-        metrics |= scores.pop("metrics")
-        result |= scores
+        metrics |= scores["metrics"]
+        result["intervals"] |= scores["intervals"]
+        result["how"] |= scores["how"]
 
 
 def _ladders(
