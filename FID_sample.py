@@ -25,7 +25,7 @@ from Metrics.inception import InceptionNetwork
 from Metrics.job import Job
 from Metrics.ladder import rungs
 from Metrics.nearest import take_images
-from Metrics.record import Record, kept_scores, summary, versions, write_record
+from Metrics.record import Record, describe_job, kept_scores, summary, versions, write_record
 from Metrics.redrawn import Redrawn, reconstructed
 from Metrics.reference import ImageSet, LabelledImages
 from Metrics.sample_and_eval import evaluate, sample_chunks
@@ -120,6 +120,7 @@ def score(job: Job, record: Record, inception: InceptionNetwork | None) -> None:
         asked = {"samples": samples, "reference": reference}
         asked |= {"reference reconstructed": Redrawn(reference, reconstruct)}
         scores["metrics"]["classifier"] = told_by_classifier(train, asked, job.pipe.classes)
+    scores |= describe_job(job.config, job.pipe, job.size)
     record |= kept_scores(record, {**scores, "train": job.config.train or None})
     record["scored_with"] = versions()
     write_record(job.out, record)
