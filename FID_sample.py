@@ -2,7 +2,8 @@
 
 Writes an .npz as the ADM evaluator reads, and a record beside it. Under torchrun the ranks share
 the work, and the bytes stay the same. A set that is there already is only scored again.
-`reconstruct=a,b reference=FOLDER` compares tokenizers instead, `sweep=...` settings of the sampler.
+`reconstruct=a,b reference=FOLDER` compares tokenizers instead, `sweep=...` settings of the sampler,
+and `verify=ROW` measures a row of results/ again.
 """
 
 import sys
@@ -32,11 +33,15 @@ from Metrics.sample_and_eval import evaluate, sample_chunks
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
 from Metrics.sweep import Sweep
+from Metrics.verify import check_evaluators, check_set, conclude, open_row
 from Network.config import UserError
 
 
 def main(config: SampleConfig, flags: Flags) -> None:
     """Sample, unless that is done, then score what lies on disk; or compare several."""
+    row = None
+    if config.verify:
+        row, config = open_row(config.verify, flags.words)
     if config.reconstruct or config.sweep:
         compare(Comparison(config) if config.reconstruct else Sweep(config), flags)
         return
@@ -45,13 +50,19 @@ def main(config: SampleConfig, flags: Flags) -> None:
         record = job.record
         if is_main():
             print(job.plan())
+        if row:
+            check_set(row, job)
         if flags.dry_run:
             return
         inception = job.open_inception()
+        if row and is_main():
+            check_evaluators(row, inception)
         if record is None:
             record = sample(job)
     if is_main():  # the others need not wait for it
         score(job, record, inception)
+        if row:
+            conclude(row, record)
 
 
 def compare(comparison: Comparison | Sweep, flags: Flags) -> None:
