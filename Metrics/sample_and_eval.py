@@ -126,11 +126,11 @@ class Evaluation:
         self._shapes = tuple(classes) == CLASSES
         counts = [len(labels), *map(len, self._rungs.values())]
         self._draw = draw_size(counts) if rungs else 0
-        self._extractors: list[Extractor] = [load_feature_network()]
-        self._extractors += [inception] if inception else []
+        self.extractors: list[Extractor] = [load_feature_network()]
+        self.extractors += [inception] if inception else []
         self._seen = partial(
             Seen,
-            extractors=self._extractors,
+            extractors=self.extractors,
             objects=self._shapes,
             thumbnails=train is not None,
             features=precision_recall and reference is not None,
@@ -144,7 +144,7 @@ class Evaluation:
 
     def score(self, samples: Seen, sha256: str) -> dict[str, Any]:
         """The scores of images of this hash; a dict that JSON holds."""
-        labels, reference, extractors = self._labels, self._reference, self._extractors
+        labels, reference, extractors = self._labels, self._reference, self.extractors
         result = _unscored(samples, sha256, extractors) | unpublished(reference, self._inception)
         metrics = result["metrics"]
         if self._shapes:
