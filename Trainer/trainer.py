@@ -187,10 +187,10 @@ class Trainer(ABC):
             keeping.check_found(self)
             self.prepare()
             folder = open_run_folder(self.config)
-            keeping.resume(self)
-            keeping.begin_log(self, folder)
+            state = keeping.resume(self)
+            keeping.begin_log(self, folder, state)
             if not self.config.loop.accumulation:
-                fit_into_memory(self)
+                fit_into_memory(self, state.get("cut", {}))
             lose_patience()
             started = time.monotonic()
             with (
