@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from MaskGIL.config import changed_keys, to_dict
 from MaskGIL.device import DTYPES
 from MaskGIL.durable import replace_file, sha256, to_json
+from MaskGIL.effects import OF_MASKS
 from MaskGIL.inference import loaded_fingerprint
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.plans import plan_kind
@@ -27,7 +28,6 @@ from Network.config import UserError
 FORMAT = 3
 FIRST_SETTINGS = {"num_steps", "schedule", "order", "noise", "guidance", "guidance_scale",
                   "temperature", "top_k"}  # fmt: skip
-OF_MASKS = {"num_steps", "schedule", "order", "noise", "counts", "legacy", "remask", "remask_by"}
 MOST_ROWS = 20  # classes told one by one
 Record = dict[str, Any]
 
