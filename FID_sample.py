@@ -4,7 +4,8 @@ Writes an .npz as the ADM evaluator reads, and a record beside it. Under torchru
 the work, and the bytes stay the same. A run that was stopped goes on where it was, and a set that
 is there already is only scored again.
 `samples=FILE reference=...` scores images that others have made, `reconstruct=a,b reference=...`
-compares tokenizers, `sweep=...` settings of the sampler.
+compares tokenizers, `sweep=...` settings of the sampler, and `verify=ROW` measures a row of
+results/ again.
 """
 
 import sys
@@ -23,7 +24,7 @@ from Metrics.given_set import GivenSet
 from Metrics.job import Job, Share
 from Metrics.nearest import take_images
 from Metrics.progress import counted
-from Metrics.record import kept_scores, summary, versions, write_record
+from Metrics.record import Record, describe_job, kept_scores, summary, versions, write_record
 from Metrics.redrawn import Redrawn
 from Metrics.reference import ImageSet, LabelledImages
 from Metrics.sample_and_eval import Evaluation
@@ -31,12 +32,16 @@ from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
 from Metrics.seen import Seen
 from Metrics.sweep import Sweep
+from Metrics.verify import check_evaluators, check_set, conclude, open_row
 
 OTHERS = {"sweep": Sweep, "reconstruct": Comparison, "samples": GivenSet}  # jobs, by their key
 
 
 def main(config: SampleConfig, flags: Flags) -> None:
     """Look at the set while it is made, or as it lies on disk, and score it; or do another job."""
+    row = None
+    if config.verify:
+        row, config = open_row(config.verify, flags.words)
     if other := next((OTHERS[key] for key in OTHERS if getattr(config, key)), None):
         tell(other(config), flags)
         return
@@ -44,15 +49,21 @@ def main(config: SampleConfig, flags: Flags) -> None:
         job = Job(config)
         if is_main():
             print(job.plan(), flush=True)
+        if row:
+            check_set(row, job)
         if flags.dry_run:
             return
         evaluation = job.evaluation(counted)
+        if row:
+            check_evaluators(row, evaluation.extractors)
         job.begin()
         share = Share(job)
         samples = evaluation.look(counted(share, "samples"), share.pieces)
         job.finish(share)
     if is_main():  # the others need not wait for it
-        score(job, evaluation, samples)
+        record = score(job, evaluation, samples)
+        if row:
+            conclude(row, record)
 
 
 def tell(job: Comparison | Sweep | GivenSet, flags: Flags) -> None:
@@ -62,8 +73,8 @@ def tell(job: Comparison | Sweep | GivenSet, flags: Flags) -> None:
         print(f"\n{job.run(counted)}", end="")
 
 
-def score(job: Job, evaluation: Evaluation, samples: Seen) -> None:
-    """Score the samples, complete their record and print the table.
+def score(job: Job, evaluation: Evaluation, samples: Seen) -> Record:
+    """Score the samples, complete their record, print the table and return the record.
 
     Scores that an earlier run made, and that this one is not asked for, stay in the record.
     """
@@ -73,6 +84,7 @@ def score(job: Job, evaluation: Evaluation, samples: Seen) -> None:
         asked = {"samples": SampleFile(job.out), "reference": job.reference}
         asked |= {"reference reconstructed": Redrawn(job.reference, job.reconstruct)}
         scores["metrics"]["classifier"] = told_by_classifier(job.train, asked, job.pipe.classes)
+    scores |= describe_job(job.config, job.pipe, job.geometry.kept)
     record |= kept_scores(record, {**scores, "train": job.config.train or None})
     record["scored_with"] = versions()
     write_record(job.out, record)
@@ -83,6 +95,7 @@ def score(job: Job, evaluation: Evaluation, samples: Seen) -> None:
         images = shown, take_images(job.train, near["nearest"])
         save_grid(torch.cat(images), job.nearest, columns=len(near["shown"]))
         print(f"nearest    {job.nearest}: samples above, their nearest training images below")
+    return record
 
 
 def told_by_classifier(

@@ -128,11 +128,11 @@ class Evaluation:
         self._shapes = tuple(classes) == CLASSES
         counts = [len(labels), *map(len, self._rungs.values())]
         self._draw = draw_size(counts) if rungs else 0
-        self._extractors: list[Extractor] = [load_feature_network()]
-        self._extractors += [inception] if inception else []
+        self.extractors: list[Extractor] = [load_feature_network()]
+        self.extractors += [inception] if inception else []
         self._seen = partial(
             Seen,
-            extractors=self._extractors,
+            extractors=self.extractors,
             objects=self._shapes,
             thumbnails=train is not None,
             features=precision_recall and reference is not None,
@@ -146,7 +146,7 @@ class Evaluation:
 
     def score(self, samples: Seen, sha256: str) -> dict[str, Any]:
         """The scores of images of this hash; a dict that JSON holds."""
-        labels, reference, extractors = self._labels, self._reference, self._extractors
+        labels, reference, extractors = self._labels, self._reference, self.extractors
         result = _unscored(samples, sha256, extractors) | unpublished(reference, self._inception)
         metrics = result["metrics"]
         if self._shapes:
@@ -216,7 +216,10 @@ def _compare(
     for distance, value in zip(distances, values):
         if distance.is_fid:
             result |= {"fid": value, "fid_note": distance.note(samples.count)}
-            result |= spatial_and_inception_score(samples, real, reference)
+            scores, result["intervals"] = spatial_and_inception_score(
+                samples, real, reference, labels
+            )
+            result |= scores
         else:
             metrics[distance.name] = value
     if samples.count < FEW:
@@ -230,8 +233,9 @@ def _compare(
         notes.append(TOO_FEW)
     elif len(features[0]) > 0:
         scores = feature_scores(*features, labels, distances[-1], values[-1])
-        metrics |= scores.pop("metrics")
-        result |= scores
+        metrics |= scores["metrics"]
+        result["intervals"] |= scores["intervals"]
+        result["how"] |= scores["how"]
 
 
 def _ladders(

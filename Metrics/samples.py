@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
+from MaskGIL.data.folders import Split
 from MaskGIL.data.sampler import spread
 from Network.config import UserError
 
@@ -31,6 +32,8 @@ class SampleFile:
     """
 
     classes: Sequence[str] = ()  # the file has no names
+    split: Split | None = None  # nor tells of which images they are
+    transform = "as they are in the file"
 
     def __init__(self, path: str | Path, rows: NDArray[np.int64] | None = None) -> None:
         self.path, self.name, self.unreadable = Path(path), str(path), {}

@@ -76,6 +76,7 @@ class Seen:
         # Of each batch, by the row of its first image
         self._features: list[dict[int, Tensor]] = [{} for _ in extractors]
         self._logits: dict[int, Tensor] = {}
+        self._spatial: dict[int, Tensor] = {}
         self._thumbnails: dict[int, Tensor] = {}
         self._objects: dict[int, list[list[Object]]] = {}
         self._digest = hashlib.sha256() if pieces is None else None
@@ -101,6 +102,11 @@ class Seen:
         """Of the bytes of all images as (N, H, W, 3)."""
         assert self._digest is not None, "a share of a set is not hashed"
         return self._digest.hexdigest()
+
+    @property
+    def spatial_features(self) -> Tensor | None:
+        """(N, D) of what the sFID looks at, where `features` are kept too."""
+        return _in_order(self._spatial) if self._spatial else None
 
     @property
     def logits(self) -> Tensor:
@@ -141,6 +147,8 @@ class Seen:
         outputs = extractor.outputs(images)
         self.spatial.update(outputs.spatial)
         self._logits[first] = outputs.logits
+        if self._keeps:
+            self._spatial[first] = outputs.spatial
         return outputs.features
 
     def _join_ranks(self) -> None:
@@ -149,7 +157,7 @@ class Seen:
         self.spatial = merged(gather(self.spatial))
         self._features = [_together(kept) for kept in self._features]
         self._logits, self._thumbnails = _together(self._logits), _together(self._thumbnails)
-        self._objects = _together(self._objects)
+        self._objects, self._spatial = _together(self._objects), _together(self._spatial)
 
 
 def in_draws(count: int, draw: int) -> Tensor:

@@ -228,7 +228,8 @@ class TestEvaluate:
         assert result["features"]["colours"] == "c0"
         by_features = ["KID", "precision", "recall", "density", "coverage"]
         assert list(result["metrics"]) == ["shapesnet-1 distance", *by_features]
-        assert result["intervals"].keys() == {"FID", *by_features}
+        others = {"FID", "sFID", "shuffled inception score"}
+        assert result["intervals"].keys() == {*others, *by_features}
         assert result["sfid"] == pytest.approx(expected / 255**2)
         logits = images.float().mean((2, 3)) / 100
         assert result["inception_score"] == pytest.approx(adm_inception_score(logits)[0])

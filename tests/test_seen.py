@@ -103,6 +103,7 @@ def test_one_pass_keeps_features_spatial_statistics_and_logits(images):
     torch.testing.assert_close(found.spatial.mean, 2 * means[:, :2].double().mean(0))
     assert found.spatial.count == 50
     assert torch.equal(found.logits, 3 * means[:, :1])
+    assert torch.equal(found.spatial_features, 2 * means[:, :2])
 
 
 def test_features_are_kept_only_where_they_are_asked_for(images):
@@ -110,6 +111,9 @@ def test_features_are_kept_only_where_they_are_asked_for(images):
     found = Seen(images.split(7), 50, [Means(), network])
     assert [len(features) for features in found.features] == [0, 0]
     assert found.spatial.count == 0
+    statistics_alone = Seen(images.split(7), 50, [network], spatial=True)
+    assert statistics_alone.spatial_features is None
+    assert statistics_alone.spatial.count == 50
     assert found.statistics[1].count == 50
 
 
