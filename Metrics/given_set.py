@@ -108,7 +108,7 @@ def open_given(value: str) -> tuple[ImageSet, tuple[int, int]]:
     if width != height:
         raise UserError(f"samples={value} has images of {height}x{width}; save them as an .npz.")
     files = Files(root, root.name, names, np.full(len(names), -1), [])
-    return Pictures(value, files, np.arange(len(names)), width), (height, width)
+    return Pictures(value, files, None, np.arange(len(names)), width), (height, width)
 
 
 def _size(file: Path) -> tuple[int, int]:
