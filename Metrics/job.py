@@ -100,6 +100,7 @@ class Job:
             inception=inception,
             rungs=ladder_sets,
             precision_recall=config.precision_recall,
+            real=progress(reference, "reference") if reference else None,
         )
 
     def reconstruct(self, images: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class Evaluation:
     `precision_recall` the scores and "intervals" of `Metrics.feature_scores`, by `inception` or
     else by our own network. "fid", "sfid" and "inception_score" have numbers if `inception` is the
     released network. All but its features is computed on the CPU, so that the numbers do not depend
-    on the device.
+    on the device. `real` are the images of the reference in batches, where somebody counts them.
     """
 
     def __init__(
@@ -120,8 +120,10 @@ class Evaluation:
         inception: InceptionNetwork | None = None,
         rungs: Mapping[str, LabelledImages] | None = None,
         precision_recall: bool = True,
+        real: Iterable[Tensor] | None = None,
     ) -> None:
         self._labels, self._reference, self._train = labels, reference, train
+        self._real = reference if real is None else real
         self._reconstruct, self._inception, self._rungs = reconstruct, inception, rungs or {}
         self._shapes = tuple(classes) == CLASSES
         counts = [len(labels), *map(len, self._rungs.values())]
@@ -152,7 +154,8 @@ class Evaluation:
             metrics["class accuracy"] = float(np.mean(read == labels))
         if reference is None:
             return result
-        real = self._seen(reference, len(reference), reconstruct=self._reconstruct)
+        assert self._real is not None
+        real = self._seen(self._real, len(reference), reconstruct=self._reconstruct)
         facts = {"name": reference.name, "sha256": real.sha256, "count": len(reference)}
         result["reference"] = {**facts, "unreadable": dict(reference.unreadable)}
         _compare(result, extractors, samples, real, labels, reference)

@@ -11,6 +11,8 @@ from Network.config import UserError, setting
 OF_RECONSTRUCTIONS = ("image_size", "vgg", "grid")
 USED_BY_RECONSTRUCTIONS = {"reconstruct", "reference", "num_reference", "inception", "out", "chunk",
                            "device", "precision", *OF_RECONSTRUCTIONS}  # fmt: skip
+USED_BY_GIVEN_SAMPLES = {"samples", "reference", "num_reference", "inception", "precision_recall",
+                         "out", "device"}  # fmt: skip
 OF_REFERENCE = ("num_reference", "precision_recall")
 OF_ONE_SET = ("height", "width", "resize", "png", "train", "ladder", "classifier", "nearest",
               "precision_recall")  # fmt: skip
@@ -67,6 +69,11 @@ class SampleConfig(SamplingKeys):
     nearest: str = setting(
         "", "PNG file, replaced: 16 samples, each above the nearest training image; needs train"
     )
+    samples: str = setting(
+        "",
+        "instead of sampling score these images, an .npz or a folder of files; needs a reference "
+        "and no weights; out is a new .json",
+    )
     reconstruct: tuple[str, ...] = setting(
         (),
         "instead of samples: how well tokenizers redraw the reference, each a weights folder, a "
@@ -104,7 +111,13 @@ class SampleConfig(SamplingKeys):
         for key in ("num_reference", "height", "width", "resize"):
             require_at_least(key, getattr(self, key), 0)
         require_at_least("image_size", self.image_size, WINDOW)
-        if self.reconstruct and not self.sweep and (self.weights or not self.reference):
+        if self.samples and not self.reference:
+            raise UserError("samples are scored against a reference: give reference=... too.")
+        if (
+            self.reconstruct
+            and not (self.sweep or self.samples)
+            and (self.weights or not self.reference)
+        ):
             raise UserError(
                 "reconstruct redraws the images of reference=... and samples none: give a "
                 "reference, and no weights."
@@ -123,7 +136,10 @@ class SampleConfig(SamplingKeys):
     def _refuse_what_has_no_effect(self) -> None:
         changed = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
         if self.sweep:
-            unused, what = {"reconstruct", *OF_ONE_SET, *OF_RECONSTRUCTIONS}, "on a sweep"
+            unused = {"samples", "reconstruct", *OF_ONE_SET, *OF_RECONSTRUCTIONS}
+            what = "on a sweep"
+        elif self.samples:
+            unused, what = {*changed} - USED_BY_GIVEN_SAMPLES, "on images that are given"
         elif self.reconstruct:
             unused, what = {*changed} - USED_BY_RECONSTRUCTIONS, "where nothing is sampled"
         else:
