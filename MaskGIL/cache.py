@@ -9,7 +9,6 @@ import json
 import mmap
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from MaskGIL.cache_index import (
 from MaskGIL.data import Images
 from MaskGIL.data.crops import all_crops, to_float
 from MaskGIL.data.folders import BadFiles, UnreadableImage
+from MaskGIL.device import without_tf32
 from MaskGIL.durable import replace_file, sha256, to_json, write_durably
 from Network.config import UserError
 from Network.tokenizer import Tokenizer
@@ -122,7 +122,7 @@ def encode_crops(tokenizer: Tokenizer, crops: Tensor, precision: str = "fp32") -
     but a latent between two codes may go to the other one. Never fp16: activations overflow it.
     """
     autocast = torch.autocast(crops.device.type, torch.bfloat16, enabled=precision == "bf16")
-    with autocast, _without_tf32():
+    with autocast, without_tf32():
         return tokenizer.encode(to_float(crops))
 
 
@@ -262,17 +262,6 @@ def _encode_chunk(
     assert 0 <= data.min() <= data.max() < tokenizer.codebook_size
     data[[row - rows.start for row in skipped]] = 0
     return data.astype(index["dtype"]).tobytes(), skipped
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _finished(part: Part, logs: dict[tuple[int, str], list[int]], chunks: range) -> set[int]:

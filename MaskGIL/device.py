@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -69,6 +70,18 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     if dtype in (torch.float32, torch.float64):
         return nullcontext()
     return torch.autocast(device.type, dtype)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Matrix products and convolutions of float32 in full float32, whatever is set around."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def decoder_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -8,10 +8,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)  # ranks that encode a large data set finish at different times
 STEP_PATIENCE = timedelta(minutes=30)  # in training they only wait for a score, or a compilation
@@ -102,6 +105,18 @@ def all_gather_texts(text: str) -> list[str]:
     texts = [""] * world_size()
     dist.all_gather_object(texts, text)
     return texts
+
+
+def gather(value: T) -> list[T]:
+    """What each rank has, in their order, on the main rank; nothing on the others.
+
+    Values of any kind, which travel pickled.
+    """
+    if world_size() == 1:
+        return [value]
+    found: list = [None] * world_size()
+    dist.gather_object(value, found if is_main() else None)
+    return found if is_main() else []
 
 
 def lose_patience() -> None:

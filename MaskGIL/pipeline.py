@@ -141,7 +141,7 @@ class Pipeline:
         check_output_type(output_type)
         labels = self.labels(class_labels)
         settings = self.settings(num_inference_steps, guidance_scale=guidance_scale, **sampling)
-        grid = self._grid(height, width)
+        grid = self.grid(height, width)
         seeds = self.seeds(generator, len(labels))
 
         def on_step(step: int, tokens: Tensor, confidence: Tensor) -> None:
@@ -215,10 +215,13 @@ class Pipeline:
         return make_plan(height * width, settings or self.sampling, self.objective)
 
     @torch.no_grad()
-    def pixels(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, h, w) -> images (B, 3, H, W) in [-1, 1]. The decoder never runs in fp16."""
+    def pixels(self, tokens: Tensor, clamp: bool = True) -> Tensor:
+        """Tokens (B, h, w) -> images (B, 3, H, W), in [-1, 1] if clamped.
+
+        The decoder never runs in fp16.
+        """
         with autocast(self.device, decoder_dtype(self.dtype)):
-            return self.tokenizer.decode(tokens).float()
+            return self.tokenizer.decode(tokens, clamp).float()
 
     def labels(self, class_labels: int | str | Sequence[int | str] | None) -> Tensor:
         """Class numbers or names -> labels (B,) int64 on the device. Raises UserError."""
@@ -235,7 +238,12 @@ class Pipeline:
             raise UserError("class_labels is empty; name a class, or leave it out.")
         return torch.tensor(numbers, dtype=torch.int64, device=self.device)
 
-    def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:
+    def grid(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Height and width in tokens of images of so many pixels; None: as the network learned.
+
+        Raises UserError unless they are multiples of the stride, and where a network has learned
+        the places of another size.
+        """
         stride, learned = self.tokenizer.stride, self.image_size
         height = learned[0] if height is None else height
         width = learned[1] if width is None else width

@@ -3,11 +3,13 @@
 Stands on the pipeline.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from MaskGIL.config import LARGEST_SEED, require_within
 from MaskGIL.device import Precision, choose_device, choose_precision
+from MaskGIL.effects import Sampler, check_effects
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.plans import plan_kind
 from MaskGIL.sampling import SamplingConfig
@@ -52,8 +54,16 @@ class SamplingKeys:
 def open_pipeline(keys: SamplingKeys) -> Pipeline:
     """The pipeline of `keys.weights`, its sampler settings replaced by the keys that are not null.
 
-    Raises UserError if the weights cannot be read, and for settings that their grid cannot have.
+    Raises UserError if the weights cannot be read, for settings that their grid cannot have, and
+    for keys that make no difference.
     """
+    pipe = load_pipeline(keys)
+    check_keys(keys, pipe, [pipe.sampling])
+    return pipe
+
+
+def load_pipeline(keys: SamplingKeys) -> Pipeline:
+    """`open_pipeline` that takes keys without effect: a sweep is to show where they have one."""
     if not keys.weights:
         raise UserError("weights is empty; name the folder of a generator, weights=RUN/weights.")
     device = choose_device(keys.device)
@@ -66,24 +76,45 @@ def open_pipeline(keys: SamplingKeys) -> Pipeline:
         ar_folder=keys.ar_weights or None,
         compile=keys.compile,
     )
-    given = {field.name: getattr(keys, field.name, None) for field in fields(SamplingConfig)}
-    pipe.sampling = pipe.sampling.changed(**given)
+    pipe.sampling = pipe.sampling.changed(**given_settings(keys))
     pipe.plan()  # it checks
     return pipe
 
 
+def given_settings(keys: SamplingKeys) -> dict[str, Any]:
+    """The settings of a sampler that a command names."""
+    named = {field.name: getattr(keys, field.name) for field in fields(SamplingConfig)}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def check_keys(keys: SamplingKeys, pipe: Pipeline, samplers: Sequence[SamplingConfig]) -> None:
+    """Raise UserError for a key that makes no difference to any of the `samplers` of `pipe`."""
+    found = [sampler_of(pipe, settings) for settings in samplers]
+    check_effects(given_settings(keys), found)
+    if keys.ar_weights and all(sampler.kind == "mar" for sampler in found):
+        raise UserError(
+            f"ar_weights={keys.ar_weights} has no effect on plan=mar; use plan=hybrid or plan=ar, "
+            "or leave it out."
+        )
+
+
+def sampler_of(pipe: Pipeline, settings: SamplingConfig) -> Sampler:
+    """What `settings` become with the networks of `pipe`."""
+    kind = plan_kind(pipe.objective, settings.plan)
+    return Sampler(settings, kind, pipe.plan(settings), bool(pipe.network.null_label))
+
+
 def sampler_line(pipe: Pipeline) -> str:
     """What a command that samples says of its sampler."""
-    settings = pipe.sampling
+    sampler, settings = sampler_of(pipe, pipe.sampling), pipe.sampling
     order = f"by {settings.order}"
     ways = {
         "mar": order,
         "ar": "one by one",
         "hybrid": f"{settings.num_ar} tokens one by one, the rest {order}",
     }
-    guided = pipe.network.null_label and settings.guidance_scale != 1
-    guidance = f"guidance {settings.guidance_scale:g}" if guided else "no guidance"
+    guidance = f"guidance {settings.guidance_scale:g}" if sampler.guided else "no guidance"
     return (
-        f"sampler    {len(pipe.plan())} steps, {guidance}, temperature {settings.temperature:g}, "
-        f"{ways[plan_kind(pipe.objective, settings.plan)]}"
+        f"sampler    {len(sampler.steps)} steps, {guidance}, temperature "
+        f"{settings.temperature:g}, {ways[sampler.kind]}"
     )

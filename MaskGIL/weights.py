@@ -188,6 +188,11 @@ def open_tokenizer(config: TokenizerConfig) -> VQTokenizer:
     For a name without weights the file of its authors is fetched once; all ranks must come here.
     """
     if config.name and config.weights:
+        if not Path(config.weights).exists():
+            raise UserError(
+                f"No such file: tokenizer.weights={config.weights}; leave it empty, "
+                f"tokenizer.weights=, and that of {config.name}'s authors is fetched."
+            )
         return _ready(build_tokenizer(config.name, config.weights))
     if config.name:
         with first_rank_first():
@@ -203,7 +208,14 @@ def open_tokenizer(config: TokenizerConfig) -> VQTokenizer:
             "tokenizer.weights is empty; name the weights folder of a trained tokenizer, "
             "tokenizer.weights=runs/TOKENIZER/weights."
         )
-    return load_tokenizer(config.weights)
+    try:
+        return load_tokenizer(config.weights)
+    except UserError as error:
+        if Path(config.weights).exists():
+            raise
+        raise UserError(
+            f"{error} A public one: tokenizer.name=llamagen-vq16 tokenizer.weights="
+        ) from None
 
 
 def public_tokenizer(name: str) -> VQTokenizer:

@@ -4,7 +4,6 @@ The kernel distance, precision, recall, density, coverage, and 95 % intervals of
 Fréchet distance. N real and M generated images, D width.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from MaskGIL.data.sampler import spread
-from Metrics.inception_metrics import FeatureStatistics
-from Metrics.intervals import PER_FEATURE, extrapolated, interval
-from Metrics.jackknife import GROUPS, balanced_groups, without_each
+from Metrics.intervals import PER_FEATURE, beyond_bias, interval
+from Metrics.jackknife import GROUPS, balanced_groups
 from Metrics.kid import SEED, SUBSET_SIZE, SUBSETS, kernel_distance, squared_mmd
 from Metrics.neighbourhoods import DENSITY_K, K, Neighbourhoods, neighbourhoods
 from Metrics.published import Distance
@@ -49,32 +47,15 @@ def feature_scores(
     rows, paired = spread(len(generated), MOST_PAIRED), spread(len(real), MOST_PAIRED)
     shares, *shares_without = neighbourhoods(real, generated, groups)
     metrics = {"KID": kernel_distance(real, generated, size=size)[0], **shares._asdict()}
-    intervals = {"KID": _ends(*squared_mmd(real[paired], generated[rows], groups[rows]))}
+    of_pairs = squared_mmd(real[paired], generated[rows], groups[rows])
+    intervals = {"KID": interval(*of_pairs)._asdict()}
     for name, values in zip(Neighbourhoods._fields, zip(*shares_without)):
-        intervals[name] = _ends(metrics[name], values)
-    if len(generated) >= PER_FEATURE * generated.shape[1]:
-        name = distance.name.removeprefix(distance.prefix)
-        intervals[name] = _beyond_bias(generated, groups, distance, value)
+        intervals[name] = interval(metrics[name], values)._asdict()
+    if ends := beyond_bias(generated, labels, distance.of, value):
+        intervals[distance.name.removeprefix(distance.prefix)] = ends
     how = {"KID": HOW_KID.format(size=size), "precision": HOW_NEAR, "intervals": HOW_SURE}
     scores = {"metrics": metrics, "intervals": intervals, "how": how}
     return {
         key: {distance.prefix + name: value for name, value in each.items()}
         for key, each in scores.items()
     }
-
-
-def _beyond_bias(
-    generated: Tensor, groups: Tensor, distance: Distance, value: float
-) -> dict[str, float]:
-    """The distance of endlessly many images like features (M, D), and its interval."""
-    parts = [FeatureStatistics() for _ in range(GROUPS)]
-    for group, part in enumerate(parts):
-        part.update(generated[groups == group])
-    without = [distance.of(rest) for rest in without_each(parts)]
-    limit = extrapolated(value, without)
-    return {"extrapolated": limit, **_ends(limit, without)}
-
-
-def _ends(centre: float, without: Sequence[float]) -> dict[str, float]:
-    low, high = interval(centre, without)
-    return {"low": low, "high": high}

@@ -13,11 +13,11 @@ from typing import Any, get_type_hints
 
 from MaskGIL.config import load_config
 from MaskGIL.durable import to_json
+from MaskGIL.effects import check_effects, effective_settings
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling import SamplingConfig
-from MaskGIL.sampling_keys import SamplingKeys
+from MaskGIL.sampling_keys import SamplingKeys, sampler_of
 from MaskGIL.values import choices, did_you_mean, quote, show_value
-from Metrics.record import describe_sampler
 from Network.config import UserError
 
 AXIS = re.compile(r"(\w+)=(.*)")
@@ -54,9 +54,15 @@ def cells_of(rows: Sequence[str], pipe: Pipeline) -> list[Cell]:
     """
     found: dict[bytes, Cell] = {}
     for row in rows:
+        cells = list(_cells_of_row(row, pipe))
+        samplers = [sampler_of(pipe, cell.sampling) for cell in cells]
+        try:
+            check_effects(cells[0].values, samplers)
+        except UserError as error:
+            raise UserError(f"The row {quote(row)} of sweep: {error}") from None
         own: dict[bytes, Cell] = {}
-        for cell in _cells_of_row(row, pipe):
-            key = to_json(describe_sampler(cell.sampling, pipe.objective, {}))
+        for cell, sampler in zip(cells, samplers):
+            key = to_json(effective_settings(sampler))
             if key in own:
                 raise UserError(
                     f"sweep makes {own[key].title!r} and {cell.title!r}, which sample alike; leave "

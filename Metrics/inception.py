@@ -11,12 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from MaskGIL.device import without_tf32
 from Metrics.pretrained import Pretrained, file_sha256
 from Network.config import UserError
 from Network.files import read_tensors
 
 OFFICIAL = "6726825d"  # how the sha256 of the released file begins, as the file's name says
 NAME = f"inception-2015-12-05-{OFFICIAL}"
+NETWORK = "inception-2015"  # as results call it
 INCEPTION = Pretrained(
     key="inception",
     files=(f"weights-{NAME}.pth", f"pt_{NAME}.pth"),  # torch-fidelity's and pytorch-fid's name
@@ -49,7 +51,7 @@ class InceptionNetwork:
         tensors.seek(0)
         self.width, self.sha256 = WIDTH, file_sha256(weights)
         self.is_official = self.sha256.startswith(OFFICIAL)
-        self.name = "inception-2015" + ("" if self.is_official else f"-{self.sha256[:8]}")
+        self.name = NETWORK + ("" if self.is_official else f"-{self.sha256[:8]}")
         try:
             network = FeatureExtractorInceptionV3(
                 self.name,
@@ -74,7 +76,7 @@ class InceptionNetwork:
         pixels, no antialiasing.
         """
         parts = []
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with without_tf32():
             for part in images.split(BATCH):
                 features, logits = self._network(part.to(self._device))
                 parts.append(InceptionOutputs(features, self._spatial, logits))
@@ -112,6 +114,4 @@ def weights_sha256(value: str) -> str | bool:
 
     Raises UserError as `find_weights`.
     """
-    if weights := find_weights(value):
-        return file_sha256(weights)[: len(OFFICIAL)]
-    return OFFICIAL if value == "download" else False
+    return INCEPTION.sha256(value)[: len(OFFICIAL)] or False

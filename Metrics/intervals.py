@@ -1,23 +1,46 @@
 """95 % intervals of what is measured on one set of images, and what endless images would give.
 
-Both follow from the values without each of a few groups of the images (`Metrics.jackknife`).
+Both follow from the values without each of a few groups of the images (`Metrics.jackknife`); of a
+mean over blocks, which share no image, the interval follows from how far they differ.
+M images, D feature width.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from statistics import fmean
+from typing import NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from scipy.special import stdtrit
+from torch import Tensor
 
-from Metrics.jackknife import standard_error
+from Metrics.inception_metrics import FeatureStatistics
+from Metrics.jackknife import GROUPS, balanced_groups, standard_error, without_each
 
 SHARE = 0.95
 PER_FEATURE = 3  # at 1 image a feature an extrapolated distance falls below 0
 
 
-def interval(centre: float, without: Sequence[float]) -> tuple[float, float]:
+class Interval(NamedTuple):
+    """Holds the true number in SHARE of all sets."""
+
+    low: float
+    high: float
+
+
+def interval(centre: float, without: Sequence[float]) -> Interval:
     """About a number, from those without each of g groups: Student's t of g - 1, 2.26 at g = 10."""
-    reach = stdtrit(len(without) - 1, (1 + SHARE) / 2).item() * standard_error(without)
-    return centre - reach, centre + reach
+    return _about(centre, standard_error(without), len(without))
+
+
+def interval_of_blocks(mean: float, deviation: float, num_blocks: int) -> Interval:
+    """About a mean over 2 blocks or more, from their deviation, divided by the number of them.
+
+    It is the jackknife's, with the blocks as its groups.
+    """
+    return _about(mean, deviation / math.sqrt(num_blocks - 1), num_blocks)
 
 
 def extrapolated(value: float, without: Sequence[float]) -> float:
@@ -31,3 +54,29 @@ def extrapolated(value: float, without: Sequence[float]) -> float:
     """
     num_groups = len(without)
     return num_groups * value - (num_groups - 1) * fmean(without)
+
+
+def beyond_bias(
+    features: Tensor,
+    labels: NDArray[np.int64],
+    distance: Callable[[FeatureStatistics], float],
+    value: float,
+) -> dict[str, float]:
+    """{"extrapolated", "low", "high"} of a distance of features (M, D), labels (M,), its `value`.
+
+    Empty below PER_FEATURE images a feature.
+    """
+    if len(features) < PER_FEATURE * features.shape[1]:
+        return {}
+    groups = torch.from_numpy(balanced_groups(labels))
+    parts = [FeatureStatistics() for _ in range(GROUPS)]
+    for group, part in enumerate(parts):
+        part.update(features[groups == group])
+    without = [distance(rest) for rest in without_each(parts)]
+    limit = extrapolated(value, without)
+    return {"extrapolated": limit, **interval(limit, without)._asdict()}
+
+
+def _about(centre: float, error: float, num_groups: int) -> Interval:
+    reach = stdtrit(num_groups - 1, (1 + SHARE) / 2).item() * error
+    return Interval(centre - reach, centre + reach)

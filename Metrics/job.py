@@ -1,35 +1,37 @@
-"""A set of samples to be made and scored: opened, checked and announced, nothing done yet.
+"""A set of samples to be made and scored: opened, checked and announced, then made by all ranks.
 
 Stands on the weights, the images to compare with, and what lies at `out` already.
 """
 
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from MaskGIL.distributed import first_rank_first, is_main, world_size
+from torch import Tensor
+
+from MaskGIL.distributed import barrier, chunks, first_rank_first, gather, is_main, world_size
 from MaskGIL.output import output_path
-from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling_keys import open_pipeline, sampler_line
 from Metrics.classifier import STEPS, check_classes
+from Metrics.geometry import FILTER, find_geometry
 from Metrics.inception import (
     SPATIAL_WIDTH,
     WIDTH,
-    InceptionNetwork,
     find_weights,
     open_inception,
 )
-from Metrics.ladder import draw_size
-from Metrics.record import describe_samples, find_record
-from Metrics.reference import ImageSet, open_image_set
-from Metrics.sample_and_eval import choose_labels
+from Metrics.labels import choose_labels
+from Metrics.ladder import draw_size, rungs
+from Metrics.partial_set import PartialSet
+from Metrics.record import describe_samples, find_record, versions, write_record
+from Metrics.redrawn import reconstructed
+from Metrics.reference import ImageSet, LabelledImages, open_image_set
+from Metrics.sample_and_eval import Evaluation, sample_rows
 from Metrics.sample_config import SampleConfig
-from Metrics.samples import SampleFile, SampleWriter
+from Metrics.samples import SampleFile
 from Network.config import UserError
 
-
-def image_size(pipe: Pipeline) -> tuple[int, int]:
-    """Height and width of the images of a set, in pixels."""
-    height, width = pipe.network.config.grid
-    return height * pipe.tokenizer.stride, width * pipe.tokenizer.stride
+Progress = Callable[[LabelledImages, str], Iterable[Tensor]]  # counts images under that name
 
 
 def check_reference(config: SampleConfig, reference: ImageSet) -> None:
@@ -42,35 +44,31 @@ def check_reference(config: SampleConfig, reference: ImageSet) -> None:
 
 
 class Job:
-    """Everything opened and checked: after this only a machine can fail. Raises UserError."""
+    """Everything opened and checked: after this only a machine can fail. Raises UserError.
+
+    `record` is that of the set once it is whole, and `sha256` the hash of its pixels.
+    """
 
     def __init__(self, config: SampleConfig):
         self.config, self.out = config, output_path("out", config.out, ".npz")
         self.nearest = output_path("nearest", config.nearest, ".png") if config.nearest else None
         self.pipe = open_pipeline(config)
-        self.size = image_size(self.pipe)
+        self.geometry = find_geometry(self.pipe, config)
         png = Path(config.png) if config.png else None
-        self.writer = SampleWriter(self.out, config.num_images, self.size, png)
+        self.partial = PartialSet(self.out, config.num_images, self.geometry.kept, png)
         if not self.out.exists():
-            self.writer.check()
-        self.reference = self.train = None
-        whole = config.train != config.reference  # else bare pictures are split as in a run
-        if config.reference:
-            count = config.num_reference
-            with first_rank_first():
-                self.reference = open_image_set(
-                    "reference", config.reference, "val", self.size, count, whole=whole
-                )
+            self.partial.check()
+        self.reference, self.train = self._open_images()
         self.labels = choose_labels(
             self.pipe, config.classes, config.num_images, config.seed, self.reference
         )
-        self.samples = describe_samples(
-            self.pipe, self.labels, seed=config.seed, chunk=config.chunk, ema=config.ema
-        )
-        self.record = find_record(self.out, self.samples)
+        facts = {"seed": config.seed, "chunk": config.chunk, "ema": config.ema}
+        self.samples = describe_samples(self.pipe, self.labels, **facts) | self.geometry.identity
+        self.record, self.sha256 = find_record(self.out, self.samples), ""
+        self.partial.check_identity(self.samples)
+        if self.record is not None:
+            self._check_whole()
         if self.reference and is_main():  # who scores, alone
-            if config.train:
-                self.train = open_image_set("train", config.train, "train", self.size, whole=whole)
             self.check_scores(self.reference)
 
     def check_scores(self, reference: ImageSet) -> None:
@@ -84,19 +82,72 @@ class Job:
             for images in (self.train, reference):
                 check_classes(images, classes)
 
-    def open_inception(self) -> InceptionNetwork | None:
-        """The network of the FID, on the main rank, if it is asked for; fetched if need be."""
-        if self.reference is None or not is_main():
-            return None
-        return open_inception(self.config.inception, self.pipe.device)
+    def evaluation(self, progress: Progress) -> Evaluation:
+        """What the samples are asked; the Inception network is fetched if need be."""
+        config, reference, train = self.config, self.reference, self.train
+        inception = ladder_sets = None
+        if reference:
+            with first_rank_first():
+                inception = open_inception(config.inception, self.pipe.device)
+        if reference and train and config.ladder:
+            ladder_sets = rungs(self.pipe, train.part(len(reference)), config.chunk)
+        return Evaluation(
+            self.labels,
+            reference,
+            classes=self.pipe.classes,
+            train=progress(train, "train") if train else None,
+            reconstruct=self.reconstruct,
+            inception=inception,
+            rungs=ladder_sets,
+            precision_recall=config.precision_recall,
+        )
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) uint8 as the tokenizer draws them."""
+        return reconstructed(self.pipe, images, self.config.chunk)
+
+    def begin(self) -> None:
+        """Make room for the chunks, or see that a whole set is what its record says."""
+        barrier()  # no rank makes a file before all have looked at what is there
+        if is_main() and self.record is None:
+            self.partial.begin(self.samples)
+        elif is_main() and self.record is not None:
+            self.sha256 = SampleFile(self.out).sha256()
+            if self.record.get("sha256", self.sha256) != self.sha256:
+                raise UserError(self._changed())
+            self.partial.clear()
+        barrier()
+
+    def finish(self, share: "Share") -> None:
+        """Make the file and its record, without scores, when all ranks have been through."""
+        counts, seconds = gather(share.num_made), gather(share.seconds)
+        if self.record is not None or not is_main():
+            return
+        made = {
+            "weights": self.config.weights,
+            "device": str(self.pipe.device),
+            "ranks": world_size(),
+            "images": sum(counts),  # the others were there already
+            "seconds": max(seconds),
+            "images_per_second": sum(counts) / max(*seconds, 1e-9),
+            "versions": versions(),
+        }
+        self.sha256 = self.partial.pack(self.labels)
+        self.record = {"samples": self.samples, "made": made, "sha256": self.sha256}
+        write_record(self.out, self.record)  # first: a set without a record would be nobody's
+        self.partial.publish()
 
     def plan(self) -> str:
         """What will be done, for people."""
-        config = self.config
-        height, width = self.size
+        config, (height, width) = self.config, self.geometry.drawn
         lines = [
             f"samples    {config.num_images:,} of {height}x{width}, {', '.join(config.classes)}, "
             f"seed {config.seed}, in chunks of {config.chunk}",
+            *(
+                [f"resized    to {config.resize}x{config.resize}, {FILTER}"]
+                if config.resize
+                else []
+            ),
             sampler_line(self.pipe),
             f"device     {self.pipe.device}, {self.samples['precision']}, {world_size()} ranks",
         ]
@@ -117,6 +168,77 @@ class Job:
             if self.train and config.ladder:
                 count += 3 * min(len(self.reference), len(self.train))
             lines.append(f"FID        {count:,} images go through Inception on {self.pipe.device}")
+        return "\n".join([*lines, self._disk_line()])
+
+    def _disk_line(self) -> str:
+        """What is there, and what will be."""
         if self.record is not None:
-            lines.append(f"complete   {self.out} is this set already: scoring it again")
-        return "\n".join(lines)
+            return f"complete   {self.out} is this set already: scoring it again"
+        size, kept = f"{self.partial.num_bytes / 1e9:.2f} GB", self.partial.num_images_kept
+        png = f", at most as much in {self.config.png}" if self.config.png else ""
+        line = f"disk       {size} for {self.out}, twice that while it is packed{png}"
+        return f"{line}\ncontinued  {kept:,} images are there already" if kept else line
+
+    def _open_images(self) -> tuple[ImageSet | None, ImageSet | None]:
+        """The reference and the training images, on every rank."""
+        config, size = self.config, self.geometry.kept
+        reference = train = None
+        whole = config.train != config.reference  # else bare pictures are split as in a run
+        with first_rank_first():
+            if config.reference:
+                count = config.num_reference
+                reference = open_image_set(
+                    "reference", config.reference, "val", size, count, whole=whole
+                )
+            if config.train:
+                train = open_image_set("train", config.train, "train", size, whole=whole)
+        return reference, train
+
+    def _check_whole(self) -> None:
+        """Raise UserError unless the file is what its record says, as far as a glance tells."""
+        file, png = SampleFile(self.out), self.partial.png
+        if (len(file), file.size) != (self.config.num_images, self.geometry.kept):
+            raise UserError(self._changed())
+        if png is not None and not (png.is_dir() and any(png.iterdir())):
+            raise UserError(
+                f"png={png} is written while images are sampled, and {self.out} is whole already; "
+                "leave png out, or name another out."
+            )
+
+    def _changed(self) -> str:
+        return f"out={self.out} has changed since its record was written; name another."
+
+
+class Share:
+    """This rank's chunks of the set of a job: what is on disk is read, the rest sampled and kept.
+
+    `pieces` are their rows, `num_made` images were sampled, in `seconds` on this rank.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.pieces = chunks(job.config.num_images, job.config.chunk)
+        self.num_made, self.seconds = 0, 0.0
+        self._job = job
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Images (B, 3, H, W) uint8, on the CPU. Raises UserError as `sample_rows` does."""
+        if self._job.record is not None:
+            yield from SampleFile(self._job.out).pieces(self.pieces)
+            return
+        for rows in self.pieces:
+            kept = self._job.partial.read(rows.start)
+            yield self._sample(rows) if kept is None else kept
+
+    def _sample(self, rows: range) -> Tensor:
+        job, started = self._job, time.monotonic()
+        images = sample_rows(
+            job.pipe, job.labels, job.config.seed, rows, job.geometry.grid, job.config.resize
+        )
+        images = images.cpu()
+        job.partial.write(rows.start, images)
+        self.num_made += len(rows)
+        self.seconds += time.monotonic() - started
+        return images

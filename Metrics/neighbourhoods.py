@@ -6,6 +6,7 @@ blocks, so memory holds the features in float64 and little else. N real and M ge
 R rows of a block, D width, G groups.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -68,7 +69,7 @@ def neighbourhoods(
     centre = real.mean(0)  # small numbers, small rounding: distances do not depend on the origin
     real, generated = real - centre, generated - centre
     # An equal distance may come out larger in its last digits, and must count all the same.
-    rounding = 1e-12 * max(real.square().sum(1).max(), generated.square().sum(1).max())
+    rounding = 1e-12 * max(_squared_norms(real).max(), _squared_norms(generated).max())
     reach = _nearest(real, [len(real)], most)[:, 0] + rounding  # (N, most)
     kept = _all_and_without_each(len(sizes)).to(real.device)  # (1 + G, G)
     of_kept = kept.repeat_interleave(torch.tensor(sizes, device=real.device), 1)  # (1 + G, M)
@@ -100,8 +101,7 @@ def _compare(
     """
     holding = torch.zeros(2, len(generated), dtype=torch.int64, device=real.device)
     recalled, closest = [], []
-    for rows in torch.arange(len(real), device=real.device).split(ROWS):
-        distances = _squared_distances(real[rows], generated)  # (R, M)
+    for rows, distances in _squared_distances(real, generated):
         for number, own in enumerate(reach[rows].unbind(1)):
             holding[number] += (distances <= own[:, None]).sum(0)
         recalled.append(torch.stack([(distances <= ball).any(1) for ball in balls]))
@@ -115,8 +115,7 @@ def _nearest(features: Tensor, sizes: list[int], k: int) -> Tensor:
     Groups of `sizes` follow each other; ascending, infinite where a group has fewer.
     """
     blocks = []
-    for rows in torch.arange(len(features), device=features.device).split(ROWS):
-        distances = _squared_distances(features[rows], features)  # (R, N)
+    for rows, distances in _squared_distances(features, features):
         distances[torch.arange(len(rows), device=rows.device), rows] = torch.inf  # itself
         parts = [
             part.topk(min(k, part.shape[1]), largest=False).values
@@ -127,9 +126,17 @@ def _nearest(features: Tensor, sizes: list[int], k: int) -> Tensor:
     return torch.cat(blocks)
 
 
-def _squared_distances(rows: Tensor, columns: Tensor) -> Tensor:
-    norms = rows.square().sum(1)[:, None] + columns.square().sum(1)  # (R, M)
-    return norms.addmm_(rows, columns.T, alpha=-2)
+def _squared_distances(rows: Tensor, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of rows (N, D) to columns (M, D), by blocks: the numbers of R rows, and their (R, M)."""
+    row_norms, column_norms = _squared_norms(rows), _squared_norms(columns)
+    for block in torch.arange(len(rows), device=rows.device).split(ROWS):
+        norms = row_norms[block, None] + column_norms  # (R, M)
+        yield block, norms.addmm_(rows[block], columns.T, alpha=-2)
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """Of rows (N, D): (N,). By blocks: the squares of all would take as much memory again."""
+    return torch.cat([block.square().sum(1) for block in rows.split(ROWS)])
 
 
 def _all_and_without_each(num_groups: int) -> Tensor:

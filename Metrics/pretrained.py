@@ -53,6 +53,15 @@ class Pretrained(NamedTuple):
             )
         return kept
 
+    def sha256(self, value: str) -> str:
+        """How the sha256 of the weights begins that a key of this value means; "" for none.
+
+        Raises UserError as `find`.
+        """
+        if weights := self.find(value):
+            return file_sha256(weights)
+        return self.start if value == "download" else ""
+
     def open(self, value: str) -> Path | None:
         """As `find`, but "download" fetches what is not there. Raises UserError if it fails."""
         weights = self.find(value)

@@ -3,13 +3,18 @@
 Where that is not at hand they are blank, and the record says why.
 """
 
+import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from Metrics.inception import SPATIAL_WIDTH, InceptionNetwork
-from Metrics.inception_metrics import FeatureStatistics, distance, frechet_distance
+from Metrics.inception_metrics import FeatureStatistics, Gaussian
 from Metrics.inception_score import ADM_BLOCK, SEED, adm_inception_score, inception_score
+from Metrics.intervals import beyond_bias, interval_of_blocks
 from Metrics.reference import ImageSet
 from Metrics.samples import SampleFile
 from Metrics.seen import Extractor, Seen
@@ -49,18 +54,10 @@ def distance_to(reference: ImageSet, real: FeatureStatistics, extractor: Extract
     source, few = f"{real.count:,} images", real.count < FEW
     if not (isinstance(extractor, InceptionNetwork) and extractor.is_official):
         prefix = f"{extractor.name} "
-        of = partial(distance, second=real)
-        return Distance(f"{prefix}distance", prefix, of, source, few)
-    mean, covariance = real.mean, real.covariance
+        return Distance(f"{prefix}distance", prefix, _to(real.gaussian()), source, few)
     if isinstance(reference, SampleFile) and (stored := reference.moments(extractor.width)):
-        (mean, covariance), source, few = stored, "mu and sigma in the file", False
-    return Distance(
-        "FID",
-        "",
-        lambda found: frechet_distance(found.mean, found.covariance, mean, covariance),
-        source,
-        few,
-    )
+        return Distance("FID", "", _to(Gaussian.of(*stored)), "mu and sigma in the file", False)
+    return Distance("FID", "", _to(real.gaussian()), source, few)
 
 
 def unpublished(reference: ImageSet | None, inception: InceptionNetwork | None) -> dict[str, Any]:
@@ -74,22 +71,53 @@ def unpublished(reference: ImageSet | None, inception: InceptionNetwork | None) 
     return {**dict.fromkeys(NAMES), "fid_note": why, "inception_score_note": why}
 
 
-def spatial_and_inception_score(samples: Seen, real: Seen, reference: ImageSet) -> dict[str, Any]:
+def spatial_and_inception_score(
+    samples: Seen, real: Seen, reference: ImageSet, labels: NDArray[np.int64]
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """The sFID (Nash et al. 2021), and the inception score as ADM has it and of shuffled images.
 
+    Then their intervals: of the sFID of samples with labels (N,) where its features are kept.
     Of a reference whose file has mu and sigma but not mu_s and sigma_s there is no sFID: that of
     the images in the file would be another number.
     """
-    found, known = samples.spatial, (real.spatial.mean, real.spatial.covariance)
+    scores, intervals = _inception_scores(samples.logits)
+    if known := _spatial(real, reference):
+        distance = _to(known)
+        sfid, kept = distance(samples.spatial), samples.spatial_features
+        if kept is not None and (ends := beyond_bias(kept, labels, distance, sfid)):
+            intervals["sFID"] = ends
+    else:
+        sfid = None
+    return {"sfid": sfid, **scores}, intervals
+
+
+def _spatial(real: Seen, reference: ImageSet) -> Gaussian | None:
     if isinstance(reference, SampleFile) and reference.has_moments:
-        known = reference.moments(SPATIAL_WIDTH, "mu_s", "sigma_s")
-    splits = min(SPLITS, samples.count)
-    return {
-        "sfid": frechet_distance(found.mean, found.covariance, *known) if known else None,
-        "inception_score": adm_inception_score(samples.logits)[0],
-        "inception_score_shuffled": inception_score(samples.logits, splits, SEED)[0],
+        stored = reference.moments(SPATIAL_WIDTH, "mu_s", "sigma_s")
+        return Gaussian.of(*stored) if stored else None
+    return real.spatial.gaussian()
+
+
+def _inception_scores(logits: Tensor) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """Of logits (N, C); where there are two blocks or more their interval is from these."""
+    blocks, splits = math.ceil(len(logits) / ADM_BLOCK), min(SPLITS, len(logits))
+    mean, deviation = adm_inception_score(logits)
+    shuffled_mean, shuffled_deviation = inception_score(logits, splits, SEED)
+    scores = {
+        "inception_score": mean,
+        "inception_score_shuffled": shuffled_mean,
         "inception_score_note": (
             f"contiguous blocks of {ADM_BLOCK:,} images, as ADM has it; shuffled: {splits} blocks, "
-            f"numpy's RandomState({SEED}), as torch-fidelity has it"
+            f"numpy's RandomState({SEED}), as torch-fidelity has it; intervals are of sets of as "
+            "many images, from the blocks"
         ),
     }
+    ends = interval_of_blocks(shuffled_mean, shuffled_deviation, splits)
+    intervals = {"shuffled inception score": ends._asdict()}
+    if blocks > 1:
+        intervals["inception score"] = interval_of_blocks(mean, deviation, blocks)._asdict()
+    return scores, intervals
+
+
+def _to(known: Gaussian) -> Callable[[FeatureStatistics], float]:
+    return lambda found: found.gaussian().distance(known)

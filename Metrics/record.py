@@ -18,6 +18,7 @@ from MaskGIL.checkout import commit
 from MaskGIL.config import changed_keys, leaves, to_dict
 from MaskGIL.device import DTYPES
 from MaskGIL.durable import replace_file, sha256, to_json
+from MaskGIL.effects import OF_MASKS
 from MaskGIL.inference import loaded_fingerprint
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.plans import plan_kind
@@ -29,7 +30,6 @@ from Network.config import UserError
 FORMAT = 3
 FIRST_SETTINGS = {"num_steps", "schedule", "order", "noise", "guidance", "guidance_scale",
                   "temperature", "top_k"}  # fmt: skip
-OF_MASKS = {"num_steps", "schedule", "order", "noise", "counts", "legacy", "remask", "remask_by"}
 MOST_ROWS = 20  # classes told one by one
 Record = dict[str, Any]
 
@@ -202,10 +202,14 @@ def _published(record: Record) -> dict[str, str]:
     if record["fid"] is None:
         return {"FID, sFID, IS": f"none ({record['fid_note']})"}
     sfid, score = record["sfid"], record["inception_score"]
+    shuffled = f"{record['inception_score_shuffled']:.2f}"
     return {
         "FID": f"{record['fid']:.4f}{_reach(record, 'FID')}, {record['fid_note']}",
-        "sFID": "none: the reference has no mu_s and sigma_s" if sfid is None else f"{sfid:.4f}",
-        "inception score": f"{score:.2f}, shuffled {record['inception_score_shuffled']:.2f}",
+        "sFID": "none: the reference has no mu_s and sigma_s"
+        if sfid is None
+        else f"{sfid:.4f}{_reach(record, 'sFID')}",
+        "inception score": f"{score:.2f}{_reach(record, 'inception score')}, shuffled "
+        f"{shuffled}{_reach(record, 'shuffled inception score')}",
     }
 
 

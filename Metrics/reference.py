@@ -1,11 +1,12 @@
-"""What samples are compared with: drawn shapes, a folder of pictures, or another set of samples.
+"""What samples are compared with: drawn shapes, a folder of pictures, another set of samples.
 
-Every one is an `ImageSet`: labelled images of one size, read in batches as often as asked.
+Every one is an `ImageSet`: labelled images of one size, read in batches as often as asked. A
+`StatisticsFile` stands in for the images where only distances to them are wanted.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,9 +21,12 @@ from MaskGIL.data.layouts import LAYOUTS, Files, open_layout
 from MaskGIL.data.sampler import spread
 from MaskGIL.data.shapes import Shapes
 from Metrics.samples import BATCH, SampleFile
+from Metrics.statistics_file import StatisticsFile, holds_statistics, moments_sha256
 from Network.config import UserError
 
+JPEG = (".jpg", ".jpeg")
 MOST_UNREADABLE = 0.01  # share of a set
+CROP = "centre crop, where the size is another one: halved by box, then bicubic, as ADM has it"
 
 
 class LabelledImages(Protocol):
@@ -40,9 +44,15 @@ class LabelledImages(Protocol):
 
 
 class ImageSet(LabelledImages, Protocol):
-    """Images for comparison, whose labels index `classes`; `unreadable` files with the reason."""
+    """Images of `size` (H, W) whose labels index `classes`; `unreadable` files with the reason.
+
+    `split` is None where nobody has told which they are of.
+    """
 
     name: str
+    split: Split | None
+    size: tuple[int, int]
+    transform: str
     classes: Sequence[str]
     unreadable: dict[str, str]
 
@@ -52,15 +62,21 @@ class ImageSet(LabelledImages, Protocol):
 
 
 class Pictures:
-    """Rows of a source of pictures, the middle square of each resized to `size` pixels.
+    """Rows of a source of pictures of a split, the middle square of each of `side` pixels.
 
     For a file that cannot be read its neighbour stands in, as long as they are few.
     """
 
-    def __init__(self, name: str, images: Images, rows: NDArray[np.int64], size: int) -> None:
+    transform = CROP
+
+    def __init__(
+        self, name: str, images: Images, split: Split | None, rows: NDArray[np.int64], side: int
+    ) -> None:
         self.name, self.classes, self.labels = name, images.classes, images.labels[rows]
+        self.split: Split | None = split
+        self.size = side, side
         self.unreadable: dict[str, str] = {}
-        self._images, self._rows, self._size = images, rows, size
+        self._images, self._rows = images, rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -71,15 +87,22 @@ class Pictures:
             rows = self._rows[start : start + BATCH].tolist()
             yield torch.stack([self._crop(row) for row in rows])
 
+    @property
+    def are_lossy(self) -> bool:
+        """Whether there are JPEG files among them."""
+        names = (self._images.name(row).lower() for row in self._rows.tolist())
+        return any(name.endswith(JPEG) for name in names)
+
     def part(self, count: int) -> "Pictures":
         """Up to `count` of the images, evenly spread."""
-        return Pictures(self.name, self._images, self._rows[spread(len(self), count)], self._size)
+        rows = self._rows[spread(len(self), count)]
+        return Pictures(self.name, self._images, self.split, rows, self.size[0])
 
     def _crop(self, row: int) -> Tensor:
         for other in range(row, row + len(self._images)):
             try:
                 image = self._images.image(other % len(self._images))
-                return crop_image(image, "center", 0, self._size)
+                return crop_image(image, "center", 0, self.size[0])
             except UnreadableImage as error:
                 self.unreadable[error.name] = error.reason
                 if len(self.unreadable) > MOST_UNREADABLE * len(self):
@@ -88,6 +111,36 @@ class Pictures:
                         f"read, {error.name} among them ({error.reason}); mend or remove them."
                     ) from error
         raise AssertionError  # of one file, all would be unreadable
+
+
+def open_reference(
+    value: str, split: Split, size: tuple[int, int], count: int = 0, *, whole: bool = True
+) -> "ImageSet | StatisticsFile":
+    """What a key `reference` names, of a split: images as `open_image_set` has them, or statistics.
+
+    Raises UserError as `open_image_set` does, for statistics of another split or size, and for
+    what does not tell its split when that is to be train: published distances are to either, and a
+    record that names the wrong one misleads.
+    """
+    if not (value.endswith(".npz") and holds_statistics(value)):
+        return open_reference_images(value, split, size, count, whole=whole)
+    if count:
+        raise UserError(
+            f"num_reference chooses images, and reference={value} has none; leave it out."
+        )
+    statistics = StatisticsFile(value)
+    statistics.check_size(size)
+    _check_split(value, statistics.split, split)
+    return statistics
+
+
+def open_reference_images(
+    value: str, split: Split, size: tuple[int, int], count: int = 0, *, whole: bool = True
+) -> "ImageSet":
+    """The same where statistics will not do."""
+    images = open_image_set("reference", value, split, size, count, whole=whole)
+    _check_split(value, images.split, split)
+    return images
 
 
 def open_image_set(
@@ -107,13 +160,18 @@ def open_image_set(
     `key` for whatever is not there and does not fit.
     """
     if value.endswith(".npz"):
+        if holds_statistics(value):
+            raise UserError(
+                f"{key}={value} has statistics and no images, which are needed here; "
+                "name the images."
+            )
         return _open_samples(key, value, size, count)
     if size[0] != size[1]:
         raise UserError(f"{key}={value} gives square images; use an .npz of {size[0]}x{size[1]}.")
     if value.partition(":")[0] == "shapes":
         return _open_shapes(key, value, split, size[0], count)
-    images = _open_folder(key, Path(value), split, whole)
-    return Pictures(value, images, _rows(key, len(images), count), size[0])
+    images, told = _open_folder(key, Path(value), split, whole)
+    return Pictures(value, images, told, _rows(key, len(images), count), size[0])
 
 
 def _open_shapes(key: str, value: str, split: Split, size: int, count: int) -> ImageSet:
@@ -124,7 +182,7 @@ def _open_shapes(key: str, value: str, split: Split, size: int, count: int) -> I
         images = Shapes(split, int(number), (size, size))
     else:
         raise UserError(f"{key}={value} needs a number of images behind the colon: shapes:4096.")
-    return Pictures(f"shapes ({split})", images, _rows(key, len(images), count), size)
+    return Pictures(f"shapes ({split})", images, split, _rows(key, len(images), count), size)
 
 
 def _open_samples(key: str, value: str, size: tuple[int, int], count: int) -> ImageSet:
@@ -138,7 +196,8 @@ def _open_samples(key: str, value: str, size: tuple[int, int], count: int) -> Im
     return SampleFile(value, _rows(key, len(samples), count))
 
 
-def _open_folder(key: str, root: Path, split: Split, whole: bool) -> Images:
+def _open_folder(key: str, root: Path, split: Split, whole: bool) -> tuple[Images, Split | None]:
+    """The pictures, and the split that they are of, as far as the folder tells."""
     if not root.is_dir():
         raise UserError(
             f"No such {key}: {key}={root}; give shapes, a folder of images or an .npz of samples."
@@ -147,12 +206,13 @@ def _open_folder(key: str, root: Path, split: Split, whole: bool) -> Images:
     files = sorted(file for file in root.iterdir() if is_image(file.name))
     if files and not with_splits and whole:
         names = [file.name for file in files]
-        return Files(root, root.name, names, np.full(len(names), -1), [])
+        told = SPLITS[SPLITS.index(root.name)] if root.name in SPLITS else None
+        return Files(root, root.name, names, np.full(len(names), -1), []), told
     if with_splits or any(layout.fits(root) for layout in LAYOUTS):
         images = open_layout(root, split)
         if not images.classes:
             images.labels[:] = -1
-        return images
+        return images, split
     raise UserError(f"{key}={root} holds neither {split}/CLASS/* nor images.")
 
 
@@ -161,3 +221,22 @@ def _rows(key: str, available: int, count: int) -> NDArray[np.int64]:
     if count > available:
         raise UserError(f"{key} has {available} images, not {count}; lower num_{key}.")
     return spread(available, count or available)
+
+
+def _check_split(value: str, told: str | None, split: Split) -> None:
+    if told is None and split != "val":
+        raise UserError(f"reference={value} does not tell its split; leave reference_split out.")
+    if told not in (None, split):
+        raise UserError(
+            f"reference={value} is of {told} and not of {split}; say reference_split={told} if "
+            "that is meant, or name another reference."
+        )
+
+
+def reference_facts(reference: ImageSet, sha256: str) -> dict[str, Any]:
+    """What a record tells of images whose bytes have this hash."""
+    facts = {"name": reference.name, "sha256": sha256, "count": len(reference)}
+    if isinstance(reference, SampleFile) and reference.has_moments:
+        facts["statistics_sha256"] = moments_sha256(reference.path)  # which are of other images
+    facts |= {"split": reference.split, "transform": reference.transform}
+    return {**facts, "image_size": [*reference.size], "unreadable": dict(reference.unreadable)}

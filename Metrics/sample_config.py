@@ -1,12 +1,19 @@
 """The keys of FID_sample.py: a set of samples, what it is scored against, or what to do instead."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from MaskGIL.config import require_at_least
 from MaskGIL.sampling_keys import SamplingKeys
 from Metrics.jackknife import GROUPS
 from Metrics.similarity import WINDOW
 from Network.config import UserError, setting
+
+OF_RECONSTRUCTIONS = ("image_size", "vgg", "grid")
+USED_BY_RECONSTRUCTIONS = {"reconstruct", "reference", "num_reference", "inception", "out", "chunk",
+                           "device", "precision", *OF_RECONSTRUCTIONS}  # fmt: skip
+OF_REFERENCE = ("num_reference", "precision_recall")
+OF_ONE_SET = ("height", "width", "resize", "png", "train", "ladder", "classifier", "nearest",
+              "precision_recall")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -17,7 +24,16 @@ class SampleConfig(SamplingKeys):
     out: str = setting(
         "samples.npz", "file of the set, never overwritten; its record: .json beside"
     )
-    png: str = setting("", "new folder for the images as PNG files too; empty: none")
+    height: int = setting(0, "height in pixels that images are drawn in; 0: as the weights learned")
+    width: int = setting(0, "as height")
+    resize: int = setting(
+        0,
+        "side that square images are brought to before they are kept and scored, bicubic without "
+        "antialiasing: height=384 width=384 resize=256 is LlamaGen's; 0: left as they are",
+    )
+    png: str = setting(
+        "", "new folder for the images as PNG files too, while they are sampled; empty: none"
+    )
     chunk: int = setting(64, "images computed at once; part of the set: bytes depend on it")
     classes: tuple[str, ...] = setting(
         ("balanced",),
@@ -85,36 +101,42 @@ class SampleConfig(SamplingKeys):
             return  # its keys are looked at beside those of the row
         require_at_least("num_images", self.num_images, 2)
         require_at_least("chunk", self.chunk, 1)
-        require_at_least("num_reference", self.num_reference, 0)
+        for key in ("num_reference", "height", "width", "resize"):
+            require_at_least(key, getattr(self, key), 0)
         require_at_least("image_size", self.image_size, WINDOW)
-        if self.reconstruct and (self.weights or not self.reference):
+        if self.reconstruct and not self.sweep and (self.weights or not self.reference):
             raise UserError(
                 "reconstruct redraws the images of reference=... and samples none: give a "
                 "reference, and no weights."
             )
+        self._refuse_what_has_no_effect()
         if self.sweep:
             self._check_sweep()
-        if self.grid and not self.reconstruct:
-            raise UserError("grid shows reconstructions: give reconstruct=... too.")
         if self.train and not self.reference:
             raise UserError("train needs a reference to tell what is near: give reference=... too.")
         for key in ("nearest", "ladder", "classifier"):
             if getattr(self, key) and not self.train:
                 raise UserError(f"{key} needs the training images: give train=... too.")
-        if not self.precision_recall and (self.sweep or self.reconstruct or not self.reference):
-            raise UserError(
-                "precision_recall=false leaves out scores of samples against a reference, of which "
-                "there are none; leave the key out."
-            )
         if self.inception not in ("auto", "none") and not self.reference:
             raise UserError("inception needs a reference: an FID is the distance to one.")
+
+    def _refuse_what_has_no_effect(self) -> None:
+        changed = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
+        if self.sweep:
+            unused, what = {"reconstruct", *OF_ONE_SET, *OF_RECONSTRUCTIONS}, "on a sweep"
+        elif self.reconstruct:
+            unused, what = {*changed} - USED_BY_RECONSTRUCTIONS, "where nothing is sampled"
+        else:
+            unused, what = {*OF_RECONSTRUCTIONS}, "without reconstruct=..."
+        for key in changed:
+            if key in unused:
+                raise UserError(f"{key} has no effect {what}; leave it out.")
+            if key in OF_REFERENCE and not self.reference:
+                raise UserError(f"{key} has no effect without reference=...; leave it out.")
 
     def _check_sweep(self) -> None:
         if not self.reference:
             raise UserError("sweep scores its cells against a reference: give reference=... too.")
-        for key in ("reconstruct", "png", "train"):
-            if getattr(self, key):
-                raise UserError(f"{key} has no effect on a sweep; leave it out.")
         if self.num_images < 2 * GROUPS:
             raise UserError(
                 f"num_images={self.num_images} is too few for the errors of a sweep, which are of "

@@ -1,13 +1,12 @@
-"""Sets of samples on disk: an `.npz` as the ADM evaluator reads, written chunk by chunk.
+"""Sets of images on disk as ADM's evaluator reads them, larger than memory.
 
-arr_0 uint8 (N, H, W, 3) in the order of the images, arr_1 int64 (N,) their labels, -1 unknown.
-N images, B of a batch, H height, W width.
+An `.npz`: arr_0 uint8 (N, H, W, 3) in the order of the images, arr_1 int64 (N,) their labels, -1
+unknown. N images, B of a batch, H height, W width.
 """
 
 import hashlib
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -15,11 +14,10 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from MaskGIL.data.folders import Split
 from MaskGIL.data.sampler import spread
-from MaskGIL.output import check_writable
 from Network.config import UserError
 
 BATCH = 256
@@ -27,13 +25,15 @@ PIXELS, LABELS = "arr_0.npy", "arr_1.npy"
 
 
 class SampleFile:
-    """The images of an `.npz`, read in batches: whole sets are larger than memory.
+    """The images of an `.npz`, read in batches.
 
     `labels` (n,) int64, -1 unknown; only `rows` (n,) are given, in their order on disk. Raises
     UserError for a file without images of this layout.
     """
 
     classes: Sequence[str] = ()  # the file has no names
+    split: Split | None = None  # nor tells of which images they are
+    transform = "as they are in the file"
 
     def __init__(self, path: str | Path, rows: NDArray[np.int64] | None = None) -> None:
         self.path, self.name, self.unreadable = Path(path), str(path), {}
@@ -43,9 +43,12 @@ class SampleFile:
             with ZipFile(self.path) as archive:
                 self._shape = _read_shape(archive)
                 self.labels = _read_labels(archive, self._shape[0])
-        except (BadZipFile, KeyError, ValueError) as error:
+        except BadZipFile as error:
+            raise UserError(_damaged(self.path, error)) from None
+        except (KeyError, ValueError) as error:
+            reason = str(error.args[0]).removesuffix(".")
             raise UserError(
-                f"{path} is no set of images: it needs arr_0, uint8 (N, H, W, 3) ({error})."
+                f"{path} is no set of images, which has arr_0, uint8 (N, H, W, 3): {reason}."
             ) from None
         self.size = self._shape[1:3]
         self._chosen = np.ones(self._shape[0], dtype=bool)
@@ -102,85 +105,49 @@ class SampleFile:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Images (B, 3, H, W) uint8."""
+        pieces = [range(start, start + BATCH) for start in range(0, self._shape[0], BATCH)]
+        for rows, images in zip(pieces, self.pieces(pieces)):
+            chosen = self._chosen[rows.start : rows.stop]
+            if chosen.any():
+                yield images[torch.from_numpy(chosen)]
+
+    def pieces(self, pieces: Iterable[range]) -> Iterator[Tensor]:
+        """Images (B, 3, H, W) uint8 of these ranges of rows of the file, which ascend."""
         num_images, *shape = self._shape
+        size, position = int(np.prod(shape)), 0
         with ZipFile(self.path) as archive, archive.open(PIXELS) as file:
             _read_header(file)
-            for start in range(0, num_images, BATCH):
-                chosen = self._chosen[start : start + BATCH]
-                data = bytearray(file.read(len(chosen) * int(np.prod(shape))))
+            for rows in pieces:
+                file.seek((rows.start - position) * size, os.SEEK_CUR)
+                count = len(range(num_images)[rows.start : rows.stop])
+                try:
+                    data = bytearray(file.read(count * size))
+                except BadZipFile as error:
+                    raise UserError(_damaged(self.path, error)) from None
+                position = rows.start + len(data) // size
                 pixels = torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
-                if chosen.any():
-                    yield pixels[torch.from_numpy(chosen)].permute(0, 3, 1, 2)  # (B, 3, H, W)
+                yield pixels.permute(0, 3, 1, 2)  # (B, 3, H, W)
 
 
-class SampleWriter:
-    """Fills a set of `num_images` images of `size` (H, W), in any order and from any rank.
-
-    Images go to a plain file beside `out`; `finish` packs it. Plain writes and no memory map: a
-    full disk is then an error and not a crash. A folder `png` gets every image as a file too.
-    """
-
-    def __init__(
-        self, out: Path, num_images: int, size: tuple[int, int], png: Path | None = None
-    ) -> None:
-        self.out, self.png, self.shape = out, png, (num_images, *size, 3)
-        self._partial = out.with_name(f".{out.name}.partial")
-        self._packed = out.with_name(f".{out.name}.packed")
-
-    def check(self) -> None:
-        """Raise UserError unless `png` is new or empty, and the disk holds the set twice.
-
-        It must while the set is packed.
-        """
-        if self.png is not None:
-            check_writable("png", self.png.absolute())
-            if self.png.exists() and any(self.png.iterdir()):
-                raise UserError(f"png={self.png} is not empty; name a new folder.")
-        folder = next(place for place in self.out.absolute().parents if place.exists())
-        needed, free = 2 * int(np.prod(self.shape)), shutil.disk_usage(folder).free
-        if needed > free:
-            raise UserError(
-                f"out={self.out} needs {needed / 1e9:.2f} GB while it is written, its disk has "
-                f"only {free / 1e9:.2f} GB left; choose another disk or a smaller num_images."
-            )
-
-    def begin(self) -> None:
-        """Make the empty file; on one rank, before any `write`."""
-        for folder in filter(None, (self.out.parent, self.png)):
-            folder.mkdir(parents=True, exist_ok=True)
-        npy.open_memmap(self._partial, "w+", np.uint8, self.shape)
-
-    def write(self, first: int, images: Tensor) -> None:
-        """Put images (B, 3, H, W) uint8 to the places from `first` on."""
-        pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        assert pixels.shape[1:] == self.shape[1:], pixels.shape
-        with self._partial.open("r+b") as file:
-            _read_header(file)
-            file.seek(first * pixels[0].nbytes, os.SEEK_CUR)
-            file.write(pixels.tobytes())
-        if self.png is not None:
-            for index, picture in enumerate(pixels, first):
-                Image.fromarray(picture).save(self.png / f"{index:06d}.png")
-
-    def finish(self, labels: NDArray[np.int64]) -> None:
-        """Pack images and labels (N,) under the final name; on one rank, when all have written."""
-        images = npy.open_memmap(self._partial, "r")
-        try:
-            with self._packed.open("wb") as file:
-                np.savez(file, images, labels)  # as arr_0 and arr_1; reads a piece at a time
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(self._packed, self.out)
-        finally:
-            self._packed.unlink(missing_ok=True)
-        self._partial.unlink()
+def _damaged(path: Path, error: BadZipFile) -> str:
+    return f"{path} is no whole .npz ({error}); fetch or make it anew."
 
 
 def _read_shape(archive: ZipFile) -> tuple[int, int, int, int]:
     with archive.open(PIXELS) as file:
         shape, fortran_order, dtype = _read_header(file)
+        header = file.tell()
+    found = f"its arr_0 is {dtype} of shape {shape}"
+    if len(shape) == 4 and shape[1] == 3 != shape[3]:
+        raise ValueError(f"{found}, channels first; transpose it (0, 2, 3, 1)")
+    if dtype.kind == "f":
+        raise ValueError(
+            f"{found}, not whole numbers; round them to 0 ... 255 and save them as uint8"
+        )
     if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or fortran_order or 0 in shape:
-        raise ValueError(f"arr_0 is {dtype} of shape {shape}")
+        raise ValueError(found)
+    if archive.getinfo(PIXELS).file_size != header + int(np.prod(shape)):
+        raise ValueError(f"{found}, of which only a part is there")
     return shape
 
 
@@ -190,7 +157,7 @@ def _read_labels(archive: ZipFile, num_images: int) -> NDArray[np.int64]:
     with archive.open(LABELS) as file:
         labels = npy.read_array(file, allow_pickle=False)
     if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
-        raise ValueError(f"arr_1 is {labels.dtype} of shape {labels.shape}")
+        raise ValueError(f"its arr_1 is {labels.dtype} of shape {labels.shape}")
     return labels.astype(np.int64)
 
 

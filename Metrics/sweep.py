@@ -21,20 +21,22 @@ from torch import Tensor
 from MaskGIL.config import leaves, to_dict
 from MaskGIL.distributed import world_size
 from MaskGIL.durable import replace_file, sha256, to_json
+from MaskGIL.effects import without_effect
 from MaskGIL.output import check_writable
 from MaskGIL.pipeline import Pipeline
-from MaskGIL.sampling_keys import open_pipeline
+from MaskGIL.sampling_keys import check_keys, load_pipeline, sampler_of
 from MaskGIL.values import show_value
 from Metrics.comparison import describe_device
 from Metrics.cost import ROUNDS, count_cost, machine, spread, time_in_turns
 from Metrics.features import SHA256, load_feature_network
 from Metrics.grid import Cell, cells_of
 from Metrics.inception import open_inception, weights_sha256
-from Metrics.job import check_reference, image_size
+from Metrics.job import check_reference
 from Metrics.judge import Judge
+from Metrics.labels import choose_labels
 from Metrics.record import Record, describe_ar_network, describe_sampler, describe_set
 from Metrics.reference import LabelledImages, open_image_set
-from Metrics.sample_and_eval import choose_labels, sample_rows
+from Metrics.sample_and_eval import sample_rows
 from Metrics.sample_config import SampleConfig
 from Metrics.seen import Seen
 from Metrics.sweep_picture import draw_axes, draw_fronts
@@ -57,9 +59,10 @@ class Sweep:
         if self.out.suffix in (".npz", ".json") or self.out.is_file():
             raise UserError(f"out={self.out} must be a folder: a sweep makes several files.")
         check_writable("out", self.out.absolute())
-        self.pipe = open_pipeline(config)
+        self.pipe = load_pipeline(config)
         self.cells = cells_of(config.sweep, self.pipe)
-        size, count = image_size(self.pipe), config.num_reference
+        check_keys(config, self.pipe, [cell.sampling for cell in self.cells])
+        size, count = self.pipe.image_size, config.num_reference
         self.reference = open_image_set("reference", config.reference, "val", size, count)
         check_reference(config, self.reference)
         self.labels = choose_labels(
@@ -80,7 +83,7 @@ class Sweep:
 
     def plan(self) -> str:
         """What will be done, for people."""
-        config, (height, width) = self.config, image_size(self.pipe)
+        config, (height, width) = self.config, self.pipe.image_size
         finished = len(self.cells) - len(self._missing())
         lines = [
             f"cells      {len(self.cells)}, of which {finished} are finished",
@@ -215,14 +218,18 @@ class Sweep:
         }
 
     def _command(self, cell: Cell) -> str:
-        """What makes the set of a cell as a file."""
+        """What makes the set of a cell as a file: no key that has no effect there."""
         given = {
             leaf.key: value
             for leaf in leaves(SampleConfig)
             if (value := attrgetter(leaf.key)(self.config)) != leaf.default
         }
         given |= {**cell.values, "out": f"{self._file(cell).stem}.npz"}
-        words = [f"{key}={show_value(value)}" for key, value in given.items() if key != "sweep"]
+        sampler = sampler_of(self.pipe, cell.sampling)
+        idle = {"sweep", *without_effect(sampler)}
+        if sampler.kind == "mar":
+            idle.add("ar_weights")
+        words = [f"{key}={show_value(value)}" for key, value in given.items() if key not in idle]
         return shlex.join(["python", "FID_sample.py", *words])
 
     def _batch(self) -> Tensor:

@@ -26,7 +26,8 @@ from MaskGIL.pictures import save_grid
 from MaskGIL.pipeline import Pipeline, image_seeds
 from MaskGIL.plans import OBJECTIVES, make_plan
 from MaskGIL.weights import open_tokenizer, save_weights
-from Metrics.sample_and_eval import choose_labels, sample_chunks
+from Metrics.labels import choose_labels
+from Metrics.sample_and_eval import sample_chunks
 from Network import build_network, network_class
 from Network.config import UserError
 from Network.gpt import GPT

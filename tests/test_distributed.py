@@ -13,6 +13,7 @@ from MaskGIL.distributed import (
     barrier,
     chunks,
     first_rank_first,
+    gather,
     is_main,
     process_group,
 )
@@ -43,6 +44,7 @@ def test_one_process_with_or_without_torchrun(monkeypatch, torchrun):
         assert all_reduce(tensor) is tensor
         assert tensor.tolist() == [0, 1, 2]
         assert all_gather(tensor).tolist() == [0, 1, 2]
+        assert gather("a word") == ["a word"]
 
 
 def test_ranks_are_those_of_torchrun(monkeypatch):

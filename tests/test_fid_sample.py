@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,14 @@ from PIL import Image
 from tiny_weights import SIDE, save_tiny_weights
 
 import FID_sample
-from FID_sample import counted, main
+from FID_sample import main
 from MaskGIL.command import run_command
 from MaskGIL.data.shapes import CLASSES
 from MaskGIL.pipeline import Pipeline
-from Metrics import classifier, inception, pretrained
+from Metrics import classifier, inception, job, pretrained
+from Metrics.labels import choose_labels
 from Metrics.redrawn import reconstructed
 from Metrics.reference import open_image_set
-from Metrics.sample_and_eval import choose_labels
 from Metrics.sample_config import SampleConfig
 from Network.files import fingerprint
 
@@ -127,24 +126,49 @@ def test_a_changed_set_is_not_scored_under_its_old_record(fid_sample, tmp_path, 
     with np.load(tmp_path / "samples.npz") as arrays:
         images, labels = arrays["arr_0"], arrays["arr_1"]
     np.savez(tmp_path / "samples.npz", 255 - images, labels)
-    monkeypatch.delattr(FID_sample, "evaluate")  # nothing is scored before
+    monkeypatch.delattr(FID_sample, "Share")  # nothing is scored before
     code, _, err = fid_sample()
     assert code == 2
     assert "out=samples.npz has changed since its record was written" in err
 
 
-def test_a_stopped_run_starts_again(fid_sample, tmp_path):
-    fid_sample()
-    whole = (tmp_path / "samples.npz").read_bytes()
-    (tmp_path / "samples.npz").rename(tmp_path / ".samples.npz.partial")  # leftovers of a kill
-    assert fid_sample()[0] == 0
-    assert (tmp_path / "samples.npz").read_bytes() == whole
-    assert not (tmp_path / ".samples.npz.partial").exists()
+def test_pixels_that_are_no_numbers_end_a_run_that_goes_on_once_they_are(
+    fid_sample, tmp_path, monkeypatch
+):
+    def broken(pipe, tokens, clamp):
+        images = pixels(pipe, tokens, clamp)
+        return images * np.nan if len(images) < 16 else images  # the last chunk, of 8 images
+
+    pixels = Pipeline.pixels
+    with monkeypatch.context() as changed:
+        changed.setattr(Pipeline, "pixels", broken)
+        code, _, err = fid_sample()
+    assert code == 2
+    assert err.startswith("error: Image 32 of seed=0 has pixels that are not finite: look at the ")
+    (folder,) = tmp_path.iterdir()
+    chunks = ["000000000.rgb", "000000016.rgb"]
+    assert sorted(file.name for file in folder.iterdir()) == [*chunks, "set.json"]
+    code, out, _ = fid_sample()
+    assert code == 0
+    assert "continued  32 images are there already\n" in out
+    assert json.loads((tmp_path / "samples.json").read_text())["made"]["images"] == 8
+
+
+def test_another_command_does_not_go_on_with_the_chunks_of_a_set(fid_sample, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.delattr(FID_sample.Job, "finish")
+        assert fid_sample()[0] == 1
+    code, _, err = fid_sample("seed=1")
+    assert code == 2
+    assert err.startswith(
+        "error: out=samples.npz was begun as another set: seed is 0 in samples.npz.partial and 1 "
+        "here (1 more differ); remove that folder, or name another out."
+    )
 
 
 def test_a_set_whose_scoring_failed_is_scored_by_the_next_run(fid_sample, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.delattr(FID_sample, "evaluate")
+        broken.delattr(FID_sample, "score")
         assert fid_sample()[0] == 1
     assert (tmp_path / "samples.npz").exists()
     code, out, _ = fid_sample()
@@ -156,7 +180,7 @@ def test_a_perfect_memoriser_is_caught_and_shown(fid_sample, weights, tmp_path, 
     pipe = Pipeline.from_pretrained(weights, "cpu", torch.float32)
     train = torch.cat(list(open_image_set("train", "shapes:64", "train", (SIDE, SIDE))))
     copies = reconstructed(pipe, train[:40], 16)
-    monkeypatch.setattr(FID_sample, "sample_chunks", lambda *_: [(0, copies)])
+    monkeypatch.setattr(job, "sample_rows", lambda *words: copies[words[3].start : words[3].stop])
     code, out, err = fid_sample("train=shapes:64", "nearest=new/near.png")
     assert (code, err) == (0, "")
     assert "tokenizer  128 images of the data go through it too\n" in out
@@ -243,8 +267,8 @@ def test_png_files_beside(fid_sample, tmp_path):
         (["classes=read ring"], "Unknown class 'read ring'. Did you mean 'red ring'?"),
         (["num_steps=65"], "num_steps=65 must lie between 1 and the number of tokens, 64."),
         (["num_images=1000000000000"], "out=samples.npz needs 1536000.00 GB while it is written"),
-        (["grid=a.png"], "grid shows reconstructions: give reconstruct=... too."),
-        (["image_size=8"], "image_size must be at least 11, not 8."),
+        (["grid=a.png"], "grid has no effect without reconstruct=...; leave it out."),
+        (["resize=16"], "resize=16 is the size that the images have; leave it out."),
         (["refrence=a"], "Unknown key 'refrence' on the command line. Did you mean 'reference'?"),
     ],
 )
@@ -255,22 +279,9 @@ def test_mistakes_cost_a_second_and_leave_nothing(fid_sample, tmp_path, words, s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bar_counts_images_and_ends_with_the_last(monkeypatch):
-    bars = []
-
-    def tqdm(**words):
-        bars.append(shown(**{**words, "disable": False, "file": StringIO()}))
-        return bars[-1]
-
-    shown = FID_sample.tqdm
-    monkeypatch.setattr(FID_sample, "tqdm", tqdm)
-    images = open_image_set("train", "shapes:300", "train", (16, 16))
-    assert [len(batch) for batch in counted(images, "train")] == [256, 44]
-    assert [(bar.n, bar.total, bar.unit) for bar in bars] == [(300, 300, "img")]
-
-
 def test_tokenizers_are_compared_instead(fid_sample, weights, tmp_path):
     words = ("weights=", f"reconstruct={weights}", f"image_size={SIDE}", "grid=new/shown.png")
+    words += ("num_images=50000",)  # that is, not given
     code, out, err = fid_sample(*words, "--dry-run")
     assert (code, err, list(tmp_path.iterdir())) == (0, "", [])
     assert "images     shapes (val): 64 of 16x16, 3 times, in chunks of 16\n" in out
@@ -303,9 +314,12 @@ def test_dry_run_says_what_would_be_done(fid_sample, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_give_the_same_bytes_as_one(weights, tmp_path):
+def test_two_ranks_give_the_same_bytes_and_scores_as_one(fid_sample, weights, tmp_path):
+    assert fid_sample("out=other.npz", "reference=", "seed=9", "num_images=60")[0] == 0
+
     def sample(*launcher, out):
         words = [f"weights={weights}", *SMALL, "num_images=70", f"out={tmp_path / out}"]
+        words.append(f"reference={tmp_path / 'other.npz'}")
         command = [sys.executable, *launcher, str(ROOT / "FID_sample.py"), *words]
         environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, env=environment, timeout=300)
@@ -316,5 +330,25 @@ def test_two_ranks_give_the_same_bytes_as_one(weights, tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     alone, together = sample(out="one.npz"), sample(*torchrun, out="two.npz")
     assert alone[0] == together[0]
-    assert (alone[1]["made"]["ranks"], together[1]["made"]["ranks"]) == (1, 2)
-    assert alone[1]["metrics"] == together[1]["metrics"]
+    one, two = alone[1], together[1]
+    assert (one["made"]["ranks"], two["made"]["ranks"]) == (1, 2)
+    for key in ("metrics", "intervals"):
+        found = flat(two[key])
+        assert found == {
+            name: pytest.approx(value, rel=1e-9) for name, value in flat(one[key]).items()
+        }
+    counts = [one["metrics"][f"shapesnet-1 {name}"] for name in BY_FEATURES[1:]]
+    assert counts == [two["metrics"][f"shapesnet-1 {name}"] for name in BY_FEATURES[1:]]
+    assert min(counts) > 0.1
+    assert one["sha256"] == two["sha256"]
+    again = sample(*torchrun, out="two.npz")  # now from the disk
+    assert again == (together[0], two)
+
+
+def flat(scores, above=()):
+    """The numbers of nested dicts, by the names above them."""
+    found = {}
+    for name, value in scores.items():
+        inner = flat(value, (*above, name)) if isinstance(value, dict) else {(*above, name): value}
+        found |= inner
+    return {names: value for names, value in found.items() if value is not None}

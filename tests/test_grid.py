@@ -51,11 +51,14 @@ def test_a_name_alone_is_the_sampler_of_the_weights(pipe):
 
 def test_every_setting_of_a_sampler_can_be_swept(pipe):
     assert [field.name for field in fields(SamplingConfig)] == KEYS
+    beside = {"plan": "hybrid", "num_ar": 4, "remask": 0.1, "num_steps": 2}  # where all have effect
     for key in KEYS:
-        value = getattr(pipe.sampling, key)
-        (cell,) = cells_of([f"{key}={'9,7' if value == () else show_value(value)}"], pipe)
+        value = (5, 7) if key == "counts" else getattr(pipe.sampling, key)
+        wanted = {**beside, key: beside.get(key, value)}
+        words = [f"{name}={show_value(each)}" for name, each in wanted.items()]
+        (cell,) = cells_of([" ".join(words)], pipe)
         assert cell.sampling == pipe.sampling.changed(**cell.values)
-        assert cell.values == {key: (9, 7) if value == () else value}
+        assert cell.values == wanted
 
 
 def test_counts_need_no_comma(pipe):
@@ -92,8 +95,17 @@ def test_rows_may_meet_in_a_cell_which_stays_one(pipe):
         ("'a", 'sweep has a row "\'a" with a quote that does not end.'),
         (
             "plan=ar num_steps=1 2",
+            "The row 'plan=ar num_steps=1 2' of sweep: num_steps=1 has no effect: plan=ar draws "
+            "one token a step, in raster order; leave it out.",
+        ),
+        (
+            "plan=mar ar num_steps=1 2",
             "sweep makes 'plan=ar num_steps=1' and 'plan=ar num_steps=2', which sample alike; "
             "leave out the values that have no effect there, or write them in a row of their own.",
+        ),
+        (
+            "order=random confidence noise=1 2",
+            "sweep makes 'order=random noise=1' and 'order=random noise=2', which sample alike; ",
         ),
         ("2", "sweep has a row '2', whose name is that of a setting or a value: commas part"),
         ("1e-2", "sweep has a row '1e-2', whose name is that of a setting or a value: commas"),

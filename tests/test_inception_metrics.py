@@ -8,9 +8,10 @@ import pytest
 import scipy.linalg
 import torch
 from fixtures.metrics.stored import GOLDEN, features, gaussian
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image import fid as torchmetrics_fid
 
-from Metrics.inception_metrics import FeatureStatistics, distance, frechet_distance
+from Metrics.inception_metrics import FeatureStatistics, Gaussian, distance, frechet_distance
 from Network.config import UserError
 
 
@@ -87,6 +88,18 @@ def test_far_from_zero_nothing_cancels():
     torch.testing.assert_close(far.covariance, torch.cov(rows.T), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("width", [4, 60])  # rows are joined while they come, or wait for more
+def test_to_read_in_between_changes_nothing(width):
+    rows = gaussian(50, width, seed=19)
+    read, unread = FeatureStatistics(), statistics_of(rows, batch=10)
+    for part in rows.split(10):
+        read.update(part)
+        torch.testing.assert_close(read.covariance, rows[: read.count].T.cov())
+    torch.testing.assert_close(read.mean, unread.mean, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(read.covariance, unread.covariance, rtol=1e-12, atol=1e-12)
+    assert distance(read, unread) == pytest.approx(0, abs=1e-9)
+
+
 def test_a_mean_that_was_read_stays_as_it_was():
     statistics = statistics_of(gaussian(10, 3, seed=5))
     mean = statistics.mean
@@ -126,20 +139,76 @@ def test_fid_matches_the_reference_packages_at_full_width():
     golden = GOLDEN["pairs"]["a2048_b2048"]
     a, b = statistics_of(features("a2048")), statistics_of(features("b2048"))  # a has rank 1999
     found = distance(a, b)
-    assert found == pytest.approx(golden["fid_svd_of_features_float64"], rel=1e-9)
+    assert found == pytest.approx(golden["fid_svd_of_features_float64"], rel=1e-11)
+    from_moments = frechet_distance(*moments(a), *moments(b))
+    assert from_moments == pytest.approx(golden["fid_svd_of_features_float64"], rel=1e-9)
     for others in ("fid_pytorch_fid_sqrtm", "fid_eigh_float64"):  # which see the lost rank as noise
         assert found == pytest.approx(golden[others], abs=1e-4)
+
+
+def moments(statistics):
+    return statistics.mean, statistics.covariance
+
+
+def by_sqrtm(a, b):
+    """As pytorch-fid has it."""
+    root = scipy.linalg.sqrtm((a.covariance @ b.covariance).numpy())
+    traces = (a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace()
+    return traces.item() - 2 * np.trace(root).real
 
 
 @pytest.mark.parametrize("width", [1, 5, 40])
 def test_fid_matches_sqrtm_on_random_covariances(width):
     a = statistics_of(gaussian(200, width, seed=6))
     b = statistics_of(gaussian(300, width, seed=7, mean=0.3))
-    root = scipy.linalg.sqrtm((a.covariance @ b.covariance).numpy())
-    expected = (a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace()
-    assert distance(a, b) == pytest.approx(expected.item() - 2 * np.trace(root).real, rel=1e-9)
+    assert distance(a, b) == pytest.approx(by_sqrtm(a, b), rel=1e-9)
+    assert frechet_distance(*moments(a), *moments(b)) == distance(a, b)
     theirs = torchmetrics_fid._compute_fid(a.mean, a.covariance, b.mean, b.covariance)
     assert distance(a, b) == pytest.approx(theirs.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("counts", [(200, 15), (15, 200), (15, 20), (40, 41)])
+def test_every_form_matches_sqrtm_where_a_covariance_has_not_full_rank(counts):
+    """Which sees every lost rank as 1e-8; our forms know better, and agree on more digits."""
+    a, b = (
+        statistics_of(gaussian(count, 40, seed, mean=seed)) for seed, count in enumerate(counts, 25)
+    )
+    assert [s.gaussian().of_features for s in (a, b)] == [count <= 40 for count in counts]
+    by_features, by_eigenvectors = distance(a, b), frechet_distance(*moments(a), *moments(b))
+    assert by_features == pytest.approx(by_eigenvectors, rel=1e-9)
+    assert by_features == pytest.approx(by_sqrtm(a, b), rel=1e-6)
+    mixed = a.gaussian().distance(Gaussian.of(*moments(b)))
+    assert mixed == pytest.approx(by_features, rel=1e-9)
+
+
+def test_a_factor_gives_the_covariance_and_is_no_larger_than_need_be():
+    for count, rank in ((7, 7), (500, 9)):
+        statistics = statistics_of(gaussian(count, 9, seed=27))
+        mean, factor, _ = statistics.gaussian()
+        torch.testing.assert_close(mean, statistics.mean)
+        torch.testing.assert_close(factor @ factor.T, statistics.covariance)
+        assert factor.shape == (9, rank)
+    few = statistics_of(gaussian(7, 9, seed=27))
+    factor = Gaussian.of(*moments(few)).factor
+    torch.testing.assert_close(factor @ factor.T, few.covariance)
+    assert factor.shape == (9, 6)  # of seven images
+
+
+def test_features_are_known_until_they_are_as_many_as_the_width():
+    parts = [statistics_of(part) for part in gaussian(12, 10, seed=28).split(5)]
+    whole = FeatureStatistics()
+    for part, known in zip(parts, [True, True, False]):  # 5, 10, 12 images
+        whole.merge(part)
+        assert whole.gaussian().of_features == known
+    assert not FeatureStatistics.from_state(parts[0].state()).gaussian().of_features
+
+
+@pytest.mark.parametrize(("first", "second", "width"), [(90, 70, 11), (33, 150, 24)])
+def test_fid_of_fresh_features_is_that_of_torch_fidelity(first, second, width):
+    x, y = gaussian(first, width, seed=29), gaussian(second, width, seed=30, mean=0.2)
+    theirs = fid_statistics_to_metric(*map(fid_features_to_statistics, (x, y)), verbose=False)
+    (expected,) = theirs.values()
+    assert distance(statistics_of(x), statistics_of(y)) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("rows", [2, 10, 64, 65, 500])
@@ -207,7 +276,7 @@ def test_widths_that_differ_are_refused():
     two, three = statistics_of(gaussian(9, 2, seed=17)), statistics_of(gaussian(9, 3, seed=18))
     with say(f"The first mean and the second mean have widths 2 and 3: {remedy}"):
         distance(two, three)
-    with say(f"The second mean and the second covariance have widths 2 and 3: {remedy}"):
+    with say(f"The mean and the covariance have widths 2 and 3: {remedy}"):
         frechet_distance(two.mean, two.covariance, two.mean, three.covariance)
 
 

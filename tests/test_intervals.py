@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from Metrics.inception_metrics import FeatureStatistics, frechet_distance
-from Metrics.intervals import extrapolated, interval
-from Metrics.jackknife import GROUPS, without_each
+from Metrics.inception_metrics import FeatureStatistics, Gaussian
+from Metrics.inception_score import inception_score
+from Metrics.intervals import beyond_bias, extrapolated, interval, interval_of_blocks
+from Metrics.jackknife import GROUPS
 from Metrics.kid import squared_mmd
 from Metrics.neighbourhoods import neighbourhoods
 
 SETS, SIZE = 200, 300
 GROUP_OF = torch.arange(SIZE) % GROUPS
+LABELS = np.arange(SIZE) % 7
 
 
 def test_an_interval_is_that_of_the_textbook():
@@ -20,6 +22,12 @@ def test_an_interval_is_that_of_the_textbook():
     low, high = interval(values.mean(), [np.delete(values, i).mean() for i in range(10)])
     reach = 2.2621571628 * values.std(ddof=1) / 10**0.5
     assert (low, high) == pytest.approx((values.mean() - reach, values.mean() + reach))
+
+
+def test_an_interval_of_blocks_is_the_jackknifes_with_the_blocks_as_groups():
+    values = np.random.default_rng(1).normal(size=7)
+    expected = interval(values.mean(), [np.delete(values, i).mean() for i in range(7)])
+    assert interval_of_blocks(values.mean(), values.std(), 7) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("count", [50, 5000])
@@ -39,21 +47,20 @@ def test_intervals_hold_the_true_frechet_distance():
     spread, target = torch.linspace(0.5, 1.5, width).double(), torch.ones(width).double()
     shift = torch.linspace(0, 0.5, width).double()
     true = (shift.square() + (spread - target).square()).sum().item()
+    known = Gaussian.of(torch.zeros(width), target.diag())
+
+    def distance(statistics):
+        return statistics.gaussian().distance(known)
+
     found, values, limits = [], [], []
     for _ in range(SETS):
         images = torch.randn(SIZE, width, generator=random, dtype=torch.float64) * spread + shift
-        parts = [FeatureStatistics() for _ in range(GROUPS)]
-        for group, part in enumerate(parts):
-            part.update(images[group == GROUP_OF])
-        whole = FeatureStatistics()
-        whole.update(images)
-        value, *without = (
-            frechet_distance(s.mean, s.covariance, torch.zeros(width), target.diag())
-            for s in (whole, *without_each(parts))
-        )
-        values.append(value)
-        limits.append(extrapolated(value, without))
-        found.append(interval(limits[-1], without))
+        statistics = FeatureStatistics()
+        statistics.update(images)
+        values.append(distance(statistics))
+        limit, *ends = beyond_bias(images, LABELS, distance, values[-1]).values()
+        limits.append(limit)
+        found.append(ends)
     assert 0.9 <= covered(true, found) <= 0.99
     error = np.std(limits) / SETS**0.5
     assert np.mean(values) - true > 4 * error  # the distance of few images is too large,
@@ -98,4 +105,17 @@ def test_intervals_hold_the_true_precision_and_density(number):
     for _ in range(SETS):
         value, *without = scores(draw(SIZE), GROUP_OF)
         found.append(interval(value, without))
+    assert 0.9 <= covered(true, found) <= 0.99
+
+
+def test_intervals_hold_the_true_inception_score_of_sets_of_one_size():
+    """That is the mean of very many sets: of fewer or more images it is another number."""
+    random = torch.Generator().manual_seed(3)
+
+    def score(seed):
+        logits = torch.randn(SIZE, 12, generator=random, dtype=torch.float64) * 2
+        return inception_score(logits, GROUPS, seed)
+
+    true = np.mean([score(seed)[0] for seed in range(5 * SETS)])
+    found = [interval_of_blocks(*score(seed), GROUPS) for seed in range(SETS)]
     assert 0.9 <= covered(true, found) <= 0.99

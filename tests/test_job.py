@@ -11,7 +11,8 @@ import FID_sample
 from MaskGIL.config import load_config
 from Metrics import job as module
 from Metrics.inception import InceptionNetwork, InceptionOutputs
-from Metrics.job import Job
+from Metrics.job import Job, Share
+from Metrics.progress import counted
 from Metrics.sample_config import SampleConfig
 from Network.config import UserError
 
@@ -53,18 +54,83 @@ def test_as_many_images_as_announced_pass_the_networks(job, monkeypatch, words, 
     encode = made.pipe.tokenizer.encode
     made.pipe.tokenizer.encode = lambda images: encoded.append(len(images)) or encode(images)
     inception = Counting()
-    FID_sample.score(made, FID_sample.sample(made), inception)
+    monkeypatch.setattr(module, "open_inception", lambda value, device: inception)
+    evaluation = made.evaluation(counted)
+    made.begin()
+    share = Share(made)
+    samples = evaluation.look(share, share.pieces)
+    made.finish(share)
+    FID_sample.score(made, evaluation, samples)
     assert int(re.search(r"tokenizer  (\d+) images", plan)[1]) == sum(encoded)
     assert int(re.search(r"FID        (\d+) images", plan)[1]) == inception.passed
     assert ("classifier" in plan) == (words == ("classifier=true",))
     assert "FID" in capsys.readouterr().out
 
 
-def test_ranks_that_do_not_score_open_no_training_images(job, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    other = job("train=nowhere")
-    assert (other.train, other.open_inception()) == (None, None)
-    assert len(other.reference) == 64  # its classes may be asked for
+def test_what_one_rank_has_made_another_run_goes_on_with(job, monkeypatch, tmp_path):
+    whole = job("out=whole.npz", "reference=")
+    finish(whole)
+    with monkeypatch.context() as second:
+        second.setenv("RANK", "1")
+        second.setenv("WORLD_SIZE", "2")
+        share = Share(begun := job("reference="))
+        begun.partial.begin(begun.samples)
+        assert (sum(map(len, share)), len(share), share.num_made) == (16, 16, 16)
+    rest = job("reference=")
+    assert "\ncontinued  16 images are there already" in rest.plan()
+    share = finish(rest)
+    assert (len(share), share.num_made) == (40, 24)
+    assert (tmp_path / "samples.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert rest.record["made"]["images"] == 24
+
+
+def finish(made):
+    made.begin()
+    share = Share(made)
+    assert sum(map(len, share)) == len(share)
+    made.finish(share)
+    return share
+
+
+def test_the_disk_that_is_taken_is_told(job):
+    assert "\ndisk       0.00 GB for samples.npz, twice that while it is packed" in job().plan()
+    assert "is packed, at most as much in new" in job("png=new").plan()
+
+
+def test_a_set_of_fewer_images_than_its_record_says_is_refused(job, tmp_path):
+    finish(job())
+    with np.load(tmp_path / "samples.npz") as arrays:
+        np.savez(tmp_path / "fewer.npz", arrays["arr_0"][:30], arrays["arr_1"][:30])
+    (tmp_path / "fewer.npz").rename(tmp_path / "samples.npz")
+    with pytest.raises(UserError) as error:
+        job()
+    assert str(error.value) == (
+        "out=samples.npz has changed since its record was written; name another."
+    )
+
+
+def test_a_whole_set_gets_no_png_files(job, tmp_path):
+    finish(job("png=with"))
+    job("png=with")  # the same command again
+    with pytest.raises(UserError) as error:
+        job("png=without")
+    assert str(error.value) == (
+        "png=without is written while images are sampled, and samples.npz is whole already; leave "
+        "png out, or name another out."
+    )
+
+
+def test_another_size_belongs_to_the_set(job, tmp_path):
+    made = job("height=32", "width=32", "resize=24", "reference=shapes:64")
+    assert "samples    40 of 32x32, " in made.plan()
+    assert "\nresized    to 24x24, bicubic (a = -0.75), " in made.plan()
+    assert (made.reference.__iter__().__next__().shape[2:]) == (24, 24)
+    finish(made)
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (40, 24, 24, 3)
+    with pytest.raises(UserError, match=r"is another set: resize is 24 there and None here"):
+        job("height=32", "width=32")
+    assert "height" not in job("out=plain.npz").samples  # as records of earlier versions
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ def test_precision_recall_matches_the_references_at_full_width():
     assert found[:2] == pytest.approx(golden["precision_recall_prdc_k3"], abs=1e-12)
     assert found[:2] == pytest.approx(golden["precision_recall_torch_fidelity_k3"], abs=1e-12)
     assert found[2:] == pytest.approx(golden["density_coverage_prdc_k5"], abs=1e-12)
+    (found,) = neighbourhoods(features("b2048"), features("a2048"), k=5, density_k=3)
+    assert found[:2] == pytest.approx(golden["precision_recall_prdc_k5"], abs=1e-12)
+    assert found[2:] == pytest.approx(golden["density_coverage_prdc_k3"], abs=1e-12)
 
 
 @pytest.mark.parametrize("rows", [3, 64, 1000])

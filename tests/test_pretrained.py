@@ -90,3 +90,11 @@ def test_a_missing_file(value, hint):
     with pytest.raises(UserError) as error:
         network().find(value)
     assert str(error.value) == (f"vgg={value} is no file; give one, or auto, download, none.{hint}")
+
+
+def test_the_hash_is_known_before_anything_is_read_or_fetched(folder):
+    assert [network().sha256(value) for value in ("auto", "none", "download")] == ["", "", START]
+    folder.mkdir(parents=True)
+    (folder / "a.pth").write_bytes(DATA)
+    whole = hashlib.sha256(DATA).hexdigest()
+    assert [network().sha256(value) for value in ("auto", "none", "download")] == [whole, "", whole]

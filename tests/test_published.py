@@ -1,13 +1,16 @@
 """The numbers of the released network: of which statistics, and what they are called."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from Metrics import published
+from Metrics import inception_metrics, published
 from Metrics.inception import InceptionNetwork, InceptionOutputs
 from Metrics.inception_metrics import frechet_distance
 from Metrics.inception_score import SEED, adm_inception_score, inception_score
+from Metrics.intervals import beyond_bias, interval_of_blocks
 from Metrics.published import (
     NAMES,
     distance_to,
@@ -19,6 +22,7 @@ from Metrics.seen import Seen
 from Network.config import UserError
 
 SIDE, COUNT = 16, 24
+LABELS = np.arange(COUNT) % 3
 SPATIAL_WIDTH = 7  # of the stand-in: a distance of 2023 numbers takes seconds
 
 
@@ -50,13 +54,17 @@ def saved(folder, images, **arrays):
     return open_image_set("reference", str(folder / "a.npz"), "val", (SIDE, SIDE))
 
 
-def look(images):
-    return Seen(images.split(7), COUNT, [Patches()], spatial=True)
+def look(images, features=False):
+    return Seen(images.split(7), COUNT, [Patches()], spatial=True, features=features)
+
+
+def score(samples, real, reference):
+    return spatial_and_inception_score(samples, real, reference, LABELS)
 
 
 def test_scores_are_of_what_the_network_gives_in_one_pass(images, tmp_path):
     samples, real = map(look, images)
-    found = spatial_and_inception_score(samples, real, saved(tmp_path, images[1]))
+    found, intervals = score(samples, real, saved(tmp_path, images[1]))
     one, other = (Patches().outputs(x).spatial.double() for x in images)
     expected = frechet_distance(one.mean(0), one.T.cov(), other.mean(0), other.T.cov())
     assert found["sfid"] == pytest.approx(expected)
@@ -64,18 +72,45 @@ def test_scores_are_of_what_the_network_gives_in_one_pass(images, tmp_path):
     assert found["inception_score"] == pytest.approx(adm_inception_score(logits)[0])
     assert found["inception_score_shuffled"] == pytest.approx(inception_score(logits, 10, SEED)[0])
     assert {*found, "fid"} == {*NAMES, "inception_score_note"}
+    assert intervals.keys() == {"shuffled inception score"}
+
+
+def test_intervals_are_of_what_is_kept_and_of_the_blocks(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "ADM_BLOCK", 5)
+    monkeypatch.setattr(published, "adm_inception_score", partial(adm_inception_score, block=5))
+    samples, real = look(images[0], features=True), look(images[1])
+    found, intervals = score(samples, real, saved(tmp_path, images[1]))
+    logits = Patches().outputs(images[0]).logits
+    blocks = [inception_score(block, 1)[0] for block in logits.split(5)]  # of 5, 5, 5, 5, 4
+    reach = 2.7764451 * np.std(blocks, ddof=1) / 5**0.5  # Student's t of 4
+    ends = intervals.pop("inception score")
+    assert (ends["low"], ends["high"]) == pytest.approx(
+        (found["inception_score"] - reach, found["inception_score"] + reach)
+    )
+    mean, deviation = inception_score(logits, 10, SEED)
+    ends = intervals.pop("shuffled inception score")
+    assert ends == interval_of_blocks(mean, deviation, 10)._asdict()
+
+    def distance(statistics):
+        return inception_metrics.distance(statistics, real.spatial)
+
+    rows = Patches().outputs(images[0]).spatial
+    assert intervals.pop("sFID") == pytest.approx(
+        beyond_bias(rows, LABELS, distance, found["sfid"])
+    )
+    assert not intervals
 
 
 def test_a_reference_of_adm_is_its_statistics(images, tmp_path):
     samples, real = map(look, images)
     moments = {"mu": np.zeros(3), "sigma": np.eye(3)}
     without = saved(tmp_path, images[1], **moments)
-    assert spatial_and_inception_score(samples, real, without)["sfid"] is None
+    assert score(samples, real, without)[0]["sfid"] is None
     spatial = {"mu_s": np.zeros(SPATIAL_WIDTH), "sigma_s": np.eye(SPATIAL_WIDTH)}
     adm = saved(tmp_path, images[1], **moments, **spatial)
     statistics = samples.spatial
     expected = frechet_distance(statistics.mean, statistics.covariance, *spatial.values())
-    assert spatial_and_inception_score(samples, real, adm)["sfid"] == pytest.approx(expected)
+    assert score(samples, real, adm)[0]["sfid"] == pytest.approx(expected)
     distance = distance_to(adm, real.statistics[0], Patches())
     seen = samples.statistics[0]
     expected = frechet_distance(seen.mean, seen.covariance, *moments.values())
@@ -86,7 +121,7 @@ def test_a_reference_of_adm_is_its_statistics(images, tmp_path):
     assert distance.note(9_999).endswith("; too few to compare with published ones")
     wrong = saved(tmp_path, images[1], mu=np.zeros(3), sigma=np.eye(3), mu_s=[0], sigma_s=[[0]])
     with pytest.raises(UserError, match=r"has mu_s of shape \(1,\) and sigma_s of \(1, 1\), the f"):
-        spatial_and_inception_score(samples, real, wrong)
+        score(samples, real, wrong)
 
 
 def test_only_the_released_network_makes_an_fid(images, tmp_path):

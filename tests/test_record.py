@@ -192,6 +192,15 @@ def test_an_fid_and_a_classifier_are_told_with_what_to_read_them_by(tmp_path):
     assert "\nFID              12.3457 ± 0.25 (12.25), how\n" in text
     assert "\nsFID             none: the reference has no mu_s and sigma_s\n" in text
     assert "\ninception score  50.12, shuffled 49.00\n" in text
+    record |= {"sfid": 5.5}
+    record["intervals"] |= {
+        "sFID": {"low": 5.0, "high": 5.5, "extrapolated": 5.25},
+        "inception score": {"low": 49.125, "high": 51.125},
+        "shuffled inception score": {"low": 47.0, "high": 51.0},
+    }
+    text = summary(tmp_path / "a.npz", record)
+    assert "\nsFID             5.5000 ± 0.25 (5.25)\n" in text
+    assert "\ninception score  50.12 ± 1, shuffled 49.00 ± 2\n" in text
     record["metrics"]["classifier"]["per class"] = {str(n): accuracy for n in range(21)}
     assert "  20" not in summary(tmp_path / "a.npz", record)
 

@@ -6,7 +6,8 @@ from PIL import Image
 from MaskGIL.data.crops import crop_image
 from MaskGIL.data.shapes import CLASSES, Shapes
 from Metrics import reference
-from Metrics.reference import open_image_set
+from Metrics.reference import CROP, open_image_set, open_reference, reference_facts
+from Metrics.statistics_file import About, StatisticsFile, moments_sha256, write_statistics
 from Network.config import UserError
 
 SIZE = (16, 16)
@@ -135,3 +136,81 @@ def test_bare_pictures_are_split_as_a_run_splits_them_if_asked(tmp_path):
     assert reds[0] | reds[1] == set(range(40))
     assert len(parts[1]) < 10
     assert set(parts[0].labels) == {-1}
+
+
+# --------------------------------------------------------------------------------- references
+def statistics(path, split="val", size=SIZE):
+    about = About({"shapesnet-1": "ab"}, "pictures", 9, "cd", size, CROP, split)
+    write_statistics(path, about, {"labels": np.arange(9)})
+    return str(path)
+
+
+def refused(function, *words, **options):
+    with pytest.raises(UserError) as error:
+        function(*words, **options)
+    return str(error.value)
+
+
+def test_statistics_are_a_reference_and_no_images(tmp_path):
+    file = statistics(tmp_path / "a.npz")
+    reference = open_reference(file, "val", SIZE)
+    assert isinstance(reference, StatisticsFile)
+    assert (len(reference), reference.labels.tolist()) == (9, list(range(9)))
+    assert refused(open_reference, file, "val", SIZE, 5) == (
+        f"num_reference chooses images, and reference={file} has none; leave it out."
+    )
+    assert "has statistics of images of 16x16, the samples have 8x8; make them of images" in (
+        refused(open_reference, file, "val", (8, 8))
+    )
+    assert refused(open_image_set, "train", file, "train", SIZE) == (
+        f"train={file} has statistics and no images, which are needed here; name the images."
+    )
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-30])
+    assert "b.npz is no " in refused(open_reference, str(tmp_path / "b.npz"), "val", SIZE)
+
+
+def test_train_and_val_are_never_confused(folder, tmp_path):
+    both = str(folder)
+    assert [len(open_reference(both, split, SIZE)) for split in ("train", "val")] == [6, 4]
+    assert open_reference("shapes:4", "train", SIZE).split == "train"
+    save(tmp_path / "bare/train/0.png", (0, 0, 0))  # whose name tells
+    for value in (str(tmp_path / "bare/train"), statistics(tmp_path / "train.npz", "train")):
+        assert refused(open_reference, value, "val", SIZE) == (
+            f"reference={value} is of train and not of val; say reference_split=train if that is "
+            "meant, or name another reference."
+        )
+        assert open_reference(value, "train", SIZE).split == "train"
+    val = statistics(tmp_path / "val.npz")
+    assert "is of val and not of train; say ref" in refused(open_reference, val, "train", SIZE)
+
+
+def test_what_does_not_tell_its_split_is_not_said_to_be_train(folder, tmp_path):
+    np.savez(tmp_path / "images.npz", np.zeros((3, *SIZE, 3), np.uint8))
+    np.savez(tmp_path / "adm.npz", mu=np.zeros(3), sigma=np.eye(3))
+    for value in ("images.npz", "adm.npz", "val/bee"):
+        value = str(tmp_path / value)
+        assert open_reference(value, "val", SIZE).split is None
+        assert refused(open_reference, value, "train", SIZE) == (
+            f"reference={value} does not tell its split; leave reference_split out."
+        )
+
+
+def test_a_record_tells_where_images_come_from(folder, tmp_path):
+    facts = reference_facts(opened(folder), "ab")
+    assert facts == {
+        "name": str(folder),
+        "sha256": "ab",
+        "count": 4,
+        "split": "val",
+        "transform": CROP,
+        "image_size": [16, 16],
+        "unreadable": {},
+    }
+    pixels = np.zeros((3, *SIZE, 3), np.uint8)
+    np.savez(tmp_path / "plain.npz", pixels)
+    plain = reference_facts(opened(tmp_path / "plain.npz"), "ab")
+    assert (plain["split"], plain["transform"]) == (None, "as they are in the file")
+    np.savez(tmp_path / "adm.npz", arr_0=pixels, mu=np.zeros(3), sigma=np.eye(3))
+    adm = reference_facts(opened(tmp_path / "adm.npz"), "ab")
+    assert adm.pop("statistics_sha256") == moments_sha256(tmp_path / "adm.npz")
+    assert adm == {**plain, "name": str(tmp_path / "adm.npz")}

@@ -5,42 +5,37 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from PIL import Image
 from tiny_weights import save_tiny_weights
 
 import Metrics
 from MaskGIL.config import load_config
+from MaskGIL.data.crops import to_uint8
 from MaskGIL.data.shapes import CLASSES, Shapes
 from MaskGIL.pipeline import Pipeline
 from Metrics.features import load_feature_network
+from Metrics.geometry import resized
 from Metrics.inception import InceptionNetwork, InceptionOutputs
 from Metrics.inception_metrics import frechet_distance
 from Metrics.inception_score import adm_inception_score
+from Metrics.labels import choose_labels
 from Metrics.nearest import NEAR, near_training, thumbnails
 from Metrics.neighbourhoods import precision_recall
 from Metrics.reference import open_image_set
 from Metrics.sample_and_eval import (
     FEW_SAMPLES,
+    LOSSY,
     SORTED,
     TOO_FEW,
-    choose_labels,
     evaluate,
     sample_chunks,
+    sample_rows,
 )
 from Metrics.sample_config import SampleConfig
 from Network.config import UserError
 
 SIZE = (32, 32)
 COUNT = 192
-
-
-class Labelled:
-    """A reference of which only the labels matter."""
-
-    def __init__(self, labels, classes=CLASSES):
-        self.labels, self.classes = np.asarray(labels), classes
-
-    def __len__(self):
-        return len(self.labels)
 
 
 class Colours(InceptionNetwork):
@@ -72,50 +67,6 @@ def reference():
     return open_image_set("reference", f"shapes:{COUNT}", "val", SIZE)
 
 
-class TestLabels:
-    def test_balanced_counts_are_exact_and_in_mixed_order(self, pipe):
-        labels = choose_labels(pipe, ["balanced"], 16 * 50 + 3, seed=0)
-        assert labels.dtype == np.int64
-        assert np.bincount(labels).tolist() == [51] * 3 + [50] * 13
-        halves = np.bincount(labels[:400], minlength=16)
-        assert halves.min() > 10  # sorted by class, half of them would be 0
-
-    def test_the_order_follows_from_the_seed(self, pipe):
-        first, again, other = (choose_labels(pipe, ["balanced"], 99, s) for s in (0, 0, 1))
-        assert np.array_equal(first, again)
-        assert not np.array_equal(first, other)
-        assert np.array_equal(np.sort(first), np.sort(other))
-
-    def test_named_classes(self, pipe):
-        labels = choose_labels(pipe, ["red ring", "3"], 7, seed=0)
-        assert np.bincount(labels)[[CLASSES.index("red ring"), 3]].tolist() == [4, 3]
-
-    def test_proportions_of_the_reference_by_largest_remainder(self, pipe):
-        counts = [5, 3, 1] + [0] * 13  # of 4 images: 2.22, 1.33, 0.44 -> the third gets the last
-        data = Labelled(np.repeat(np.arange(16), counts))
-        labels = choose_labels(pipe, ["data"], 4, 0, data)
-        assert np.bincount(labels, minlength=16).tolist() == [2, 1, 1] + [0] * 13
-        assert np.bincount(choose_labels(pipe, ["data"], 90, 0, data)).tolist() == [50, 30, 10]
-
-    def test_mistakes(self, pipe):
-        def sentence(classes, data=None):
-            with pytest.raises(UserError) as error:
-                choose_labels(pipe, classes, 10, 0, data)
-            return str(error.value)
-
-        assert sentence(["blue rong"]).startswith("Unknown class 'blue rong'. Did you mean 'blue ")
-        assert sentence([]) == "classes is empty; use classes=balanced or name some."
-        assert sentence(["data"]).startswith("classes=data takes the shares of the classes from")
-        animals = Labelled([0, 1], ["ant", "bee"])
-        assert "of the same classes as the weights" in sentence(["data"], animals)
-        assert "with labels" in sentence(["data"], Labelled([0, -1]))
-
-    def test_without_classes_all_labels_are_null(self, tmp_path):
-        folder = save_tiny_weights(tmp_path / "weights", classes=())
-        pipe = Pipeline.from_pretrained(folder, "cpu", torch.float32)
-        assert set(choose_labels(pipe, ["balanced"], 5, 0)) == {pipe.network.null_label}
-
-
 class TestSampling:
     def test_chunks_are_the_same_for_any_number_of_ranks(self, pipe, monkeypatch):
         labels = choose_labels(pipe, ["balanced"], 11, seed=3)
@@ -142,6 +93,31 @@ class TestSampling:
         assert torch.equal(sets[6], expected)
         other = torch.cat([x for _, x in sample_chunks(pipe, labels, 8, 6)])
         assert not torch.equal(other, expected)
+
+    def test_another_size_is_drawn_and_brought_to_the_one_that_is_kept(self, pipe):
+        labels, rows = np.arange(3), range(3)
+        large = sample_rows(pipe, labels, 7, rows, (12, 12))
+        expected = pipe(
+            class_labels=[0, 1, 2], generator=7, height=24, width=24, output_type="uint8"
+        )
+        assert torch.equal(large, expected.images)
+        small = sample_rows(pipe, labels, 7, rows, (12, 12), 16)
+        with torch.no_grad():
+            numbers = pipe.tokenizer.decode(expected.tokens, clamp=False)
+        assert numbers.abs().max() > 1  # and the filter sees them so
+        assert torch.equal(small, to_uint8(resized(numbers, 16)))
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_pixels_that_are_no_numbers_are_told_with_their_image(self, pipe, monkeypatch, value):
+        def broken(tokens, clamp):
+            images = torch.zeros(len(tokens), 3, 16, 16)
+            images[2, 0, 3, 3] = value
+            return images
+
+        monkeypatch.setattr(pipe, "pixels", broken)
+        with pytest.raises(UserError) as error:
+            sample_rows(pipe, np.arange(8), 5, range(4, 8))
+        assert str(error.value).startswith("Image 6 of seed=5 has pixels that are not finite: ")
 
 
 class TestEvaluate:
@@ -252,7 +228,8 @@ class TestEvaluate:
         assert result["features"]["colours"] == "c0"
         by_features = ["KID", "precision", "recall", "density", "coverage"]
         assert list(result["metrics"]) == ["shapesnet-1 distance", *by_features]
-        assert result["intervals"].keys() == {"FID", *by_features}
+        others = {"FID", "sFID", "shuffled inception score"}
+        assert result["intervals"].keys() == {*others, *by_features}
         assert result["sfid"] == pytest.approx(expected / 255**2)
         logits = images.float().mean((2, 3)) / 100
         assert result["inception_score"] == pytest.approx(adm_inception_score(logits)[0])
@@ -294,6 +271,15 @@ class TestEvaluate:
         result = evaluate([images[order]], labels[order], reference, **words)
         assert result["notes"] == [FEW_SAMPLES, SORTED]
         assert SORTED not in evaluate([images], labels, reference, **words)["notes"]
+
+    @pytest.mark.parametrize("suffix", ["JPEG", "jpg", "png"])
+    def test_a_reference_of_jpeg_files_is_told(self, drawn, tmp_path, suffix):
+        images, labels = drawn
+        for number, picture in enumerate(images[:24].permute(0, 2, 3, 1).numpy()):
+            Image.fromarray(picture).save(tmp_path / f"{number}.{suffix}")
+        pictures = open_image_set("reference", str(tmp_path), "val", SIZE)
+        notes = evaluate([images], labels, pictures, precision_recall=False)["notes"]
+        assert (LOSSY in notes) == (suffix != "png")
 
     def test_other_weights_make_no_fid(self, drawn, reference):
         images, labels = drawn

@@ -1,8 +1,11 @@
 """What FID_sample.py is asked: keys that need each other, and those that exclude each other."""
 
+from dataclasses import fields
+
 import pytest
 
 from MaskGIL.config import load_config
+from MaskGIL.sampling_keys import SamplingKeys
 from Metrics.sample_config import SampleConfig
 from Network.config import UserError
 
@@ -19,11 +22,11 @@ from Network.config import UserError
             ["sweep=a", "reference=b", "reconstruct=c"],
             "reconstruct has no effect on a sweep; l",
         ),
-        (["precision_recall=false"], "precision_recall=false leaves out scores of samples against"),
-        (
-            ["sweep=a", "reference=b", "precision_recall=false"],
-            "precision_recall=false leaves out",
-        ),
+        (["precision_recall=false"], "precision_recall has no effect without reference=...; leave"),
+        (["num_reference=9"], "num_reference has no effect without reference=...; leave it out."),
+        (["sweep=a", "reference=b", "vgg=none"], "vgg has no effect on a sweep; leave it out."),
+        (["height=-1"], "height must be at least 0, not -1."),
+        (["reconstruct=a", "reference=b", "image_size=8"], "image_size must be at least 11, not 8"),
         (["sweep=a", "reference=b", "num_images=19"], "num_images=19 is too few for the errors of"),
     ],
 )
@@ -37,3 +40,45 @@ def test_grids_are_separated_by_commas_and_their_values_by_blanks():
     words = ["reference=a", "sweep=num_steps=1 2,a name plan=ar"]
     found = load_config(SampleConfig, None, words)
     assert found.sweep == ("num_steps=1 2", "a name plan=ar")
+
+
+OTHER = {"png": "a", "nearest": "a.png", "classes": ("ant",), "vgg": "none", "grid": "a.png"}
+
+
+def different(field):
+    """A value that is not the default of a key."""
+    if field.name in OTHER:
+        return OTHER[field.name]
+    if isinstance(field.default, bool):
+        return not field.default
+    return field.default + 1 if isinstance(field.default, int) else "a"
+
+
+@pytest.mark.parametrize(
+    ("way", "what"),
+    [
+        ({}, "without reconstruct=..."),
+        ({"sweep": ("a",)}, "on a sweep"),
+        ({"reconstruct": ("a",)}, "where nothing is sampled"),
+    ],
+)
+def test_every_key_that_is_not_read_is_refused(way, what):
+    """Which those are is told here once more, from what the code behind each way reads."""
+    size, redrawn = {"height", "width", "resize"}, {"image_size", "vgg", "grid"}
+    scores = {"train", "ladder", "classifier", "precision_recall", "nearest"}
+    sampler = {field.name for field in fields(SamplingKeys)} - {"device", "precision", "weights"}
+    unread = {
+        "without reconstruct=...": redrawn,
+        "on a sweep": {"reconstruct", "png"} | redrawn | scores | size,
+        "where nothing is sampled": {"num_images", "png", "classes"} | size | scores | sampler,
+    }[what]
+    for field in fields(SampleConfig):
+        if field.name in {"reference", "sweep", "reconstruct", "weights"}:
+            continue
+        try:
+            SampleConfig(**{**way, "reference": "a", field.name: different(field)})
+            sentence = ""
+        except UserError as error:
+            sentence = str(error)
+        expected = f"{field.name} has no effect {what}; leave it out."
+        assert (sentence == expected) == (field.name in unread), field.name

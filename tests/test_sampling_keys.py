@@ -5,7 +5,7 @@ from tiny_weights import save_tiny_weights
 
 from MaskGIL.config import load_config
 from MaskGIL.sampling import SamplingConfig
-from MaskGIL.sampling_keys import SamplingKeys, open_pipeline, sampler_line
+from MaskGIL.sampling_keys import SamplingKeys, load_pipeline, open_pipeline, sampler_line
 from Network.config import UserError
 
 
@@ -29,7 +29,8 @@ def test_every_key_replaces_its_setting(weights):
     words += ["noise=0", "order=random", "guidance=cosine", "plan=mar", "guidance_power=0.5"]
     words += ["guidance_from=0.25", "guidance_until=0.75", "two_passes=true"]
     words += ["last_temperature=1", "top_p=0.9", "min_p=0.01"]
-    assert opened(weights, *words).sampling == SamplingConfig(
+    keys = load_config(SamplingKeys, None, [f"weights={weights}", *words])
+    assert load_pipeline(keys).sampling == SamplingConfig(
         plan="mar",
         num_ar=3,
         num_steps=2,
@@ -75,6 +76,14 @@ def test_ema_chooses_the_weights(weights):
             "plan=ar asks for what these weights have not learned: they were trained with "
             "objective=mar; use plan=mar, or sample with an AR network beside them, "
             "ar_weights=RUN/weights.",
+        ),
+        (
+            ["num_ar=3"],
+            "num_ar=3 has no effect: only plan=hybrid begins with single tokens; leave it out.",
+        ),
+        (
+            ["noise=2", "order=random"],
+            "noise=2.0 has no effect: only order=confidence asks for it; leave it out.",
         ),
         (["temperature=-1"], "sampling.temperature must be at least 0, not -1.0."),
         (["top_p=1.5"], "sampling.top_p must lie in [0, 1], not 1.5."),

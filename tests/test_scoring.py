@@ -14,7 +14,8 @@ from MaskGIL.distributed import rank, world_size
 from MaskGIL.pipeline import Pipeline
 from Metrics.features import load_feature_network
 from Metrics.inception_metrics import FeatureStatistics, distance
-from Metrics.sample_and_eval import choose_labels, sample_chunks
+from Metrics.labels import choose_labels
+from Metrics.sample_and_eval import sample_chunks
 from Network.config import UserError
 from Trainer.scoring import Scorer
 

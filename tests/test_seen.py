@@ -1,11 +1,15 @@
 """What is remembered of images: statistics of every network, a hash, thumbnails of a few."""
 
 import hashlib
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from tiny_runs import run_ranks
 
+from MaskGIL.data.shapes import Shapes
+from MaskGIL.distributed import chunks, is_main
 from MaskGIL.noise import random_bits
 from Metrics import seen
 from Metrics.inception import InceptionNetwork, InceptionOutputs
@@ -99,6 +103,7 @@ def test_one_pass_keeps_features_spatial_statistics_and_logits(images):
     torch.testing.assert_close(found.spatial.mean, 2 * means[:, :2].double().mean(0))
     assert found.spatial.count == 50
     assert torch.equal(found.logits, 3 * means[:, :1])
+    assert torch.equal(found.spatial_features, 2 * means[:, :2])
 
 
 def test_features_are_kept_only_where_they_are_asked_for(images):
@@ -106,4 +111,58 @@ def test_features_are_kept_only_where_they_are_asked_for(images):
     found = Seen(images.split(7), 50, [Means(), network])
     assert [len(features) for features in found.features] == [0, 0]
     assert found.spatial.count == 0
+    statistics_alone = Seen(images.split(7), 50, [network], spatial=True)
+    assert statistics_alone.spatial_features is None
+    assert statistics_alone.spatial.count == 50
     assert found.statistics[1].count == 50
+
+
+def look_at_shapes(folder, chunk):
+    """With everything that is asked for; of a rank only its share."""
+    shapes = Shapes("train", 50, (32, 32))
+    images = torch.stack([torch.from_numpy(np.array(shapes.image(row))) for row in range(50)])
+    images, pieces = images.permute(0, 3, 1, 2), chunks(50, chunk)
+    found = Seen(
+        (images[rows.start : rows.stop] for rows in pieces),
+        50,
+        [Means(), Outputs()],
+        pieces=pieces,
+        part_of=in_draws(50, 15),
+        objects=True,
+        thumbnails=True,
+        features=True,
+        spatial=True,
+    )
+    if is_main():
+        sums = [*found.parts[0], *found.parts[1], found.spatial]
+        moments = [(each.count, each.mean, each.covariance) for each in sums]
+        rows = [*found.features, found.logits, found.thumbnails]
+        objects = [[[each.row, each.column, each.size] for each in seen] for seen in found.objects]
+        torch.save({"moments": moments, "rows": rows, "objects": objects}, folder / f"{chunk}.pt")
+    else:
+        assert (found.statistics[0].count, len(found.logits), found.objects) == (0, 0, [])
+
+
+def test_two_ranks_have_seen_what_one_has(tmp_path):
+    for name in ("alone", "together"):
+        (tmp_path / name).mkdir()
+    calls = {
+        name: [partial(look_at_shapes, tmp_path / name, chunk) for chunk in (7, 50)]
+        for name in ("alone", "together")
+    }
+    for call in calls["alone"]:
+        call()
+    run_ranks(2, calls["together"])  # with chunks of 50 one of them sees nothing
+    for chunk in (7, 50):
+        one, two = (torch.load(tmp_path / name / f"{chunk}.pt") for name in calls)
+        assert all(map(torch.equal, one["rows"], two["rows"]))
+        assert one["objects"] == two["objects"]
+        assert sum(map(len, one["objects"])) > 40
+        torch.testing.assert_close(one["moments"], two["moments"], rtol=1e-9, atol=1e-9)
+        assert [count for count, *_ in two["moments"]] == [15, 15, 15, 5, 15, 15, 15, 5, 50]
+
+
+def test_a_share_has_no_hash(images):
+    found = Seen(images.split(25), 50, [Means()], pieces=[range(25), range(25, 50)])
+    with pytest.raises(AssertionError, match="a share of a set is not hashed"):
+        _ = found.sha256

@@ -80,11 +80,13 @@ def test_cells_are_measured_timed_and_told(fid_sample, tmp_path, sampled):
 
 
 def test_the_command_of_a_cell_makes_its_set(fid_sample, tmp_path):
-    fid_sample(GRID, "temperature=0.9", "seed=3", "classes=red ring,blue ring")
+    fid_sample(GRID, "temperature=0.9", "noise=2", "seed=3", "classes=red ring,blue ring")
     record = json.loads((tmp_path / "sweep/sweep.json").read_text())
     cell = record["cells"][-1]
     assert cell["command"].startswith("python FID_sample.py weights=")
     assert "'classes=red ring,blue ring'" in cell["command"]
+    assert "noise" not in cell["command"]  # of no effect on order=random
+    assert "noise=2.0" in record["cells"][3]["command"]
     words = ["order=random", "num_steps=4", "temperature=0.9", "seed=3", "out=alone.npz"]
     assert all(word in cell["command"] for word in words[:4])
     assert fid_sample(*words, "classes=red ring,blue ring")[0] == 0
@@ -196,6 +198,10 @@ def test_rows_of_a_file(fid_sample, weights, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (
+            ("sweep=order=random halton", "noise=2"),
+            "noise=2.0 has no effect: only order=confidence asks for it; leave it out.",
+        ),
         (["sweep=num_steps=65"], "The cell 'num_steps=65' of sweep: num_steps=65 must lie between"),
         (["sweep=num_steps=1", "out=a.npz"], "out=a.npz must be a folder: a sweep makes several f"),
         (["sweep=num_steps=1", "reference="], "sweep scores its cells against a reference: give "),

@@ -111,7 +111,7 @@ def flip_a_byte(folder):
         (["seed=0"], None, "other settings: seed is 4 in the row and 0 here; labels_sha256 is "),
         ([], flip_a_byte, "other weights: network_sha256 is "),
         (["ema=false"], None, "other weights: network_sha256 is "),
-        (["reference=shapes:32"], None, "other reference: count is 64 in the row and 32 here; sha"),
+        (["reference=shapes:32"], None, "other reference: sha256 is "),
         (["reference=shapes:65", "num_reference=64"], None, "other reference: sha256 is "),
         (
             [],

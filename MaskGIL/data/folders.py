@@ -19,8 +19,8 @@ from Network.config import UserError
 # Pillow looks at the content, not the name: without this list an .eps named .jpg starts Ghostscript
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 50_000_000  # 200 MB as RGB: Pillow keeps four bytes a pixel
-SPLITS = ("train", "val")
 Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg inside"
 
 
