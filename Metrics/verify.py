@@ -11,6 +11,7 @@ from MaskGIL.command import Failure, parse
 from MaskGIL.config import changed_keys, load_config
 from MaskGIL.distributed import is_main
 from MaskGIL.public import GENERATORS
+from MaskGIL.weights import TOKENIZER
 from Metrics.record import Record
 from Metrics.reference import open_reference, reference_facts
 from Metrics.registry import find_row
@@ -19,6 +20,7 @@ from Metrics.sample_config import SampleConfig
 from Metrics.seen import Seen
 from Metrics.statistics_file import StatisticsFile
 from Network.config import UserError
+from Network.files import fingerprint, read_tensors
 
 WEIGHTS = ("network_sha256", "ar_network_sha256", "tokenizer", "tokenizer_sha256")
 NAMES = ("name", "of")  # of a reference, which may lie elsewhere
@@ -44,7 +46,7 @@ def open_row(name: str, words: Sequence[str]) -> tuple[Row, SampleConfig]:
     """The row of a name, and what measures it: its own settings, replaced by those of a command.
 
     Raises UserError for a row or weights that are not there, and for what makes no set of samples;
-    Failure for another reference, which the main rank reads.
+    Failure for another tokenizer or reference, which the main rank reads.
     """
     row = find_row(name)
     path, given, _ = parse(SampleConfig, words)
@@ -62,6 +64,7 @@ def open_row(name: str, words: Sequence[str]) -> tuple[Row, SampleConfig]:
             f"{row['samples']['network_sha256']}."
         )
     if is_main():
+        _check_tokenizer(row, config)
         _check_reference(row, config)
     return row, config
 
@@ -77,9 +80,10 @@ def check_evaluators(row: Row, evaluators: Mapping[str, str]) -> None:
     """Raise UserError for a network of the row that is not at hand, Failure for another one."""
     for name in row["evaluators"]:
         if name not in evaluators:
+            key = name.partition("-")[0]
             raise UserError(
-                f"{row['name']} was scored by {name}, which is not at hand: give inception=FILE or "
-                "inception=download."
+                f"{row['name']} was scored by {name}, which is not at hand: give {key}=FILE or "
+                f"{key}=download."
             )
     found = {name: evaluators[name] for name in row["evaluators"]}
     _refuse(row, "evaluators", changed_keys(row["evaluators"], found))
@@ -118,6 +122,15 @@ def verdict(row: Row, record: Record) -> str:
         rows[name] = f"{expected:.6g} in the row, {here} here, {within}"
     width = max(map(len, rows))
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+
+def _check_tokenizer(row: Row, config: SampleConfig) -> None:
+    """Before a job, to which one that its folder does not describe is a mistake."""
+    file = Path(config.weights) / TOKENIZER
+    if file.is_file():
+        expected = row["samples"]["tokenizer_sha256"]
+        found = fingerprint(read_tensors(file))
+        _refuse(row, "weights", changed_keys({TOKENIZER: expected}, {TOKENIZER: found}))
 
 
 def _check_reference(row: Row, config: SampleConfig) -> None:
