@@ -51,7 +51,7 @@ def main(config: SampleConfig, flags: Flags) -> None:
             return
         evaluation = job.evaluation(counted)
         if row:
-            check_evaluators(row, evaluation.evaluators)
+            check_evaluators(row, evaluation.extractors)
         job.begin()
         share = Share(job)
         samples = evaluation.look(counted(share, "samples"), share.pieces)
@@ -70,7 +70,7 @@ def compare(comparison: Comparison | Sweep, flags: Flags) -> None:
 
 
 def score(job: Job, evaluation: Evaluation, samples: Seen) -> Record:
-    """Score the samples, complete their record, print the table and return it.
+    """Score the samples, complete their record, print the table and return the record.
 
     Scores that an earlier run made, and that this one is not asked for, stay in the record.
     """

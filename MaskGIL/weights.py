@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from MaskGIL.config import Objective, from_dict, to_dict
 from MaskGIL.distributed import first_rank_first
-from MaskGIL.durable import exchange
+from MaskGIL.durable import exchange, save_tensors
 from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
 from MaskGIL.public import GENERATORS, public_file
 from MaskGIL.sampling import SamplingConfig
@@ -286,4 +285,4 @@ def _ready(tokenizer: VQTokenizer) -> VQTokenizer:
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    save_tensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)

@@ -126,11 +126,11 @@ class Evaluation:
         self._shapes = tuple(classes) == CLASSES
         counts = [len(labels), *map(len, self._rungs.values())]
         self._draw = draw_size(counts) if rungs else 0
-        self._extractors: list[Extractor] = [load_feature_network()]
-        self._extractors += [inception] if inception else []
+        self.extractors: list[Extractor] = [load_feature_network()]
+        self.extractors += [inception] if inception else []
         self._seen = partial(
             Seen,
-            extractors=self._extractors,
+            extractors=self.extractors,
             objects=self._shapes,
             thumbnails=train is not None,
             features=precision_recall and reference is not None,
@@ -142,16 +142,10 @@ class Evaluation:
         count = len(self._labels)
         return self._seen(images, count, pieces=pieces, part_of=in_draws(count, self._draw))
 
-    @property
-    def evaluators(self) -> dict[str, str]:
-        """The networks that look at the images, and the sha256 of their weights."""
-        return {network.name: network.sha256 for network in self._extractors}
-
     def score(self, samples: Seen, sha256: str) -> dict[str, Any]:
         """The scores of images of this hash; a dict that JSON holds."""
-        labels, reference, extractors = self._labels, self._reference, self._extractors
-        result = _unscored(samples, sha256, self.evaluators)
-        result |= unpublished(reference, self._inception)
+        labels, reference, extractors = self._labels, self._reference, self.extractors
+        result = _unscored(samples, sha256, extractors) | unpublished(reference, self._inception)
         metrics = result["metrics"]
         if self._shapes:
             read = [class_of(objects) for objects in samples.objects]
@@ -188,12 +182,12 @@ def evaluate(
     return evaluation.score(samples, samples.sha256)
 
 
-def _unscored(samples: Seen, sha256: str, evaluators: Mapping[str, str]) -> dict[str, Any]:
+def _unscored(samples: Seen, sha256: str, extractors: Sequence[Extractor]) -> dict[str, Any]:
     """The scores of a set of which nothing is known but what it is."""
     return {
         "num_images": samples.count,
         "sha256": sha256,
-        "features": dict(evaluators),
+        "features": {extractor.name: extractor.sha256 for extractor in extractors},
         "reference": None,
         "metrics": {},
         "intervals": {},

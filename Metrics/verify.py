@@ -17,7 +17,7 @@ from Metrics.reference import open_reference, reference_facts
 from Metrics.registry import find_row
 from Metrics.row import Row, numbers_of, words_of
 from Metrics.sample_config import SampleConfig
-from Metrics.seen import Seen
+from Metrics.seen import Extractor, Seen
 from Metrics.statistics_file import StatisticsFile
 from Network.config import UserError
 from Network.files import fingerprint, read_tensors
@@ -76,8 +76,9 @@ def check_set(row: Row, samples: Mapping[str, Any]) -> None:
     _refuse(row, "settings", changes)
 
 
-def check_evaluators(row: Row, evaluators: Mapping[str, str]) -> None:
+def check_evaluators(row: Row, networks: Sequence[Extractor]) -> None:
     """Raise UserError for a network of the row that is not at hand, Failure for another one."""
+    evaluators = {network.name: network.sha256 for network in networks}
     for name in row["evaluators"]:
         if name not in evaluators:
             key = name.partition("-")[0]
