@@ -3,7 +3,8 @@
 Writes an .npz as the ADM evaluator reads, and a record beside it. Under torchrun the ranks share
 the work, and the bytes stay the same. A run that was stopped goes on where it was, and a set that
 is there already is only scored again.
-`reconstruct=a,b reference=FOLDER` compares tokenizers instead, `sweep=...` settings of the sampler.
+`reconstruct=a,b reference=FOLDER` compares tokenizers instead, `sweep=...` settings of the sampler,
+and `verify=ROW` measures a row of results/ again.
 """
 
 import sys
@@ -21,7 +22,7 @@ from Metrics.comparison import Comparison
 from Metrics.job import Job, Share
 from Metrics.nearest import take_images
 from Metrics.progress import counted
-from Metrics.record import kept_scores, summary, versions, write_record
+from Metrics.record import Record, describe_job, kept_scores, summary, versions, write_record
 from Metrics.redrawn import Redrawn
 from Metrics.reference import ImageSet, LabelledImages
 from Metrics.sample_and_eval import Evaluation
@@ -30,10 +31,14 @@ from Metrics.samples import SampleFile
 from Metrics.seen import Seen
 from Metrics.statistics_file import StatisticsFile
 from Metrics.sweep import Sweep
+from Metrics.verify import check_evaluators, check_set, conclude, open_row
 
 
 def main(config: SampleConfig, flags: Flags) -> None:
     """Look at the set while it is made, or as it lies on disk, and score it; or compare several."""
+    row = None
+    if config.verify:
+        row, config = open_row(config.verify, flags.words)
     if config.reconstruct or config.sweep:
         compare(Comparison(config) if config.reconstruct else Sweep(config), flags)
         return
@@ -41,15 +46,21 @@ def main(config: SampleConfig, flags: Flags) -> None:
         job = Job(config)
         if is_main():
             print(job.plan(), flush=True)
+        if row:
+            check_set(row, job)
         if flags.dry_run:
             return
         evaluation = job.evaluation(counted)
+        if row:
+            check_evaluators(row, evaluation.extractors)
         job.begin()
         share = Share(job)
         samples = evaluation.look(counted(share, "samples"), share.pieces)
         job.finish(share)
     if is_main():  # the others need not wait for it
-        score(job, evaluation, samples)
+        record = score(job, evaluation, samples)
+        if row:
+            conclude(row, record)
 
 
 def compare(comparison: Comparison | Sweep, flags: Flags) -> None:
@@ -59,8 +70,8 @@ def compare(comparison: Comparison | Sweep, flags: Flags) -> None:
         print(f"\n{comparison.run(counted)}", end="")
 
 
-def score(job: Job, evaluation: Evaluation, samples: Seen) -> None:
-    """Score the samples, complete their record and print the table.
+def score(job: Job, evaluation: Evaluation, samples: Seen) -> Record:
+    """Score the samples, complete their record, print the table and return the record.
 
     Scores that an earlier run made, and that this one is not asked for, stay in the record.
     """
@@ -72,6 +83,7 @@ def score(job: Job, evaluation: Evaluation, samples: Seen) -> None:
         asked = {"samples": SampleFile(job.out), "reference": job.reference}
         asked |= {"reference reconstructed": Redrawn(job.reference, job.reconstruct)}
         scores["metrics"]["classifier"] = told_by_classifier(job.train, asked, job.pipe.classes)
+    scores |= describe_job(job.config, job.pipe, job.geometry.kept)
     record |= kept_scores(record, {**scores, "train": job.config.train or None})
     record["scored_with"] = versions()
     write_record(job.out, record)
@@ -82,6 +94,7 @@ def score(job: Job, evaluation: Evaluation, samples: Seen) -> None:
         images = shown, take_images(job.train, near["nearest"])
         save_grid(torch.cat(images), job.nearest, columns=len(near["shown"]))
         print(f"nearest    {job.nearest}: samples above, their nearest training images below")
+    return record
 
 
 def told_by_classifier(

@@ -49,10 +49,11 @@ class Preempted(Exception):
 
 @dataclass(frozen=True)
 class Flags:
-    """What a job is asked besides its configuration."""
+    """What a job is asked besides its configuration, and the words that said all of it."""
 
     dry_run: bool = False
     debug: bool = False
+    words: tuple[str, ...] = ()
 
 
 def run_command(
@@ -79,7 +80,8 @@ def run_command(
         config = load_config(schema, path, overrides)
         if "--print-config" in flags:
             return _show(to_yaml(config), is_main)
-        return job(config, Flags("--dry-run" in flags, "--debug" in flags)) or 0
+        asked = Flags("--dry-run" in flags, "--debug" in flags, tuple(argv))
+        return job(config, asked) or 0
     except (UserError, Failure) as error:
         if "--debug" in argv:
             traceback.print_exc()

@@ -114,18 +114,18 @@ def sections(schema: type) -> Iterator[Setting]:
 class DataConfig:
     """The images, and how they become training samples."""
 
-    source: Literal["shapes", "folder", "tokens", "mnist", "fashion-mnist", "cifar10", "stl10"] = (
-        setting(
-            "shapes",
-            "shapes draws images; folder reads those of data.path; tokens needs no images, only "
-            "the token cache; others: torchvision's",
-        )
+    source: Literal[
+        "shapes", "scenes", "folder", "tokens", "mnist", "fashion-mnist", "cifar10", "stl10"
+    ] = setting(
+        "shapes",
+        "shapes draws images; scenes too, with captions; folder reads those of data.path; tokens "
+        "needs no images, only the token cache; others: torchvision's",
     )
     path: str = setting(
         "", "folder of the images: train/CLASS and val/CLASS, ImageNet, tar files", free=True
     )
     image_size: int = setting(64, "height and width of an image in pixels")
-    num_images: int = setting(16384, "number of training images that source=shapes draws")
+    num_images: int = setting(16384, "number of training images that source=shapes or scenes draws")
     crops: Literal["center", "flip", "ten"] = setting(
         "center", "center: one centre crop; flip: also its mirror image; ten: 5 crops, mirrored too"
     )

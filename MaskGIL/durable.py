@@ -6,9 +6,13 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
+
+from safetensors.torch import save_file
+from torch import Tensor
 
 
 def sha256(data: bytes) -> str:
@@ -34,6 +38,19 @@ def replace_file(path: Path, data: bytes) -> None:
     with temporary.open("wb") as file:
         write_durably(file, data)
     temporary.replace(path)
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file, not flushed, that others may read as far as the umask lets them.
+
+    safetensors itself makes one for its owner alone.
+    """
+    path.touch()  # with the mode of any other new file
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata)
+    path.chmod(mode)
 
 
 def exchange(first: Path, second: Path) -> bool:

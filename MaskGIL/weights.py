@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from MaskGIL.config import Objective, from_dict, to_dict
 from MaskGIL.distributed import first_rank_first
-from MaskGIL.durable import exchange
+from MaskGIL.durable import exchange, save_tensors
 from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
 from MaskGIL.public import GENERATORS, public_file
 from MaskGIL.sampling import SamplingConfig
@@ -188,6 +187,11 @@ def open_tokenizer(config: TokenizerConfig) -> VQTokenizer:
     For a name without weights the file of its authors is fetched once; all ranks must come here.
     """
     if config.name and config.weights:
+        if not Path(config.weights).exists():
+            raise UserError(
+                f"No such file: tokenizer.weights={config.weights}; leave it empty, "
+                f"tokenizer.weights=, and that of {config.name}'s authors is fetched."
+            )
         return _ready(build_tokenizer(config.name, config.weights))
     if config.name:
         with first_rank_first():
@@ -203,7 +207,14 @@ def open_tokenizer(config: TokenizerConfig) -> VQTokenizer:
             "tokenizer.weights is empty; name the weights folder of a trained tokenizer, "
             "tokenizer.weights=runs/TOKENIZER/weights."
         )
-    return load_tokenizer(config.weights)
+    try:
+        return load_tokenizer(config.weights)
+    except UserError as error:
+        if Path(config.weights).exists():
+            raise
+        raise UserError(
+            f"{error} A public one: tokenizer.name=llamagen-vq16 tokenizer.weights="
+        ) from None
 
 
 def public_tokenizer(name: str) -> VQTokenizer:
@@ -274,4 +285,4 @@ def _ready(tokenizer: VQTokenizer) -> VQTokenizer:
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    save_tensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)

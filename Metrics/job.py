@@ -235,10 +235,15 @@ class Job:
         return reference, train
 
     def _check_whole(self) -> None:
-        """Raise UserError unless the file has as many images as its record says, of that size."""
-        file = SampleFile(self.out)
+        """Raise UserError unless the file is what its record says, as far as a glance tells."""
+        file, png = SampleFile(self.out), self.partial.png
         if (len(file), file.size) != (self.config.num_images, self.geometry.kept):
             raise UserError(self._changed())
+        if png is not None and not (png.is_dir() and any(png.iterdir())):
+            raise UserError(
+                f"png={png} is written while images are sampled, and {self.out} is whole already; "
+                "leave png out, or name another out."
+            )
 
     def _changed(self) -> str:
         return f"out={self.out} has changed since its record was written; name another."

@@ -58,16 +58,17 @@ def neighbourhoods(
     though no distance is computed again. Raises UserError for k images or fewer, other widths and
     values that are not finite.
     """
-    real = finite_rows("the real features", real)
-    generated = finite_rows("the generated features", generated)
-    check_widths("the real features", real, "the generated features", generated)
+    if groups is None:
+        groups = torch.zeros(len(generated), dtype=torch.int64)
     most = max(k, density_k)
     check_count(f"Neighbourhoods at k={most}", most + 1, min(len(real), len(generated)))
-    sizes = [len(generated)]
-    if groups is not None:
-        generated, sizes = generated[groups.argsort(stable=True)], groups.bincount().tolist()
+    real = finite_rows("the real features", real)
+    generated = finite_rows("the generated features", generated[groups.argsort(stable=True)])
+    sizes = groups.bincount().tolist()
+    check_widths("the real features", real, "the generated features", generated)
     centre = real.mean(0)  # small numbers, small rounding: distances do not depend on the origin
-    real, generated = real - centre, generated - centre
+    real = real - centre
+    generated -= centre  # a copy already, and the largest that there is
     # An equal distance may come out larger in its last digits, and must count all the same.
     rounding = 1e-12 * max(_squared_norms(real).max(), _squared_norms(generated).max())
     reach = _nearest(real, [len(real)], most)[:, 0] + rounding  # (N, most)

@@ -1,18 +1,20 @@
-"""Reads shapes pictures back: which objects, where, how large, in which colour. Nothing is trained.
+"""Reads drawings back: which objects, where, how large, in which colour, on which background.
 
-Vivid pixels of one hue that hang together are an object; its shape is the one whose drawing of
-the same area at the same centre fits best. Area and centre survive blur, so the reading does too.
-N pictures, H height, W width.
+Nothing is trained. Vivid pixels of one hue that hang together are an object; its shape is the one
+whose drawing of the same area at the same centre fits best. Area and centre survive blur, so the
+reading does too. N pictures, H height, W width.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from MaskGIL.data.shapes import CLASSES, COLOURS, SHAPES, Object, colour_of
+from MaskGIL.data.descriptions import GROUNDS, RELATIONS
+from MaskGIL.data.scenes import background
+from MaskGIL.data.shapes import CLASSES, COLOURS, SHAPES, Object, Scene, colour_of, draw
 
 Floats = NDArray[np.floating]
 Labelled = tuple[NDArray[np.int32], int]
@@ -20,6 +22,7 @@ Labelled = tuple[NDArray[np.int32], int]
 VIVID = 0.23  # distance of a colour from grey: backgrounds stay below 0.17, objects above 0.29
 AREAS = (0.012, 0.5)  # least and most of the squared short side; drawn are 0.034 to 0.20
 WORST_FIT = 0.4  # wrongly covered area over the area of the object; 0.3 after a strong blur
+WORST_GROUND = 0.08  # mean distance of the background's pixels; less after a strong blur
 BLURS = (1.0, 2.5, 5.0)  # widths of the edge tried, in parts of 1/64 of the short side
 
 
@@ -49,6 +52,28 @@ def classify(images: Any) -> NDArray[np.int64]:
 def class_of(objects: list[Object]) -> int:
     """Index into CLASSES of the largest of the objects that `read_objects` saw; -1 for none."""
     return CLASSES.index(f"{objects[0].colour} {objects[0].shape}") if objects else -1
+
+
+def read_grounds(images: Any) -> list[str]:
+    """The word of GROUNDS for the background of each picture (N, H, W, 3) uint8; "" for none."""
+    return [_ground(picture) for picture in _pictures(images)]
+
+
+def relation_of(first: list[Object], second: list[Object], height: int, width: int) -> str:
+    """How some objects of a picture lie to others: above, left of, their inverses, or "".
+
+    It is told of the direction in which their means are farther apart, and where every one of the
+    first comes before every one of the second.
+    """
+    one, other = (
+        np.array([(item.row * height, item.column * width) for item in items])
+        for items in (first, second)
+    )
+    axis = int(np.abs(other.mean(axis=0) - one.mean(axis=0)).argmax())
+    relation = list(RELATIONS)[axis]
+    if one[:, axis].max() < other[:, axis].min():
+        return relation
+    return RELATIONS[relation] if other[:, axis].max() < one[:, axis].min() else ""
 
 
 def attributes(images: Any) -> Attributes:
@@ -129,6 +154,22 @@ def _read(picture: Floats) -> list[Object]:
     return sorted(filter(None, found), key=lambda item: -item.size)
 
 
+def _ground(picture: Floats) -> str:
+    """The background that pixels of picture (H, W, 3) far from vivid ones come nearest to."""
+    height, width = picture.shape[:2]
+    reach = max(2, min(height, width) // 16)
+    vivid = np.linalg.norm(_chroma(picture), axis=-1) > VIVID
+    free = ~_grown(vivid, reach)
+    if not free.any():
+        return ""
+    distances = {
+        ground: float(np.abs(picture - _empty(ground, height, width))[free].mean())
+        for ground in GROUNDS
+    }
+    nearest = min(distances, key=distances.__getitem__)
+    return nearest if distances[nearest] <= WORST_GROUND else ""
+
+
 def _fit(picture: Floats, region: NDArray, others: NDArray, colour: str) -> Object | None:
     """The shape that explains a region (H, W) best; None if none does."""
     height, width = region.shape
@@ -182,6 +223,11 @@ def _grown(region: NDArray, pixels: int) -> NDArray[np.bool_]:
 def _chroma(colours: Floats) -> Floats:
     """What is left of colours (..., 3) without their grey."""
     return colours - colours.mean(axis=-1, keepdims=True)
+
+
+@lru_cache(maxsize=64)
+def _empty(ground: str, height: int, width: int) -> Floats:
+    return _pictures(draw(Scene((), background(ground)), height, width)[None])[0]
 
 
 @cache

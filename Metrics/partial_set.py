@@ -9,7 +9,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from MaskGIL.command import Failure
 from MaskGIL.config import changed_keys
-from MaskGIL.durable import replace_file, to_json
+from MaskGIL.durable import is_full, replace_file, to_json
 from MaskGIL.output import check_writable
 from Metrics.samples import LABELS, PIXELS
 from Network.config import UserError
@@ -108,10 +110,11 @@ class PartialSet:
         """Keep the images (B, 3, H, W) uint8 of the chunk that starts with `first`."""
         pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         assert pixels.shape[1:] == self.shape[1:], pixels.shape
-        if self.png is not None:
-            for index, picture in enumerate(pixels, first):
-                Image.fromarray(picture).save(self.png / f"{index:06d}.png")
-        replace_file(self._file(first), pixels.tobytes())
+        with self._told_when_full():
+            if self.png is not None:
+                for index, picture in enumerate(pixels, first):
+                    Image.fromarray(picture).save(self.png / f"{index:06d}.png")
+            replace_file(self._file(first), pixels.tobytes())
 
     def pack(self, labels: NDArray[np.int64]) -> str:
         """Make the file of all images and their labels (N,); returns the sha256 of the pixels.
@@ -120,21 +123,17 @@ class PartialSet:
         """
         digest = hashlib.sha256()
         header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
-        try:
-            with self._packed.open("wb") as file:
-                with ZipFile(file, "w") as archive:
-                    with archive.open(PIXELS, "w", force_zip64=True) as array:
-                        npy.write_array_header_1_0(array, header)
-                        for chunk in self._chunks():
-                            digest.update(pixels := chunk.read_bytes())
-                            array.write(pixels)
-                    with archive.open(LABELS, "w", force_zip64=True) as array:
-                        npy.write_array(array, labels, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:  # of a full disk
-            self._packed.unlink()
-            raise
+        with self._told_when_full(), self._packed.open("wb") as file:
+            with ZipFile(file, "w") as archive:
+                with archive.open(PIXELS, "w", force_zip64=True) as array:
+                    npy.write_array_header_1_0(array, header)
+                    for chunk in self._chunks():
+                        digest.update(pixels := chunk.read_bytes())
+                        array.write(pixels)
+                with archive.open(LABELS, "w", force_zip64=True) as array:
+                    npy.write_array(array, labels, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
         return digest.hexdigest()
 
     def publish(self) -> None:
@@ -146,6 +145,19 @@ class PartialSet:
         """Remove the chunks that a run has left which was killed at its very end."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
+
+    @contextmanager
+    def _told_when_full(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._packed.unlink(missing_ok=True)  # else the next run would find less room
+            raise Failure(
+                f"The disk is full: make room for out={self.out}, then give the command again; the "
+                "chunks that are there are kept."
+            ) from error
 
     def _told(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """What the folder says of itself: also where the PNG files of its chunks are."""

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from MaskGIL.config import changed_keys, to_dict
+from MaskGIL.checkout import commit
+from MaskGIL.config import changed_keys, leaves, to_dict
 from MaskGIL.device import DTYPES
 from MaskGIL.durable import replace_file, sha256, to_json
 from MaskGIL.effects import OF_MASKS
@@ -22,6 +23,7 @@ from MaskGIL.inference import loaded_fingerprint
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.plans import plan_kind
 from MaskGIL.sampling import SamplingConfig
+from MaskGIL.sampling_keys import SamplingKeys
 from Metrics.published import NAMES, NOTES
 from Network.config import UserError
 
@@ -39,6 +41,21 @@ def describe_samples(
     """What the bytes of a set with labels (N,) follow from, as flat {key: value}."""
     facts = describe_set(pipe, labels, seed=seed, chunk=chunk, ema=ema)
     return {**facts, **describe_sampler(pipe.sampling, pipe.objective, describe_ar_network(pipe))}
+
+
+def describe_job(
+    config: SamplingKeys, pipe: Pipeline, image_size: tuple[int, int]
+) -> dict[str, Any]:
+    """What a command asked for, as far as it is no default, and of how large a network and images.
+
+    The registry makes rows of it. `image_size` (H, W) in pixels.
+    """
+    found = [(leaf.key, getattr(config, leaf.key), leaf.default) for leaf in leaves(type(config))]
+    return {
+        "asked": {key: value for key, value, default in found if value != default},
+        "image_size": list(image_size),
+        "parameters": sum(tensor.numel() for tensor in pipe.network.parameters()),
+    }
 
 
 def describe_set(
@@ -126,8 +143,8 @@ def kept_scores(record: Record, scores: Record) -> Record:
     kept = {**scores, "reference": new or old, "train": train}
     kept["notes"] = scores["notes"] if new else record["notes"]
     kept |= {"metrics": {**metrics, **scores["metrics"]}}
-    for key in ("features", "intervals", "how"):
-        kept |= {key: {**record[key], **scores[key]}}
+    for key in ("features", "intervals", "how", "asked"):
+        kept |= {key: {**record.get(key, {}), **scores[key]}}
     if scores["fid"] is None and (record["fid"] is not None or not new):
         kept |= {key: record[key] for key in (*NAMES, *NOTES)}
     return kept
@@ -232,6 +249,7 @@ def versions() -> dict[str, str]:
         own = "not installed"
     return {
         "maskgil": own,
+        "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

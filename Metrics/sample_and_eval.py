@@ -136,7 +136,7 @@ class Evaluation:
         if isinstance(reference, StatisticsFile):
             extractors, self._left_out = reference.known(extractors)
             keeps &= reference.has_features
-        self._extractors = extractors
+        self.extractors = extractors
         self._seen = partial(
             Seen,
             extractors=extractors,
@@ -153,7 +153,7 @@ class Evaluation:
 
     def score(self, samples: Seen, sha256: str) -> dict[str, Any]:
         """The scores of images of this hash; a dict that JSON holds."""
-        labels, reference, extractors = self._labels, self._reference, self._extractors
+        labels, reference, extractors = self._labels, self._reference, self.extractors
         result = _unscored(samples, sha256, extractors) | unpublished(reference, self._inception)
         metrics = result["metrics"]
         if self._shapes:

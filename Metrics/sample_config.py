@@ -102,8 +102,16 @@ class SampleConfig(SamplingKeys):
         "it if you like; out is a folder, whose finished cells are kept",
     )
 
+    verify: str = setting(
+        "",
+        "a row of the registry to measure again, a name in results/ or a .json file; keys that are "
+        "not given are those of the row; exit code 1 if a hash or a number differs",
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        if self.verify:
+            return  # its keys are looked at beside those of the row
         require_at_least("num_images", self.num_images, 2)
         require_at_least("chunk", self.chunk, 1)
         for key in ("num_reference", "height", "width", "resize"):

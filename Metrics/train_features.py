@@ -16,11 +16,11 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
 from MaskGIL.command import Flags, run_command
 from MaskGIL.data.shapes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, Shapes, draw
+from MaskGIL.durable import save_tensors
 from Metrics.features import INPUT_SIZE, WEIGHTS, FeatureNetwork
 from Network.config import UserError, setting
 
@@ -169,7 +169,7 @@ def _draw(split: Literal["train", "val"], num_images: int, seed: int) -> tuple[T
 def _save(network: FeatureNetwork, out: Path) -> str:
     """Write the weights under a temporary name, rename, and give the sha256 of the file."""
     partial = out.with_name(f"{out.name}.partial")
-    save_file(network.state_dict(), partial, {"name": network.name})
+    save_tensors(network.state_dict(), partial, {"name": network.name})
     os.replace(partial, out)
     return hashlib.sha256(out.read_bytes()).hexdigest()
 

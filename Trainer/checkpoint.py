@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from MaskGIL.distributed import is_main
-from MaskGIL.durable import is_full
+from MaskGIL.durable import is_full, save_tensors
 from Network.config import UserError
 from Trainer.logger import format_bytes
 from Trainer.parallel import fill_in, whole
@@ -117,7 +117,7 @@ class Checkpoints:
             if name.endswith(".json"):
                 (aside / name).write_text(json.dumps(content, indent=1))
             else:
-                save_file(dict(content), aside / name)
+                save_tensors(content, aside / name)
         hashes = {name: _sha256(aside / name) for name in snapshot}
         manifest = {"format": FORMAT, "step": step, "sha256": hashes}
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=1))

@@ -5,13 +5,13 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 import torchvision
 
+from MaskGIL.checkout import commit
 from MaskGIL.config import changed_keys, identity, load_config, to_yaml
 from MaskGIL.distributed import barrier, is_main, world_size
 from MaskGIL.durable import replace_file
@@ -87,7 +87,7 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -108,18 +108,6 @@ def surroundings(
         f"{torch.get_num_threads()} threads",
         "run": f"{folder}, step {step:,} of {steps:,}, {free} free on its disk",
     }
-
-
-def _commit() -> str:
-    """The commit of the code, where it is a checkout and git is there."""
-    try:
-        command = ["git", "describe", "--always", "--dirty"]
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
 
 
 def _write(path: Path, text: str) -> None:

@@ -15,8 +15,13 @@ PROGRAMS = ["main", "FID_sample"]  # above all floors: nothing imports them
 PATTERNS = [
     *(f"{floor}/**/*.py" for floor in FLOORS),
     *(f"{program}.py" for program in PROGRAMS),
-    *("benchmarks/*.py", "benchmarks/results/*.json", "MaskGIL/configs/**/*.yaml"),
-    *("*.md", "*.toml", "*.yaml", "*.txt", "Makefile", ".ci/run"),
+    *(
+        "results/*.json",
+        "benchmarks/*.py",
+        "benchmarks/results/*.json",
+        "MaskGIL/configs/**/*.yaml",
+    ),
+    *("results/*.json", "*.md", "*.toml", "*.yaml", "*.txt", "Makefile", ".ci/run"),
 ]
 FILE_LINES, FUNCTION_LINES = 350, 60
 VAGUE_NAMES = {"util", "utils", "misc", "helper", "helpers", "common"}

@@ -208,7 +208,7 @@ def test_writing_that_fails_leaves_the_old_one_and_is_told(run, checkpoints, mon
     def broken(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("Trainer.checkpoint.save_file", broken)
+    monkeypatch.setattr("Trainer.checkpoint.save_tensors", broken)
     checkpoints.save(10, run.snapshot())
     with pytest.raises(OSError, match="Input/output error"):
         checkpoints.wait()
@@ -230,7 +230,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(run, checkpoints, monkeyp
     checkpoints.warn = told.append
     save(checkpoints, run, 5)
     with monkeypatch.context() as patch:
-        patch.setattr("Trainer.checkpoint.save_file", Full(error, after=2))
+        patch.setattr("Trainer.checkpoint.save_tensors", Full(error, after=2))
         save(checkpoints, run, 10)
     (sentence,) = told
     assert sentence.startswith(f"warning: the disk of {checkpoints.folder} is full: step-0000010 ")
@@ -243,7 +243,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(run, checkpoints, monkeyp
 
 
 class Full:
-    """Stands in for save_file on a disk that has room for `after` files."""
+    """Stands in for save_tensors on a disk that has room for `after` files."""
 
     def __init__(self, error, after):
         self.error, self.room = error, after

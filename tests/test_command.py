@@ -57,7 +57,7 @@ def test_a_job_gets_its_config_and_flags(run, tmp_path):
     words = ["names=a,b", str(tmp_path / "b.yaml"), "--dry-run", "train.steps=6"]
     code, [(config, flags)], out, err = run(*words)
     assert (code, out, err) == (0, "", "")
-    assert flags == Flags(dry_run=True, debug=False)
+    assert flags == Flags(dry_run=True, debug=False, words=tuple(words))
     assert (config.train.steps, config.train.optim.lr, config.names) == (6, 3.0, ("a", "b"))
 
 
@@ -83,7 +83,7 @@ def test_debug_adds_the_traceback_of_a_mistake(run):
     assert err.endswith("error: Unknown key 'train.stepz' on the command line. "
                         "Did you mean 'train.steps'?\n")  # fmt: skip
     _, [(_, flags)], _, _ = run("--debug")
-    assert flags == Flags(dry_run=False, debug=True)
+    assert flags == Flags(dry_run=False, debug=True, words=("--debug",))
 
 
 def test_other_ranks_let_rank_0_speak_first(run, monkeypatch):

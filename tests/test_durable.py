@@ -1,9 +1,12 @@
 import ctypes
 import errno
+import os
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from MaskGIL.durable import exchange, is_full, replace_file
+from MaskGIL.durable import exchange, is_full, replace_file, save_tensors
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -19,6 +22,17 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         replace_file(path, b"newer")
     assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_others_may_read_tensors_as_far_as_the_umask_lets_them(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        save_tensors({"a": torch.arange(3)}, tmp_path / "a.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == mode
+    assert load_file(tmp_path / "a.safetensors")["a"].tolist() == [0, 1, 2]
 
 
 def test_two_folders_exchange_their_names(tmp_path):

@@ -111,6 +111,17 @@ def test_a_set_of_fewer_images_than_its_record_says_is_refused(job, tmp_path):
     )
 
 
+def test_a_whole_set_gets_no_png_files(job, tmp_path):
+    finish(job("png=with"))
+    job("png=with")  # the same command again
+    with pytest.raises(UserError) as error:
+        job("png=without")
+    assert str(error.value) == (
+        "png=without is written while images are sampled, and samples.npz is whole already; leave "
+        "png out, or name another out."
+    )
+
+
 def test_another_size_belongs_to_the_set(job, tmp_path):
     made = job("height=32", "width=32", "resize=24", "reference=shapes:64")
     assert "samples    40 of 32x32, " in made.plan()

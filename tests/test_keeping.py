@@ -1,5 +1,7 @@
 """Checkpoints and weights of a run; that it resumes exactly is in test_resume.py."""
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,7 +22,7 @@ def test_a_run_that_cannot_save_its_last_step_fails(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     train("generator", tmp_path, *WORDS[:2])
-    monkeypatch.setattr("Trainer.checkpoint.save_file", full)
+    monkeypatch.setattr("Trainer.checkpoint.save_tensors", full)
     with pytest.raises(Failure) as error:
         train("generator", tmp_path, *WORDS, "loop.steps=9")
     assert str(error.value) == (
@@ -29,6 +31,18 @@ def test_a_run_that_cannot_save_its_last_step_fails(tmp_path, monkeypatch):
     )
     monkeypatch.undo()
     assert train("generator", tmp_path, *WORDS, "loop.steps=9").log.start == 8
+
+
+def test_others_may_read_all_that_a_run_writes(tmp_path):
+    tokenizer_weights(tmp_path)
+    before = os.umask(0o027)
+    try:
+        train("generator", tmp_path, *WORDS[:2])
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tree(tmp_path / "generator")}
+    assert {"model.safetensors", "network-ema.safetensors"} <= modes.keys()
+    assert set(modes.values()) == {0o640}
 
 
 def test_weights_are_those_of_the_checkpoint_though_steps_went_on(tmp_path, monkeypatch):
@@ -58,7 +72,7 @@ def test_an_export_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch)
         path.write_bytes(b"half")
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("MaskGIL.weights.save_file", broken)
+    monkeypatch.setattr("MaskGIL.weights.save_tensors", broken)
     with pytest.raises(OSError, match="Input/output error"):
         train("generator", tmp_path, FP32, "loop.steps=2")
     assert not (tmp_path / "generator" / "weights.tmp").exists()

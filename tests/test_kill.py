@@ -74,7 +74,7 @@ def run_asking(connection, folder, run):
         at_once(*arguments)
         asking.checkpoints.wait()
 
-    checkpoint.save_file = weights.save_file = save_slowly  # of this process alone
+    checkpoint.save_tensors = weights.save_tensors = save_slowly  # of this process alone
     checkpoint._sync = telling("sync", checkpoint._sync)
     os.replace = telling("replace", os.replace)
     weights.exchange = telling("exchange", weights.exchange)

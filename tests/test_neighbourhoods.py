@@ -60,12 +60,15 @@ def test_without_each_group_is_what_the_rest_gives_alone(monkeypatch):
     real, generated = gaussian(90, 4, seed=21), gaussian(80, 4, seed=22, mean=0.7)
     groups = torch.arange(80) % 5
     groups[:3] = 4  # of unequal sizes, and in no order
+    before = real.clone(), generated.clone()
     whole, *without = neighbourhoods(real, generated, groups)
     assert [whole] == neighbourhoods(real, generated)
     assert len(without) == 5
     for group, found in enumerate(without):
         assert [found] == neighbourhoods(real, generated[groups != group])
     assert len({found.recall for found in without}) > 1  # or nothing was left out
+    assert torch.equal(real, before[0])
+    assert torch.equal(generated, before[1])
 
 
 def test_a_group_may_have_fewer_images_than_k():

@@ -4,8 +4,16 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from MaskGIL.data.scenes import Scenes
 from MaskGIL.data.shapes import CLASSES, SHAPES, Background, Object, Scene, Shapes, draw
-from Metrics.oracle import attributes, classify, read_objects, spread_ratio
+from Metrics.oracle import (
+    attributes,
+    classify,
+    read_grounds,
+    read_objects,
+    relation_of,
+    spread_ratio,
+)
 
 NUM = 256
 
@@ -161,3 +169,42 @@ def test_spread_of_equal_sets_is_one_and_of_a_shrunken_set_its_factor():
     assert collapsed == pytest.approx({"position": 0, "size": 0, "colour": 0}, abs=1e-6)
     wrong = spread_ratio(wide, (labels + 1) % 16, wide, labels)
     assert all(np.isnan(value) for value in wrong.values())
+
+
+@pytest.mark.parametrize(
+    ("damage", "least"),
+    [(lambda images: images, 0.99), (lambda images: noisy(through_small(images)), 0.95)],
+    ids=["drawn", "small and noisy"],
+)
+@pytest.mark.parametrize("size", [(64, 64), (48, 96)])
+def test_backgrounds_are_read(damage, least, size):
+    scenes = Scenes("val", 100, size, seed=5)
+    wanted = np.array([scenes.description(index).ground for index in range(100)])
+    assert (np.array(read_grounds(damage(pictures(scenes)))) == wanted).mean() >= least
+
+
+def test_other_backgrounds_have_no_word():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    odd = [np.full((64, 64, 3), colour, np.uint8) for colour in ((128, 128, 128), (220, 30, 30))]
+    assert read_grounds(np.stack([noise, *odd])) == ["", "", ""]
+
+
+def at(*places):
+    return [Object("ring", "red", row, column, 0.1) for row, column in places]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "size", "relation"),
+    [
+        (at((0.2, 0.5)), at((0.7, 0.6)), (64, 64), "above"),
+        (at((0.7, 0.6)), at((0.2, 0.5)), (64, 64), "below"),
+        (at((0.5, 0.2)), at((0.6, 0.7)), (64, 64), "left of"),
+        (at((0.6, 0.7)), at((0.5, 0.2)), (64, 64), "right of"),
+        (at((0.2, 0.2)), at((0.6, 0.5)), (64, 64), "above"),
+        (at((0.2, 0.2)), at((0.6, 0.5)), (64, 128), "left of"),  # 25.6 pixels down, 38.4 across
+        (at((0.2, 0.2), (0.2, 0.8)), at((0.7, 0.5)), (64, 64), "above"),
+        (at((0.2, 0.2), (0.9, 0.2)), at((0.8, 0.2)), (64, 64), ""),  # one above, one below
+    ],
+)
+def test_relations(first, second, size, relation):
+    assert relation_of(first, second, *size) == relation

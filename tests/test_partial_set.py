@@ -1,5 +1,6 @@
 """Chunks on disk: whole or not there, of one set, and in the end the file that numpy would make."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from MaskGIL import durable
+from MaskGIL.command import Failure
 from Metrics.partial_set import PartialSet
 from Network.config import UserError
 
@@ -57,17 +59,25 @@ def test_chunks_are_read_as_they_were_written_and_others_are_missing(tmp_path):
         assert other.num_images_kept == 4
 
 
+def fail(file, data=b""):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_chunk_whose_writing_failed_is_not_there(tmp_path, monkeypatch):
-    def fail(file, data):
-        file.write(data[:5])
+    def write_half(file, data):
+        file.write(data[: len(data) // 2])
         file.flush()
-        raise OSError("No space left on device")
+        fail(file)
 
     found = write(tmp_path / "set.npz", starts=(0,))
     with monkeypatch.context() as broken:
-        broken.setattr(durable, "write_durably", fail)
-        with pytest.raises(OSError, match="No space left"):
+        broken.setattr(durable, "write_durably", write_half)
+        with pytest.raises(Failure) as error:
             found.write(3, chunk(3))
+    assert str(error.value) == (
+        f"The disk is full: make room for out={tmp_path / 'set.npz'}, then give the command again; "
+        "the chunks that are there are kept."
+    )
     assert found.read(3) is None
     assert len(list(found.folder.iterdir())) == 3
     found.begin(SET)  # clears the half away
@@ -132,12 +142,9 @@ def test_a_full_disk_is_told_before(tmp_path, monkeypatch):
 
 
 def test_a_failure_while_packing_leaves_the_chunks_alone(tmp_path, monkeypatch):
-    def fail(number):
-        raise OSError("No space left on device")
-
     found = write(tmp_path / "set.npz")
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(Failure, match="The disk is full"):
         found.pack(LABELS)
     assert [path.name for path in tmp_path.iterdir()] == ["set.npz.partial"]
     assert len(list(found.folder.iterdir())) == 5

@@ -6,11 +6,13 @@ import tiny
 import torch
 from tiny_weights import save_tiny_weights
 
+from MaskGIL.config import load_config
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling import SamplingConfig
 from Metrics.published import NAMES, NOTES
 from Metrics.record import (
     FORMAT,
+    describe_job,
     describe_samples,
     find_record,
     kept_scores,
@@ -18,6 +20,7 @@ from Metrics.record import (
     versions,
     write_record,
 )
+from Metrics.sample_config import SampleConfig
 from Network.config import UserError
 from Network.files import fingerprint
 
@@ -98,6 +101,17 @@ def test_a_second_network_is_told(tmp_path):
     assert found["ar_network_sha256"] == fingerprint(second.state_dict())
     pipe.sampling = SamplingConfig()
     assert "ar_network_sha256" not in describe_samples(pipe, LABELS, seed=0, chunk=2, ema=True)
+
+
+def test_a_job_is_described_by_what_was_asked_for(weights):
+    words = [f"weights={weights}", "num_images=40", "classes=data", "seed=0", "noise=4.5"]
+    pipe = Pipeline.from_pretrained(weights, "cpu", torch.float32)
+    found = describe_job(load_config(SampleConfig, None, words), pipe, (16, 32))
+    classes = ("data",)  # a seed of 0 is the default, weights may have any noise
+    asked = {"weights": str(weights), "noise": 4.5, "num_images": 40, "classes": classes}
+    assert found["asked"] == asked
+    assert found["image_size"] == [16, 32]
+    assert found["parameters"] == sum(t.numel() for t in pipe.network.state_dict().values())
 
 
 def test_a_new_place_has_no_record(tmp_path):
@@ -196,6 +210,7 @@ def scores(sha256="0", fid=None, train=None, **metrics):
     features = dict.fromkeys(metrics, "1")
     kept = {"format": FORMAT, "reference": reference, "metrics": metrics, "features": features}
     kept |= {"intervals": {name: {"low": value} for name, value in metrics.items()}, "how": {}}
+    kept |= {"asked": {"seed": 1, **metrics}}
     published = dict.fromkeys(NAMES, fid) | dict.fromkeys(NOTES, f"note {fid}")
     return {**kept, **published, "train": train, "notes": [f"of {fid}"]}
 
@@ -205,6 +220,7 @@ def test_scores_of_the_same_set_against_the_same_reference_are_kept():
     assert found["metrics"] == {"first": 1, "second": 3}
     assert found["intervals"] == {"first": {"low": 1}, "second": {"low": 3}}
     assert found["features"].keys() == {"first", "second"}
+    assert found["asked"] == {"seed": 1, "first": 1, "second": 3}
     assert {found[name] for name in NAMES} == {5.0}
     assert {found[note] for note in NOTES} == {"note 5.0"}
     assert found["reference"]["name"] == "name None"  # what it is called now

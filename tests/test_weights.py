@@ -245,6 +245,16 @@ def test_a_file_in_the_place_of_a_folder(folder):
             open_tokenizer, TokenizerConfig(weights=str(file)))  # fmt: skip
 
 
+def test_a_tokenizer_that_is_not_there_is_told_with_a_public_one(tmp_path):
+    nowhere = tmp_path / "none" / "weights"
+    refused(rf"^No such weights folder: {nowhere}\. Train it first\. A public one: tokenizer\.name="
+            r"llamagen-vq16 tokenizer\.weights=$",
+            open_tokenizer, TokenizerConfig(weights=str(nowhere)))  # fmt: skip
+    refused(rf"^No such file: tokenizer\.weights={nowhere}; leave it empty, tokenizer\.weights=, "
+            r"and that of llamagen-vq16's authors is fetched\.$", open_tokenizer,
+            TokenizerConfig(name="llamagen-vq16", weights=str(nowhere)))  # fmt: skip
+
+
 def test_what_a_kill_has_left_is_named(folder):
     kept = folder.rename(folder.with_name("weights.old"))
     refused(rf"^No such weights folder: {folder}\. A save was cut short and left {kept}: "

@@ -15,6 +15,7 @@ from MaskGIL.config import DataConfig
 from MaskGIL.data.crops import least_side
 from MaskGIL.data.folders import LAYOUT, Split
 from MaskGIL.data.layouts import open_layout
+from MaskGIL.data.scenes import Scenes
 from MaskGIL.data.shapes import Shapes
 from MaskGIL.data.standard import KINDS, Standard
 from MaskGIL.distributed import first_rank_first
@@ -67,11 +68,18 @@ def open_images(config: DataConfig, split: Split) -> Images:
 
 
 def _shapes(config: DataConfig, split: Split) -> Images:
+    return Shapes(split, _num_drawn(config, split), (config.image_size, config.image_size))
+
+
+def _scenes(config: DataConfig, split: Split) -> Images:
+    return Scenes(split, _num_drawn(config, split), (config.image_size, config.image_size))
+
+
+def _num_drawn(config: DataConfig, split: Split) -> int:
     # For val an eighth: small beside training. But 256 at least: one chunk of the token cache, and
     # a rate measured on it has a standard error of at most 3 percent (0.5 / sqrt(256)).
     val = max(256, config.num_images // 8)
-    num_images = config.num_images if split == "train" else val
-    return Shapes(split, num_images, (config.image_size, config.image_size))
+    return config.num_images if split == "train" else val
 
 
 def _folder(config: DataConfig, split: Split) -> Images:
@@ -101,6 +109,7 @@ def _tokens(config: DataConfig, split: Split) -> Images:
 
 SOURCES: dict[str, Callable[[DataConfig, Split], Images]] = {
     "shapes": _shapes,
+    "scenes": _scenes,
     "folder": _folder,
     "tokens": _tokens,  # its rows are those of the cache, see MaskGIL.cached_rows
     **dict.fromkeys(KINDS, _standard),

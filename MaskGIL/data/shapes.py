@@ -75,7 +75,7 @@ class Shapes:
         max_objects: int = 1,
         seed: int = 0,
     ) -> None:
-        _check(split, num_images, size, max_objects, seed)
+        check_drawings(split, num_images, size, max_objects, seed)
         self.size = size
         self.max_objects = max_objects
         self.classes = CLASSES
@@ -132,7 +132,7 @@ def caption(scene: Scene) -> str:
 
 def colour_of(name: str) -> Colour:
     """The colour that objects of this name vary around."""
-    return _rgb(*COLOURS[name])
+    return rgb(*COLOURS[name])
 
 
 # ------------------------------------------------------------------------------------ shapes
@@ -213,7 +213,7 @@ def _paint_background(background: Background, row: Plane, column: Plane) -> Plan
 def _random_background(random: Generator) -> Background:
     kind = str(random.choice(list(BACKGROUNDS)))
     hue = BACKGROUNDS[kind].hue
-    return Background(kind, (_rgb(hue, 0.14, 0.70), _rgb(hue, 0.12, 0.80)))
+    return Background(kind, (rgb(hue, 0.14, 0.70), rgb(hue, 0.12, 0.80)))
 
 
 # ----------------------------------------------------------------------------- random scenes
@@ -234,7 +234,7 @@ def _random_objects(
     sides = np.array(size) / min(size)  # height and width in short sides
     places = _places(random, reach, sides, MARGIN[number]) / sides
     return tuple(
-        Object(shape, colour, row, column, diameter, _shade(random, colour))
+        Object(shape, colour, row, column, diameter, shade(random, colour))
         for (colour, shape), (row, column), diameter in zip(names, places.tolist(), sizes.tolist())
     )
 
@@ -250,12 +250,14 @@ def _places(random: Generator, reach: NDArray, sides: NDArray, least: float) -> 
     return layouts[np.argmax(np.minimum(slack, 0))]  # or the least overlap, should all overlap
 
 
-def _shade(random: Generator, colour: str) -> Colour:
+def shade(random: Generator, colour: str) -> Colour:
+    """A random one of the colours that a name means."""
     hue, saturation, value = COLOURS[colour]
-    return _rgb(hue, saturation, value * (random.choice(SHADES) - 0.04 * random.random()))
+    return rgb(hue, saturation, value * (random.choice(SHADES) - 0.04 * random.random()))
 
 
-def _rgb(hue: float, saturation: float, value: float) -> Colour:
+def rgb(hue: float, saturation: float, value: float) -> Colour:
+    """A hue in turns, saturation and value in [0, 1] as a colour."""
     return colorsys.hsv_to_rgb(hue % 1, saturation, value)
 
 
@@ -273,7 +275,10 @@ def _place(item: Object) -> str:
     return f"at the {rows} {columns}".rstrip() if rows else f"on the {columns}"
 
 
-def _check(split: str, num_images: int, size: tuple[int, int], max_objects: int, seed: int) -> None:
+def check_drawings(
+    split: str, num_images: int, size: tuple[int, int], max_objects: int, seed: int
+) -> None:
+    """Raise UserError for what a drawn data set cannot have."""
     if split not in SPLITS:
         raise UserError(f"The shapes have no split {split!r}; choose {' or '.join(SPLITS)}.")
     if num_images < 1:

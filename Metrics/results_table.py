@@ -1,0 +1,122 @@
+"""The README's tables of results, made of the rows of the registry: ours, and quoted ones apart."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from MaskGIL.sampling import SamplingConfig
+from MaskGIL.values import show_value
+from Metrics.row import PUBLISHED, Row
+from Network.config import UserError
+
+BEGIN = "<!-- results: made by `python -m Metrics.registry`, not by hand -->"
+END = "<!-- results end -->"
+MEASURED = (
+    "Measured by us, {verify}. ± is half of a 95 % interval, in brackets stands the distance "
+    "extrapolated to endlessly many samples; distances by other networks than Inception are no FID."
+)
+QUOTED = (
+    "Quoted, not measured by us: {data}. Evaluators, references and numbers of images differ, so "
+    "compare them with care."
+)
+DIGITS = {"FID": 2, "inception score": 1}  # as they are published
+# Of a row of ours: heading -> cell
+FACTS: dict[str, Callable[[Row], str]] = {
+    "generator": lambda row: row["generator"],
+    "parameters": lambda row: f"{row['parameters'] / 1e6:,.1f}M",
+    "learned from": lambda row: _data(row),
+    "samples": lambda row: f"{row['samples']['num_images']:,}, seed {row['samples']['seed']}",
+    "reference": lambda row: _reference(row["reference"]),
+    "sampler": lambda row: ", ".join(_settings(row)),
+    "weights": lambda row: f"`{row['samples']['network_sha256'][:8]}`",
+}
+
+
+def in_readme(file: Path, rows: Sequence[Row]) -> str:
+    """The text of a README with the tables of these rows between its marks.
+
+    Raises UserError if it has none.
+    """
+    before, begin, rest = file.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{file} has no place for the tables: write {BEGIN} and {END} into it.")
+    return f"{before}{BEGIN}\n\n{tables(rows)}\n\n{END}{after}"
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """What stands between the marks: a column for each row of ours, a line for each quoted one."""
+    ours = [row for row in rows if "quoted" not in row]
+    quoted = [row for row in rows if "quoted" in row]
+    parts = []
+    if ours:
+        commands = ", ".join(f"`python FID_sample.py verify={row['name']}`" for row in ours)
+        parts += [MEASURED.format(verify=f"again by {commands}"), _ours(ours)]
+    for data, group in groupby(sorted(quoted, key=_data), _data):
+        parts += [QUOTED.format(data=data), _quoted(list(group))]
+    return "\n\n".join(parts)
+
+
+def _ours(rows: Sequence[Row]) -> str:
+    names = dict.fromkeys([*PUBLISHED.values(), *(name for row in rows for name in row["numbers"])])
+    lines = [[heading, *map(cell, rows)] for heading, cell in FACTS.items()]
+    lines += [[name, *(_number(row["numbers"].get(name)) for row in rows)] for name in names]
+    return _markdown([["", *(row["name"] for row in rows)], *lines])
+
+
+def _quoted(rows: Sequence[Row]) -> str:
+    """A line for each row, and below them where they are from."""
+    sources = list(dict.fromkeys(map(_source, rows)))
+    lines = [["generator", "parameters", "sampler", *DIGITS, "from"]]
+    for row in rows:
+        found, number = row["numbers"], sources.index(_source(row)) + 1
+        numbers = [f"{found[name]:.{n}f}" if name in found else "" for name, n in DIGITS.items()]
+        known = [row["generator"], row["parameters"] or "", row["sampler"] or ""]
+        lines.append([*known, *numbers, f"({number})"])
+    notes = [f"* ({number}) {source}" for number, source in enumerate(sources, 1)]
+    return "\n".join([_markdown(lines), "", *notes])
+
+
+def _source(row: Row) -> str:
+    """Who published a quoted row and where, and how it was measured, as far as they tell."""
+    source = row["quoted"]
+    told = [
+        f"{row['num_images']:,} images" if row["num_images"] else "number of images not told",
+        f"evaluator {row['evaluator'] or 'not told'}",
+        f"reference {row['reference'] or 'not told'}",
+    ]
+    where = f"[{source['from']}]({source['url']}), {source['date']}"
+    return f"{source['by']}: {where}; {', '.join(told)}"
+
+
+def _number(number: dict[str, Any] | None) -> str:
+    """A number of ours with half of its interval and what it is extrapolated to; "" for none."""
+    if number is None:
+        return ""
+    interval, text = number["interval"], f"{number['value']:.4g}"
+    if interval is None:
+        return text
+    limit = f" ({interval['extrapolated']:.4g})" if "extrapolated" in interval else ""
+    return f"{text} ± {(interval['high'] - interval['low']) / 2:.2g}{limit}"
+
+
+def _settings(row: Row) -> list[str]:
+    keys = [field.name for field in fields(SamplingConfig) if field.name in row["samples"]]
+    return [f"{key}={show_value(row['samples'][key])}" for key in keys]
+
+
+def _reference(reference: Mapping[str, Any]) -> str:
+    count = f"{reference['count']:,} images" if reference["count"] else "statistics"
+    return f"{count}, {reference['name']}" + ", of train" * (reference.get("split") == "train")
+
+
+def _data(row: Row) -> str:
+    return f"{row['data']}, {row['image_size'][0]}x{row['image_size'][1]}"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *body = lines
+    rows = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

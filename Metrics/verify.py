@@ -1,0 +1,147 @@
+"""A row of the registry measured again: its hashes before anything is sampled, then its numbers.
+
+Whatever differs ends the command with exit code 1 and a sentence that names it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from MaskGIL.command import Failure, parse
+from MaskGIL.config import changed_keys, load_config
+from MaskGIL.distributed import is_main
+from MaskGIL.public import GENERATORS
+from Metrics.job import Job
+from Metrics.record import Record
+from Metrics.reference import open_reference, reference_facts
+from Metrics.registry import find_row
+from Metrics.row import OF_REFERENCE, Row, numbers_of, words_of
+from Metrics.sample_config import SampleConfig
+from Metrics.seen import Extractor, Seen
+from Metrics.statistics_file import StatisticsFile
+from Network.config import UserError
+
+WEIGHTS = ("network_sha256", "ar_network_sha256", "tokenizer", "tokenizer_sha256")
+
+
+class Compared(NamedTuple):
+    """A number of a row and the same measured here; a tolerance of None lets it be anything."""
+
+    name: str
+    expected: float
+    found: float | None
+    tolerance: float | None
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is there and within the tolerance."""
+        if self.found is None:
+            return False
+        return self.tolerance is None or abs(self.found - self.expected) <= self.tolerance
+
+
+def open_row(name: str, words: Sequence[str]) -> tuple[Row, SampleConfig]:
+    """The row of a name, and what measures it: its own settings, replaced by those of a command.
+
+    Raises UserError for a row or weights that are not there, and for what makes no set of samples;
+    Failure for another reference, which the main rank reads.
+    """
+    row = find_row(name)
+    path, given, _ = parse(SampleConfig, words)
+    if path:
+        raise UserError(f"verify takes its settings from the row, not from {path}; leave it out.")
+    given = [word for word in given if not word.startswith("verify=")]
+    out = f"out=runs/verify/{row['name']}.npz"
+    config = load_config(SampleConfig, None, [*words_of(row), out, *given])
+    if config.sweep or config.reconstruct:
+        raise UserError("verify makes one set of samples: leave sweep and reconstruct out.")
+    if not Path(config.weights).exists() and config.weights not in GENERATORS:
+        raise UserError(
+            f"The weights of {row['name']} are not at hand, there is no {config.weights}: say "
+            f"where they lie, weights=FOLDER. Their network has the sha256 "
+            f"{row['samples']['network_sha256']}."
+        )
+    if is_main():
+        _check_reference(row, config)
+    return row, config
+
+
+def check_set(row: Row, job: Job) -> None:
+    """Raise Failure for other weights or settings than those of the row."""
+    changes = changed_keys(row["samples"], job.samples)
+    _refuse(row, "weights", [change for change in changes if change[0] in WEIGHTS])
+    _refuse(row, "settings", changes)
+
+
+def check_evaluators(row: Row, networks: Sequence[Extractor]) -> None:
+    """Raise UserError for a network of the row that is not at hand, Failure for another one."""
+    found = {network.name: network.sha256 for network in networks}
+    for name in row["evaluators"]:
+        if name not in found:
+            raise UserError(
+                f"{row['name']} was scored by {name}, which is not at hand: give inception=FILE or "
+                "inception=download."
+            )
+    found = {name: found[name] for name in row["evaluators"]}
+    _refuse(row, "evaluators", changed_keys(row["evaluators"], found))
+
+
+def conclude(row: Row, record: Record) -> None:
+    """Print the comparison. Raises Failure if a number is missing or outside of its tolerance."""
+    print(f"\n{verdict(row, record)}")
+    others = [each for each in compare(row, record) if not each.stands]
+    _refuse(row, "numbers", [(each.name, each.expected, each.found) for each in others])
+    print(f"{row['name']} stands.")
+
+
+def compare(row: Row, record: Record) -> list[Compared]:
+    """The numbers of a row beside those of a record, each with the tolerance for such bytes."""
+    found = numbers_of(record)
+    which = "same bytes" if record["sha256"] == row["set_sha256"] else "other bytes"
+    return [
+        Compared(name, number["value"], found.get(name), number["tolerance"][which])
+        for name, number in row["numbers"].items()
+    ]
+
+
+def verdict(row: Row, record: Record) -> str:
+    """The comparison as an aligned table, for people."""
+    same = record["sha256"] == row["set_sha256"]
+    rows = {
+        "row": f"{row['name']}: reference, weights, settings and evaluators are the same",
+        "set": "the same bytes"
+        if same
+        else "other bytes, as other hardware or versions draw them: intervals are compared",
+    }
+    for name, expected, found, tolerance in compare(row, record):
+        here = "not measured" if found is None else f"{found:.6g}"
+        within = "not compared" if tolerance is None else f"may differ by {tolerance:.2g}"
+        rows[name] = f"{expected:.6g} in the row, {here} here, {within}"
+    width = max(map(len, rows))
+    return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+
+def _check_reference(row: Row, config: SampleConfig) -> None:
+    height, width = row["image_size"]
+    whole = config.train != config.reference
+    split, count = config.reference_split, config.num_reference
+    reference = open_reference(config.reference, split, (height, width), count, whole=whole)
+    if isinstance(reference, StatisticsFile):
+        facts = reference.facts()
+    else:
+        facts = reference_facts(reference, Seen(reference, len(reference), extractors=()).sha256)
+    known = row["reference"]
+    expected = {key: known[key] for key in OF_REFERENCE if key in known and key != "name"}
+    found = {key: facts.get(key) for key in expected}
+    _refuse(row, "reference", changed_keys(expected, found))
+
+
+def _refuse(row: Row, what: str, changes: Sequence[tuple[str, Any, Any]]) -> None:
+    """Raise Failure if anything has changed: (name, in the row, here)."""
+    told = [f"{key} is {_told(old)} in the row and {_told(new)} here" for key, old, new in changes]
+    if told:
+        raise Failure(f"{row['name']} does not stand, other {what}: {'; '.join(told)}.")
+
+
+def _told(value: object) -> str:
+    return "missing" if value is None else str(value)
