@@ -136,9 +136,8 @@ def _check_tokenizer(row: Row, config: SampleConfig) -> None:
 
 def _check_reference(row: Row, config: SampleConfig) -> None:
     (height, width), whole = row["image_size"], config.train != config.reference
-    reference = open_reference(
-        config.reference, "val", (height, width), config.num_reference, whole=whole
-    )
+    split, count = config.reference_split, config.num_reference
+    reference = open_reference(config.reference, split, (height, width), count, whole=whole)
     if isinstance(reference, StatisticsFile):
         facts = reference.facts()
     else:
