@@ -235,6 +235,11 @@ def test_editing_writes_a_record(bench, tmp_path):
         ("tokenizer", ["image_size=32", "batch=1", "device=cpu"], ["ours", "plain"]),
         ("images", [], ["ours", "ours, draft", "plain", "decoded alone"]),
         (
+            "captions",
+            ["num_captions=256", "device=cpu"],
+            ["ours", "ours, open and verify", "plain", "plain, one by one"],
+        ),
+        (
             "cache",
             ["num_rows=600"],
             [
