@@ -4,7 +4,7 @@ Stands on the weights, the images to compare with, and what lies at `out` alread
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -23,15 +23,14 @@ from Metrics.inception import (
 from Metrics.labels import choose_labels
 from Metrics.ladder import draw_size, rungs
 from Metrics.partial_set import PartialSet
+from Metrics.progress import Progress
 from Metrics.record import describe_samples, find_record, versions, write_record
 from Metrics.redrawn import reconstructed
-from Metrics.reference import ImageSet, LabelledImages, open_image_set
+from Metrics.reference import ImageSet, open_image_set
 from Metrics.sample_and_eval import Evaluation, sample_rows
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
 from Network.config import UserError
-
-Progress = Callable[[LabelledImages, str], Iterable[Tensor]]  # counts images under that name
 
 
 def check_reference(config: SampleConfig, reference: ImageSet) -> None:
