@@ -3,12 +3,10 @@
 Stands on what samples of our own are asked, and needs no weights of a generator.
 """
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from MaskGIL.data.folders import is_image
 from MaskGIL.data.layouts import Files
@@ -18,8 +16,9 @@ from MaskGIL.output import output_path
 from Metrics.dinov2 import open_dinov2
 from Metrics.inception import find_weights, open_inception
 from Metrics.job import check_reference, counted_reference
+from Metrics.progress import Progress
 from Metrics.record import summary, versions, write_record
-from Metrics.reference import ImageSet, LabelledImages, Pictures, open_reference
+from Metrics.reference import ImageSet, Pictures, open_reference
 from Metrics.sample_and_eval import Evaluation
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
@@ -30,7 +29,6 @@ LOSSY = (
     "the samples are JPEG files: what JPEG does to an image is scored too; PNG files and .npz have "
     "none of it"
 )
-Progress = Callable[[LabelledImages, str], Iterable[Tensor]]  # counts images under that name
 
 
 class GivenSet:

@@ -126,11 +126,7 @@ class SampleConfig(SamplingKeys):
         require_at_least("image_size", self.image_size, WINDOW)
         if self.samples and not self.reference:
             raise UserError("samples are scored against a reference: give reference=... too.")
-        if (
-            self.reconstruct
-            and not (self.sweep or self.samples)
-            and (self.weights or not self.reference)
-        ):
+        if self.reconstruct and not self.sweep and (self.weights or not self.reference):
             raise UserError(
                 "reconstruct redraws the images of reference=... and samples none: give a "
                 "reference, and no weights."
