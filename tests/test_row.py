@@ -94,5 +94,7 @@ def test_without_scores_there_is_no_row():
     without = record()
     del without["asked"]
     for unscored in (record(reference=None), without, {"samples": {}}):
-        with pytest.raises(UserError, match="no scores against a reference, or is of an earlier"):
+        with pytest.raises(
+            UserError, match="not of a set that this version made and scored against"
+        ):
             row_of(unscored, **NAMED)
