@@ -28,7 +28,7 @@ def row_of(record: Record, *, name: str, data: str, generator: str) -> Row:
     """
     if not record.get("reference") or "asked" not in record:
         raise UserError(
-            "The record is not of a set that this version made and scored against a reference: make "
+            "The record is of no set that this version made and scored against a reference; make "
             "or score it again by the same command, with reference=..."
         )
     reference, intervals = record["reference"], record["intervals"]
