@@ -55,8 +55,10 @@ def open_row(name: str, words: Sequence[str]) -> tuple[Row, SampleConfig]:
     given = [word for word in given if not word.startswith("verify=")]
     out = f"out=runs/verify/{row['name']}.npz"
     config = load_config(SampleConfig, None, [*words_of(row), out, *given])
-    if config.sweep or config.reconstruct:
-        raise UserError("verify makes one set of samples: leave sweep and reconstruct out.")
+    if config.sweep or config.reconstruct or config.samples:
+        raise UserError(
+            "verify makes one set of samples: leave sweep, reconstruct and samples out."
+        )
     if not Path(config.weights).exists() and config.weights not in GENERATORS:
         raise UserError(
             f"The weights of {row['name']} are not at hand, there is no {config.weights}: say "
