@@ -3,12 +3,14 @@
 Memory is that of the dry run (Trainer/footprint.py) in bf16, attention with PyTorch's fused kernel.
 The most images at once, up to `images`, that take at most 90 % of the memory; blocks are computed
 again only where nothing else fits or fewer than 16 images do. Hours are the operations of all steps
-over `mfu` of a card's peak; blocks that are computed again cost one more forward pass.
+over `mfu` of a card's peak; blocks that are computed again cost one more forward pass. `recipes`
+are reckoned instead, each with its own network, batch and steps.
 """
 
 import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -50,24 +52,33 @@ class Plan:
     """What to reckon."""
 
     sizes: tuple[str, ...] = setting(("B", "L", "XL", "XXL", "3B"), "networks")
+    recipes: tuple[str, ...] = setting((), "YAML files, a,b, in place of sizes, batch and steps")
     batch: int = setting(2048, "images per step")
     steps: int = setting(200_000, "steps of the recipe")
     mfu: float = setting(0.4, "share of the peak that is assumed")
     images: int = setting(128, "most images at once")
+    machines: tuple[str, ...] = setting(tuple(MACHINES), "those of the table, a,b")
 
 
 def main(plan: Plan) -> None:
-    print(f"| size | {' | '.join(MACHINES)} |\n|{'---|' * (len(MACHINES) + 1)}")
-    for size in plan.sizes:
-        cells = [describe(size, machine, plan) for machine in MACHINES.values()]
-        print(f"| {size} | {' | '.join(cells)} |", flush=True)
+    print(f"| size | {' | '.join(plan.machines)} |\n|{'---|' * (len(plan.machines) + 1)}")
+    for run, config in runs(plan).items():
+        cells = [describe(config, MACHINES[name], plan) for name in plan.machines]
+        print(f"| {run} | {' | '.join(cells)} |", flush=True)
 
 
-def describe(size: str, machine: Machine, plan: Plan) -> str:
-    """Images at once, share of the blocks that are computed again, ddp or fsdp, hours."""
+def runs(plan: Plan) -> dict[str, RunConfig]:
+    """What is to be reckoned, by name."""
+    if plan.recipes:
+        return {Path(file).stem: load_config(RunConfig, file, []) for file in plan.recipes}
     config = load_config(RunConfig, None, [])
-    config = replace(config, network=NetworkConfig(size=size))
-    config = replace(config, optim=replace(config.optim, batch=plan.batch))
+    optim, loop = replace(config.optim, batch=plan.batch), replace(config.loop, steps=plan.steps)
+    config = replace(config, optim=optim, loop=loop)
+    return {size: replace(config, network=NetworkConfig(size=size)) for size in plan.sizes}
+
+
+def describe(config: RunConfig, machine: Machine, plan: Plan) -> str:
+    """Images at once, share of the blocks that are computed again, ddp or fsdp, hours."""
     model, memory = Generator(config), machine.gigabytes * 10**9
     with torch.device("meta"):
         module = model.build()
@@ -76,8 +87,8 @@ def describe(size: str, machine: Machine, plan: Plan) -> str:
     shards = machine.cards > 1 and crowds(count, memory)
     best = (0, 0.0, 0)
     for share in (0.0, 1.0):
-        constant, each = held(size, plan.batch, machine.cards, share, shards)
-        images = plan.images
+        constant, each = held(config, machine.cards, share, shards)
+        images = min(plan.images, config.optim.batch // machine.cards)
         while images and constant + each * images > ROOM * memory:
             images //= 2
         if images > 2 * best[0]:
@@ -87,7 +98,7 @@ def describe(size: str, machine: Machine, plan: Plan) -> str:
     images, share, bytes_ = best
     if not images:
         return f"no: {format_bytes(constant + each)} for one image"
-    done = plan.steps * plan.batch * flops * (1 + share / 3)
+    done = config.loop.steps * config.optim.batch * flops * (1 + share / 3)
     hours = done / (machine.cards * machine.tflops * 1e12 * plan.mfu) / 3600
     again = ", all blocks again" if share else ""
     kind = f", {'fsdp' if shards else 'ddp'}" if machine.cards > 1 else ""
@@ -95,20 +106,19 @@ def describe(size: str, machine: Machine, plan: Plan) -> str:
 
 
 @lru_cache
-def held(size: str, batch: int, cards: int, share: float, shards: bool) -> tuple[int, int]:
+def held(config: RunConfig, cards: int, share: float, shards: bool) -> tuple[int, int]:
     """Bytes on one card whatever the images, and what each adds: from 8 images and 16.
 
     As on a CPU, but without its detour around fused attention.
     """
-    config = replace(load_config(RunConfig, None, []), network=NetworkConfig(size=size))
-    model = Generator(replace(config, optim=replace(config.optim, batch=batch)))
+    model, each_card = Generator(config), config.optim.batch // cards
     detour, attention.attend = attention.attend, fused
     try:
         eight, sixteen = (
             footprint(
                 model.build,
                 partial(model.loss_of, images),
-                Way(CPU, torch.bfloat16, batch // cards // images, cards, shards, share),
+                Way(CPU, torch.bfloat16, each_card // images, cards, shards, share),
             )
             for images in (8, 16)
         )
