@@ -13,11 +13,12 @@ from MaskGIL.data.layouts import Files
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import world_size
 from MaskGIL.output import output_path
+from Metrics.dinov2 import open_dinov2
 from Metrics.inception import find_weights, open_inception
-from Metrics.job import check_reference
+from Metrics.job import check_reference, counted_reference
 from Metrics.progress import Progress
 from Metrics.record import summary, versions, write_record
-from Metrics.reference import ImageSet, Pictures, open_image_set
+from Metrics.reference import ImageSet, Pictures, open_reference
 from Metrics.sample_and_eval import Evaluation
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
@@ -44,9 +45,8 @@ class GivenSet:
         if self.out.exists():
             raise UserError(f"out={self.out} is there already; name another.")
         self.images, self.size = open_given(config.samples)
-        self.reference = open_image_set(
-            "reference", config.reference, "val", self.size, config.num_reference
-        )
+        split, count = config.reference_split, config.num_reference
+        self.reference = open_reference(config.reference, split, self.size, count)
         check_reference(config, self.reference)
 
     def plan(self) -> str:
@@ -70,8 +70,9 @@ class GivenSet:
             images.labels,
             self.reference,
             inception=open_inception(config.inception, self.device),
+            dinov2=open_dinov2(config.dinov2, self.device),
             precision_recall=config.precision_recall,
-            real=progress(self.reference, "reference"),
+            real=counted_reference(self.reference, progress),
         )
         samples = evaluation.look(progress(images, "samples"))
         scores = evaluation.score(samples, samples.sha256)

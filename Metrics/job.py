@@ -4,7 +4,7 @@ Stands on the weights, the images to compare with, and what lies at `out` alread
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -13,8 +13,11 @@ from MaskGIL.distributed import barrier, chunks, first_rank_first, gather, is_ma
 from MaskGIL.output import output_path
 from MaskGIL.sampling_keys import open_pipeline, sampler_line
 from Metrics.classifier import STEPS, check_classes
+from Metrics.dinov2 import DINOV2, open_dinov2
+from Metrics.features import load_feature_network
 from Metrics.geometry import FILTER, find_geometry
 from Metrics.inception import (
+    INCEPTION,
     SPATIAL_WIDTH,
     WIDTH,
     find_weights,
@@ -26,20 +29,34 @@ from Metrics.partial_set import PartialSet
 from Metrics.progress import Progress
 from Metrics.record import describe_samples, find_record, versions, write_record
 from Metrics.redrawn import reconstructed
-from Metrics.reference import ImageSet, open_image_set
+from Metrics.reference import ImageSet, Reference, open_image_set, open_reference
 from Metrics.sample_and_eval import Evaluation, sample_rows
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
+from Metrics.statistics_file import Announced, StatisticsFile
 from Network.config import UserError
 
 
-def check_reference(config: SampleConfig, reference: ImageSet) -> None:
+def check_reference(config: SampleConfig, reference: Reference) -> None:
     """Raise UserError for a reference to which there is no distance."""
+    if isinstance(reference, StatisticsFile):
+        asked = [(DINOV2.key, DINOV2.sha256(config.dinov2))]
+        asked.append((INCEPTION.key, INCEPTION.sha256(config.inception)))
+        announced = [Announced(name, sha256) for name, sha256 in asked if sha256]
+        reference.known([load_feature_network(), *announced])
+        return
     if len(reference) < 2:
         raise UserError(f"reference={config.reference} is one image; a distance needs two.")
     if find_weights(config.inception) and isinstance(reference, SampleFile):
         reference.moments(WIDTH)
         reference.moments(SPATIAL_WIDTH, "mu_s", "sigma_s")
+
+
+def counted_reference(reference: Reference | None, progress: Progress) -> Iterable[Tensor] | None:
+    """The images of a reference that has any, each counted."""
+    if reference is None or isinstance(reference, StatisticsFile):
+        return None
+    return progress(reference, "reference")
 
 
 class Job:
@@ -70,11 +87,18 @@ class Job:
         if self.reference and is_main():  # who scores, alone
             self.check_scores(self.reference)
 
-    def check_scores(self, reference: ImageSet) -> None:
+    def check_scores(self, reference: Reference) -> None:
         """Raise UserError for what could only fail when all images are there."""
         config, classes = self.config, self.pipe.classes
         num_images = [config.num_images, len(reference)]
         check_reference(config, reference)
+        if isinstance(reference, StatisticsFile):
+            if self.train:
+                raise UserError(
+                    f"train is compared with the images of the reference, and reference="
+                    f"{config.reference} has none but their statistics; leave train out."
+                )
+            return
         if self.train and config.ladder:
             draw_size([*num_images, len(self.train)])
         if self.train and config.classifier:
@@ -84,10 +108,11 @@ class Job:
     def evaluation(self, progress: Progress) -> Evaluation:
         """What the samples are asked; the Inception network is fetched if need be."""
         config, reference, train = self.config, self.reference, self.train
-        inception = ladder_sets = None
+        inception = dinov2 = ladder_sets = None
         if reference:
             with first_rank_first():
                 inception = open_inception(config.inception, self.pipe.device)
+                dinov2 = open_dinov2(config.dinov2, self.pipe.device)
         if reference and train and config.ladder:
             ladder_sets = rungs(self.pipe, train.part(len(reference)), config.chunk)
         return Evaluation(
@@ -97,9 +122,10 @@ class Job:
             train=progress(train, "train") if train else None,
             reconstruct=self.reconstruct,
             inception=inception,
+            dinov2=dinov2,
             rungs=ladder_sets,
             precision_recall=config.precision_recall,
-            real=progress(reference, "reference") if reference else None,
+            real=counted_reference(reference, progress),
         )
 
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -161,14 +187,31 @@ class Job:
                     f"classifier {STEPS:,} steps on training images, a minute or two of a core"
                 )
             lines.append(f"tokenizer  {count:,} images of the data go through it too")
-        if self.reference and config.inception == "download" and not find_weights("auto"):
-            lines.append("FID        Inception's weights, 91 MB, are fetched for it")
-        elif self.reference and find_weights(config.inception):
-            count = config.num_images + len(self.reference)
-            if self.train and config.ladder:
-                count += 3 * min(len(self.reference), len(self.train))
-            lines.append(f"FID        {count:,} images go through Inception on {self.pipe.device}")
-        return "\n".join([*lines, self._disk_line()])
+        return "\n".join([*lines, *self._network_lines(), self._disk_line()])
+
+    def _network_lines(self) -> list[str]:
+        """Which networks that others trained look at how many images."""
+        config, reference = self.config, self.reference
+        if reference is None:
+            return []
+        lines, count = [], config.num_images
+        if isinstance(reference, StatisticsFile):
+            lines.append(f"reference  {reference.name}: statistics, without images")
+        else:
+            count += len(reference)
+        if self.train and config.ladder:
+            count += 3 * min(len(reference), len(self.train))
+        for purpose, name, network, value in (
+            ("FID", "Inception", INCEPTION, config.inception),
+            ("DINOv2", "DINOv2", DINOV2, config.dinov2),
+        ):
+            if network.find(value):
+                what = f"{count:,} images go through {name} on {self.pipe.device}"
+                lines.append(f"{purpose:10} {what}")
+            elif value == "download":
+                what = f"{name}'s weights, {network.megabytes:,} MB, are fetched for it"
+                lines.append(f"{purpose:10} {what}")
+        return lines
 
     def _disk_line(self) -> str:
         """What is there, and what will be."""
@@ -179,17 +222,15 @@ class Job:
         line = f"disk       {size} for {self.out}, twice that while it is packed{png}"
         return f"{line}\ncontinued  {kept:,} images are there already" if kept else line
 
-    def _open_images(self) -> tuple[ImageSet | None, ImageSet | None]:
+    def _open_images(self) -> tuple[Reference | None, ImageSet | None]:
         """The reference and the training images, on every rank."""
         config, size = self.config, self.geometry.kept
         reference = train = None
         whole = config.train != config.reference  # else bare pictures are split as in a run
         with first_rank_first():
             if config.reference:
-                count = config.num_reference
-                reference = open_image_set(
-                    "reference", config.reference, "val", size, count, whole=whole
-                )
+                split, count = config.reference_split, config.num_reference
+                reference = open_reference(config.reference, split, size, count, whole=whole)
             if config.train:
                 train = open_image_set("train", config.train, "train", size, whole=whole)
         return reference, train

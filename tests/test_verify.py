@@ -93,8 +93,8 @@ def test_weights_and_row_may_lie_elsewhere(verify, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def flip_a_byte(folder):
-    file = folder / "weights/network-ema.safetensors"
+def flip_a_byte(folder, name="network-ema"):
+    file = folder / f"weights/{name}.safetensors"
     data = bytearray(file.read_bytes())
     data[-3] ^= 1  # the last number of the last tensor
     file.write_bytes(data)
@@ -110,8 +110,13 @@ def flip_a_byte(folder):
         ),
         (["seed=0"], None, "other settings: seed is 4 in the row and 0 here; labels_sha256 is "),
         ([], flip_a_byte, "other weights: network_sha256 is "),
+        (
+            [],
+            lambda home: flip_a_byte(home, "tokenizer"),
+            "other weights: tokenizer.safetensors is ",
+        ),
         (["ema=false"], None, "other weights: network_sha256 is "),
-        (["reference=shapes:32"], None, "other reference: count is 64 in the row and 32 here; sha"),
+        (["reference=shapes:32"], None, "other reference: sha256 is "),
         (["reference=shapes:65", "num_reference=64"], None, "other reference: sha256 is "),
         (
             [],
@@ -163,7 +168,7 @@ def test_other_bytes_are_compared_by_their_intervals(verify, tmp_path):
         (["verify=tine"], "No row tine in results/. Did you mean 'tiny'? Rows of ours: tiny."),
         (["verify=a-quoted"], "a-quoted is quoted from https://a.org: only rows of ours can be me"),
         (["score.yaml"], "verify takes its settings from the row, not from score.yaml; leave it "),
-        (["sweep=num_steps=1 2", "train="], "verify makes one set of samples: leave sweep and rec"),
+        (["sweep=num_steps=1 2", "train="], "verify makes one set of samples: leave sweep, reco"),
         (["reference=nowhere"], "No such reference: reference=nowhere; give shapes, a folder of"),
         (["num_images=1"], "num_images must be at least 2, not 1."),
         (["out=results"], "out=results must end in .npz."),
