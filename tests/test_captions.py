@@ -182,12 +182,12 @@ def test_a_source_without_captions():
 
 
 def test_a_table_survives_the_way_to_a_worker():
-    captions = [["a", "b  c"], ["é\nü"], [" ", "日本", ""]]
-    table = pickle.loads(pickle.dumps(CaptionTable(captions, ["x", "y", "z"])))
-    assert list(table) == [("a", "b c"), ("é ü",), ("日本",)]
-    assert table.counts.tolist() == [2, 1, 1]
-    for row in (-1, 3):
-        with pytest.raises(IndexError, match=f"picture {row} of 3"):
+    captions = [["a", "b  c"], ["é\nü"], [" ", "日本", ""], [json.loads('"half \\ud83d"')]]
+    table = pickle.loads(pickle.dumps(CaptionTable(captions, list("wxyz"))))
+    assert list(table) == [("a", "b c"), ("é ü",), ("日本",), ("half ?",)]
+    assert table.counts.tolist() == [2, 1, 1, 1]
+    for row in (-1, 4):
+        with pytest.raises(IndexError, match=f"picture {row} of 4"):
             table[row]
 
 

@@ -115,4 +115,5 @@ def test_a_set_killed_at_four_moments_is_the_same_to_the_byte(tmp_path):
     for record in records:
         for key in ("seconds", "images_per_second", "images"):
             record["made"].pop(key)
+        record["asked"].pop("out")
     assert records[0] == records[1]

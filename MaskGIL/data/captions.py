@@ -23,7 +23,7 @@ from Network.config import UserError
 NO_CAPTION = -1  # the number of a caption that is dropped, for guidance
 
 
-class CaptionTable:
+class CaptionTable(Sequence[tuple[str, ...]]):
     """The captions of each of N pictures, at least one. `counts` (N,) int64 says how many.
 
     Blanks around and line breaks within a caption are taken away, and so are empty ones. Raises
@@ -40,7 +40,7 @@ class CaptionTable:
             without = [name for name, count in zip(names, self.counts) if not count]
             raise _alone(without, "picture", "caption")
         # One block of bytes: worker processes would copy millions of str bit by bit
-        texts = [text.encode("utf-8", "surrogatepass") for text in chain.from_iterable(rows)]
+        texts = [text.encode("utf-8", "replace") for text in chain.from_iterable(rows)]
         self._bytes = np.frombuffer(b"".join(texts), np.uint8)
         self._ends = np.cumsum([0, *map(len, texts)])
         self._firsts = np.concatenate([[0], self.counts.cumsum()])
@@ -48,12 +48,14 @@ class CaptionTable:
     def __len__(self) -> int:
         return len(self.counts)
 
-    def __getitem__(self, row: int) -> tuple[str, ...]:
+    def __getitem__(  # pyright: ignore[reportIncompatibleMethodOverride]: no slices
+        self, row: int
+    ) -> tuple[str, ...]:
         if not 0 <= row < len(self):
             raise IndexError(f"picture {row} of {len(self)}")
         first, last = self._firsts[row], self._firsts[row + 1]
         bounds = zip(self._ends[first:last], self._ends[first + 1 : last + 1])
-        return tuple(bytes(self._bytes[a:b]).decode("utf-8", "surrogatepass") for a, b in bounds)
+        return tuple(bytes(self._bytes[a:b]).decode() for a, b in bounds)
 
 
 def draw_captions(counts: Tensor, seed: int, samples: Tensor, drop: float) -> Tensor:
