@@ -274,3 +274,13 @@ def test_fine_tuning_goes_from_pictures_to_a_record(bench, tmp_path):
     assert [cell["arm"] for cell in record["cells"]] == ["from scratch", "fine-tuned"]
     assert record["cells"][0]["curves"]["validation"]["step"] == [20, 40]
     assert (tmp_path / "images/fine-tuning.png").stat().st_size > 5000
+
+
+def test_a_recipe_is_reckoned_with_its_own_network_batch_and_steps(bench):
+    recipe = "MaskGIL/configs/demo/generator.yaml"
+    table = bench("plan", f"recipes={recipe}", "machines=8x80 GB,1x8 GB").splitlines()
+    assert table[0] == "| size | 8x80 GB | 1x8 GB |"
+    name, many, one = [cell.strip() for cell in table[2].strip("|").split("|")]
+    assert name == "generator"
+    assert many.startswith("2 images, ddp, ")  # a batch of 16
+    assert one.startswith("16 images, ")

@@ -1,5 +1,6 @@
 """Every YAML file of MaskGIL/configs loads, opens with its command, and describes what fits."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -108,6 +109,16 @@ def test_it_opens_with_a_command_that_names_it(file):
     assert path == str(file.relative_to(ROOT))
     assert all("=" in word for word in overrides)
     assert flags == set()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "MaskGIL/configs").glob("*.yaml")), ids=str)
+def test_a_recipe_of_a_size_tells_hardware_memory_and_hours(file):
+    comment = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    header = " ".join(line.strip("# ") for line in comment)
+    assert re.search(r"(A100|4090) of \d+ GB", header)
+    assert re.search(r"\d GB", header)
+    assert re.search(r"\d hours", header)
+    assert "derived" in header
 
 
 @by_path
