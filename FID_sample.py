@@ -3,8 +3,9 @@
 Writes an .npz as the ADM evaluator reads, and a record beside it. Under torchrun the ranks share
 the work, and the bytes stay the same. A run that was stopped goes on where it was, and a set that
 is there already is only scored again.
-`reconstruct=a,b reference=FOLDER` compares tokenizers instead, `sweep=...` settings of the sampler,
-and `verify=ROW` measures a row of results/ again.
+`samples=FILE reference=...` scores images that others have made, `reconstruct=a,b reference=...`
+compares tokenizers, `sweep=...` settings of the sampler, and `verify=ROW` measures a row of
+results/ again.
 """
 
 import sys
@@ -19,6 +20,7 @@ from MaskGIL.distributed import is_main, process_group
 from MaskGIL.pictures import save_grid
 from Metrics.classifier import MOST_IMAGES, STEPS, class_accuracy, train_classifier
 from Metrics.comparison import Comparison
+from Metrics.given_set import GivenSet
 from Metrics.job import Job, Share
 from Metrics.nearest import take_images
 from Metrics.progress import counted
@@ -33,14 +35,16 @@ from Metrics.statistics_file import StatisticsFile
 from Metrics.sweep import Sweep
 from Metrics.verify import check_evaluators, check_set, conclude, open_row
 
+OTHERS = {"sweep": Sweep, "reconstruct": Comparison, "samples": GivenSet}  # jobs, by their key
+
 
 def main(config: SampleConfig, flags: Flags) -> None:
-    """Look at the set while it is made, or as it lies on disk, and score it; or compare several."""
+    """Look at the set while it is made, or as it lies on disk, and score it; or do another job."""
     row = None
     if config.verify:
         row, config = open_row(config.verify, flags.words)
-    if config.reconstruct or config.sweep:
-        compare(Comparison(config) if config.reconstruct else Sweep(config), flags)
+    if other := next((OTHERS[key] for key in OTHERS if getattr(config, key)), None):
+        tell(other(config), flags)
         return
     with process_group(choose_device(config.device)):
         job = Job(config)
@@ -63,11 +67,11 @@ def main(config: SampleConfig, flags: Flags) -> None:
             conclude(row, record)
 
 
-def compare(comparison: Comparison | Sweep, flags: Flags) -> None:
-    """Compare tokenizers, or samplers, and print the table."""
-    print(comparison.plan(), flush=True)
+def tell(job: Comparison | Sweep | GivenSet, flags: Flags) -> None:
+    """Print what will be done, do it, and print the table that comes of it."""
+    print(job.plan(), flush=True)
     if not flags.dry_run:
-        print(f"\n{comparison.run(counted)}", end="")
+        print(f"\n{job.run(counted)}", end="")
 
 
 def score(job: Job, evaluation: Evaluation, samples: Seen) -> Record:

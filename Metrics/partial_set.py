@@ -99,12 +99,17 @@ class PartialSet:
             replace_file(self._description, to_json(self._told(identity)))
 
     def read(self, first: int) -> Tensor | None:
-        """The images (B, 3, H, W) uint8 of the chunk that starts with `first`, if it is there."""
+        """The images (B, 3, H, W) uint8 of the chunk that starts with `first`, if it is there.
+
+        And if their PNG files are, where there are to be any.
+        """
         file = self._file(first)
         if not file.exists():
             return None
-        pixels = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
-        return pixels.view(-1, *self.shape[1:]).permute(0, 3, 1, 2)
+        data = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+        images = data.view(-1, *self.shape[1:]).permute(0, 3, 1, 2)
+        pictures = map(self._picture, range(first, first + len(images)))
+        return images if self.png is None or all(map(Path.exists, pictures)) else None
 
     def write(self, first: int, images: Tensor) -> None:
         """Keep the images (B, 3, H, W) uint8 of the chunk that starts with `first`."""
@@ -113,7 +118,7 @@ class PartialSet:
         with self._told_when_full():
             if self.png is not None:
                 for index, picture in enumerate(pixels, first):
-                    Image.fromarray(picture).save(self.png / f"{index:06d}.png")
+                    Image.fromarray(picture).save(self._picture(index))
             replace_file(self._file(first), pixels.tobytes())
 
     def pack(self, labels: NDArray[np.int64]) -> str:
@@ -172,6 +177,9 @@ class PartialSet:
 
     def _file(self, first: int) -> Path:
         return self.folder / f"{first:09d}.rgb"
+
+    def _picture(self, index: int) -> Path:
+        return (self.png or self.folder) / f"{index:06d}.png"
 
 
 def _check_disk(key: str, path: Path, needed: int) -> None:

@@ -161,8 +161,10 @@ def write_record(out: Path, record: Record) -> None:
 
 def summary(out: Path, record: Record) -> str:
     """The record of the set `out` as an aligned table, for people."""
-    made, reference = record["made"], record["reference"]
-    rows = {"samples": f"{out}, {made['seconds']:.1f} s, {made['images_per_second']:.1f} img/s"}
+    reference = record["reference"]
+    rows = {"samples": str(out)}
+    if made := record.get("made"):
+        rows["samples"] += f", {made['seconds']:.1f} s, {made['images_per_second']:.1f} img/s"
     rows["reference"] = _reference(reference) if reference else "none"
     if reference and (unreadable := len(reference["unreadable"])):
         rows["reference"] += f", of which {unreadable} cannot be read: neighbours stand in for them"

@@ -109,7 +109,8 @@ class Evaluation:
     by `dinov2`, else by our own network. "fid", "sfid" and "inception_score" have numbers if
     `inception` is the released network. Of a reference without images there is what its file knows,
     and "notes" tell what is left out. All but features is computed on the CPU, so that the numbers
-    do not depend on the device.
+    do not depend on the device. `real` are the images of the reference in batches, where somebody
+    counts them.
     """
 
     def __init__(
@@ -124,8 +125,10 @@ class Evaluation:
         dinov2: Dinov2Network | None = None,
         rungs: Mapping[str, LabelledImages] | None = None,
         precision_recall: bool = True,
+        real: Iterable[Tensor] | None = None,
     ) -> None:
         self._labels, self._reference, self._train = labels, reference, train
+        self._real = real
         self._reconstruct, self._inception, self._rungs = reconstruct, inception, rungs or {}
         self._shapes = tuple(classes) == CLASSES
         counts = [len(labels), *map(len, self._rungs.values())]
@@ -167,7 +170,8 @@ class Evaluation:
             _compare(result, extractors, samples, real, labels, reference)
             result["notes"] += self._left_out
         else:
-            real = self._seen(reference, len(reference), reconstruct=self._reconstruct)
+            images = reference if self._real is None else self._real
+            real = self._seen(images, len(reference), reconstruct=self._reconstruct)
             result["reference"] = reference_facts(reference, real.sha256)
             _compare(result, extractors, samples, real, labels, reference)
             self._compare_images(metrics, samples, real, reference)

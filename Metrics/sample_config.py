@@ -14,6 +14,8 @@ USED_BY_RECONSTRUCTIONS = {"reconstruct", "reference", "reference_split", "num_r
                            "inception", "chunk", "device", "precision",
                            *OF_RECONSTRUCTIONS}  # fmt: skip
 OF_REFERENCE = ("num_reference", "reference_split", "precision_recall", "dinov2")
+USED_BY_GIVEN_SAMPLES = {"samples", "reference", "reference_split", "num_reference", "out",
+                         "inception", "dinov2", "precision_recall", "device"}  # fmt: skip
 OF_ONE_SET = ("height", "width", "resize", "png", "train", "ladder", "classifier", "nearest",
               "precision_recall", "dinov2")  # fmt: skip
 
@@ -80,6 +82,11 @@ class SampleConfig(SamplingKeys):
     nearest: str = setting(
         "", "PNG file, replaced: 16 samples, each above the nearest training image; needs train"
     )
+    samples: str = setting(
+        "",
+        "instead of sampling score these images, an .npz or a folder of files; needs a reference "
+        "and no weights; out is a new .json",
+    )
     reconstruct: tuple[str, ...] = setting(
         (),
         "instead of samples: how well tokenizers redraw the reference, each a weights folder, a "
@@ -117,7 +124,13 @@ class SampleConfig(SamplingKeys):
         for key in ("num_reference", "height", "width", "resize"):
             require_at_least(key, getattr(self, key), 0)
         require_at_least("image_size", self.image_size, WINDOW)
-        if self.reconstruct and not self.sweep and (self.weights or not self.reference):
+        if self.samples and not self.reference:
+            raise UserError("samples are scored against a reference: give reference=... too.")
+        if (
+            self.reconstruct
+            and not (self.sweep or self.samples)
+            and (self.weights or not self.reference)
+        ):
             raise UserError(
                 "reconstruct redraws the images of reference=... and samples none: give a "
                 "reference, and no weights."
@@ -141,7 +154,10 @@ class SampleConfig(SamplingKeys):
     def _refuse_what_has_no_effect(self) -> None:
         changed = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
         if self.sweep:
-            unused, what = {"reconstruct", *OF_ONE_SET, *OF_RECONSTRUCTIONS}, "on a sweep"
+            unused = {"samples", "reconstruct", *OF_ONE_SET, *OF_RECONSTRUCTIONS}
+            what = "on a sweep"
+        elif self.samples:
+            unused, what = {*changed} - USED_BY_GIVEN_SAMPLES, "on images that are given"
         elif self.reconstruct:
             unused, what = {*changed} - USED_BY_RECONSTRUCTIONS, "where nothing is sampled"
         else:

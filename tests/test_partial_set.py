@@ -119,6 +119,10 @@ def test_png_files(tmp_path):
     assert json.loads((found.folder / "set.json").read_text()) == {**SET, "png": str(folder)}
     with pytest.raises(UserError, match=r"png=.* is not empty; name a new folder\."):
         partial_set(tmp_path / "other.npz", folder).check()
+    assert torch.equal(found.read(6), chunk(6))
+    files[7].unlink()
+    assert found.read(6) is None  # to be made anew, and its files with it
+    assert torch.equal(found.read(3), chunk(3))
 
 
 def test_a_full_disk_is_told_before(tmp_path, monkeypatch):

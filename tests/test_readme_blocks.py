@@ -176,7 +176,10 @@ def needs_others(program, words):
 
 def tiny(program, words):
     """The words of a quick run, and the files that it makes."""
-    words = [*words, *TINY[program].split()]
+    small = TINY[program].split()
+    if any(word.startswith("reconstruct=") for word in words):
+        small.remove("num_images=36")  # nothing is sampled
+    words = [*words, *small]
     words += [each for word, changes in SMALLER.items() if word in words for each in changes]
     path, overrides, flags = parse(SCHEMAS[program], words)
     config = load_config(SCHEMAS[program], path, overrides)

@@ -17,6 +17,11 @@ from Network.config import UserError
         (["train=a"], "train needs a reference to tell what is near: give reference=... too."),
         (["reference=a", "ladder=true"], "ladder needs the training images: give train=... too."),
         (["reconstruct=a"], "reconstruct redraws the images of reference=... and samples none: gi"),
+        (
+            ["samples=a.npz", "reference=b", "weights=c"],
+            "weights has no effect on images that are given; leave it out.",
+        ),
+        (["samples=a.npz"], "samples are scored against a reference: give reference=... too."),
         (["sweep=a"], "sweep scores its cells against a reference: give reference=... too."),
         (
             ["sweep=a", "reference=b", "reconstruct=c"],
@@ -60,6 +65,7 @@ def different(field):
         ({}, "without reconstruct=..."),
         ({"sweep": ("a",)}, "on a sweep"),
         ({"reconstruct": ("a",)}, "where nothing is sampled"),
+        ({"samples": "a.npz"}, "on images that are given"),
     ],
 )
 def test_every_key_that_is_not_read_is_refused(way, what):
@@ -69,11 +75,14 @@ def test_every_key_that_is_not_read_is_refused(way, what):
     sampler = {field.name for field in fields(SamplingKeys)} - {"device", "precision", "weights"}
     unread = {
         "without reconstruct=...": redrawn,
-        "on a sweep": {"reconstruct", "png"} | redrawn | scores | size,
-        "where nothing is sampled": {"num_images", "png", "classes"} | size | scores | sampler,
+        "on a sweep": {"reconstruct", "samples", "png"} | redrawn | scores | size,
+        "where nothing is sampled": {"num_images", "png", "classes", "verify"}
+        | (size | scores | sampler),
+        "on images that are given": {"num_images", "png", "classes", "chunk", "precision", "verify"}
+        | (size | redrawn | sampler | scores | {"reconstruct"}) - {"precision_recall", "dinov2"},
     }[what]
     for field in fields(SampleConfig):
-        if field.name in {"reference", "sweep", "reconstruct", "weights"}:
+        if field.name in {"reference", "sweep", "weights", *way}:
             continue
         try:
             SampleConfig(**{**way, "reference": "a", field.name: different(field)})
