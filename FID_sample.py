@@ -31,6 +31,7 @@ from Metrics.sample_and_eval import Evaluation
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
 from Metrics.seen import Seen
+from Metrics.statistics_file import StatisticsFile
 from Metrics.sweep import Sweep
 from Metrics.verify import check_evaluators, check_set, conclude, open_row
 
@@ -80,7 +81,9 @@ def score(job: Job, evaluation: Evaluation, samples: Seen) -> Record:
     """
     assert job.record is not None
     record, scores = job.record, evaluation.score(samples, job.sha256)
-    if job.reference and job.train and job.config.classifier:
+    if job.train and job.config.classifier:
+        assert job.reference
+        assert not isinstance(job.reference, StatisticsFile)  # which a job refuses
         asked = {"samples": SampleFile(job.out), "reference": job.reference}
         asked |= {"reference reconstructed": Redrawn(job.reference, job.reconstruct)}
         scores["metrics"]["classifier"] = told_by_classifier(job.train, asked, job.pipe.classes)

@@ -29,7 +29,7 @@ from Metrics.reconstruction import (
     distances,
 )
 from Metrics.record import Record, versions
-from Metrics.reference import LabelledImages, open_image_set
+from Metrics.reference import LabelledImages, open_reference_images
 from Metrics.sample_config import SampleConfig
 from Metrics.seen import Extractor, Seen
 from Network.config import UserError
@@ -80,8 +80,8 @@ class Comparison:
                     f"image_size={side} is too small for {candidate.value}, which cannot draw an "
                     f"image of one token; choose {smallest} or more."
                 )
-        self.reference = open_image_set(
-            "reference", config.reference, "val", (side, side), config.num_reference
+        self.reference = open_reference_images(
+            config.reference, config.reference_split, (side, side), config.num_reference
         )
         if len(self.reference) < 2:
             raise UserError(f"reference={config.reference} is one image; a distance needs two.")
@@ -185,6 +185,7 @@ class Comparison:
                 "name": self.reference.name,
                 "sha256": real.sha256,
                 "count": real.count,
+                "split": self.reference.split,
                 "image_size": self.config.image_size,
                 "unreadable": unreadable,
             },

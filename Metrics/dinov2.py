@@ -55,6 +55,7 @@ DINOV2 = Pretrained(
     files=(FILE,),
     start=USUAL.sha256,
     url=f"https://dl.fbaipublicfiles.com/dinov2/dinov2_{USUAL.name}/{FILE}",
+    megabytes=1218,
 )
 
 

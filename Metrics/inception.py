@@ -24,6 +24,7 @@ INCEPTION = Pretrained(
     files=(f"weights-{NAME}.pth", f"pt_{NAME}.pth"),  # torch-fidelity's and pytorch-fid's name
     start=OFFICIAL,
     url=f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-{NAME}.pth",
+    megabytes=91,
 )
 WIDTH, BATCH = 2048, 32  # a batch takes 30 MB an image
 CHANNELS, SPATIAL_WIDTH = 7, 7 * 17 * 17  # of what the sFID looks at

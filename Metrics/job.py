@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from MaskGIL.distributed import barrier, chunks, first_rank_first, gather, is_main, world_size
 from MaskGIL.output import output_path
 from MaskGIL.sampling_keys import open_pipeline, sampler_line
 from Metrics.classifier import STEPS, check_classes
+from Metrics.dinov2 import DINOV2, open_dinov2
+from Metrics.features import load_feature_network
 from Metrics.geometry import FILTER, find_geometry
 from Metrics.inception import (
+    INCEPTION,
     SPATIAL_WIDTH,
     WIDTH,
     find_weights,
@@ -25,22 +29,62 @@ from Metrics.ladder import draw_size, rungs
 from Metrics.partial_set import PartialSet
 from Metrics.record import describe_samples, find_record, versions, write_record
 from Metrics.redrawn import reconstructed
-from Metrics.reference import ImageSet, LabelledImages, open_image_set
+from Metrics.reference import (
+    ImageSet,
+    LabelledImages,
+    Reference,
+    open_image_set,
+    open_reference,
+)
 from Metrics.sample_and_eval import Evaluation, sample_rows
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
+from Metrics.statistics_file import Announced, StatisticsFile
 from Network.config import UserError
 
 Progress = Callable[[LabelledImages, str], Iterable[Tensor]]  # counts images under that name
 
 
-def check_reference(config: SampleConfig, reference: ImageSet) -> None:
+def check_reference(config: SampleConfig, reference: Reference) -> None:
     """Raise UserError for a reference to which there is no distance."""
+    if isinstance(reference, StatisticsFile):
+        asked = [(DINOV2.key, DINOV2.sha256(config.dinov2))]
+        asked.append((INCEPTION.key, INCEPTION.sha256(config.inception)))
+        announced = [Announced(name, sha256) for name, sha256 in asked if sha256]
+        reference.known([load_feature_network(), *announced])
+        return
     if len(reference) < 2:
         raise UserError(f"reference={config.reference} is one image; a distance needs two.")
     if find_weights(config.inception) and isinstance(reference, SampleFile):
         reference.moments(WIDTH)
         reference.moments(SPATIAL_WIDTH, "mu_s", "sigma_s")
+
+
+def num_seen(reference: Reference) -> int:
+    """How many images of a reference the networks look at."""
+    return 0 if isinstance(reference, StatisticsFile) else len(reference)
+
+
+def network_lines(config: SampleConfig, num_images: int, device: torch.device) -> list[str]:
+    """A line for each network that others trained and that looks at so many images."""
+    lines = []
+    for purpose, name, network, value in (
+        ("FID", "Inception", INCEPTION, config.inception),
+        ("DINOv2", "DINOv2", DINOV2, config.dinov2),
+    ):
+        if network.find(value):
+            lines.append(f"{purpose:10} {num_images:,} images go through {name} on {device}")
+        elif value == "download":
+            size = f"{network.megabytes:,} MB"
+            lines.append(f"{purpose:10} {name}'s weights, {size}, are fetched for it")
+    return lines
+
+
+def counted_images(reference: Reference | None, progress: Progress) -> Iterable[Tensor] | None:
+    """The images of a reference on a bar, if it has any."""
+    if reference is None or isinstance(reference, StatisticsFile):
+        return None
+    return progress(reference, "reference")
 
 
 class Job:
@@ -71,11 +115,18 @@ class Job:
         if self.reference and is_main():  # who scores, alone
             self.check_scores(self.reference)
 
-    def check_scores(self, reference: ImageSet) -> None:
+    def check_scores(self, reference: Reference) -> None:
         """Raise UserError for what could only fail when all images are there."""
         config, classes = self.config, self.pipe.classes
         num_images = [config.num_images, len(reference)]
         check_reference(config, reference)
+        if isinstance(reference, StatisticsFile):
+            if self.train:
+                raise UserError(
+                    f"train is compared with the images of the reference, and reference="
+                    f"{config.reference} has none but their statistics; leave train out."
+                )
+            return
         if self.train and config.ladder:
             draw_size([*num_images, len(self.train)])
         if self.train and config.classifier:
@@ -85,10 +136,11 @@ class Job:
     def evaluation(self, progress: Progress) -> Evaluation:
         """What the samples are asked; the Inception network is fetched if need be."""
         config, reference, train = self.config, self.reference, self.train
-        inception = ladder_sets = None
+        inception = dinov2 = ladder_sets = None
         if reference:
             with first_rank_first():
                 inception = open_inception(config.inception, self.pipe.device)
+                dinov2 = open_dinov2(config.dinov2, self.pipe.device)
         if reference and train and config.ladder:
             ladder_sets = rungs(self.pipe, train.part(len(reference)), config.chunk)
         return Evaluation(
@@ -98,9 +150,10 @@ class Job:
             train=progress(train, "train") if train else None,
             reconstruct=self.reconstruct,
             inception=inception,
+            dinov2=dinov2,
             rungs=ladder_sets,
             precision_recall=config.precision_recall,
-            real=progress(reference, "reference") if reference else None,
+            real=counted_images(reference, progress),
         )
 
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -162,14 +215,19 @@ class Job:
                     f"classifier {STEPS:,} steps on training images, a minute or two of a core"
                 )
             lines.append(f"tokenizer  {count:,} images of the data go through it too")
-        if self.reference and config.inception == "download" and not find_weights("auto"):
-            lines.append("FID        Inception's weights, 91 MB, are fetched for it")
-        elif self.reference and find_weights(config.inception):
-            count = config.num_images + len(self.reference)
-            if self.train and config.ladder:
-                count += 3 * min(len(self.reference), len(self.train))
-            lines.append(f"FID        {count:,} images go through Inception on {self.pipe.device}")
-        return "\n".join([*lines, self._disk_line()])
+        return "\n".join([*lines, *self._reference_lines(), self._disk_line()])
+
+    def _reference_lines(self) -> list[str]:
+        """What the samples are compared with, and by which networks that others trained."""
+        config, reference = self.config, self.reference
+        if reference is None:
+            return []
+        lines, count = [], config.num_images + num_seen(reference)
+        if isinstance(reference, StatisticsFile):
+            lines.append(f"reference  {reference.name}: statistics, without images")
+        if self.train and config.ladder:
+            count += 3 * min(len(reference), len(self.train))
+        return lines + network_lines(config, count, self.pipe.device)
 
     def _disk_line(self) -> str:
         """What is there, and what will be."""
@@ -180,17 +238,15 @@ class Job:
         line = f"disk       {size} for {self.out}, twice that while it is packed{png}"
         return f"{line}\ncontinued  {kept:,} images are there already" if kept else line
 
-    def _open_images(self) -> tuple[ImageSet | None, ImageSet | None]:
+    def _open_images(self) -> tuple[Reference | None, ImageSet | None]:
         """The reference and the training images, on every rank."""
         config, size = self.config, self.geometry.kept
         reference = train = None
         whole = config.train != config.reference  # else bare pictures are split as in a run
         with first_rank_first():
             if config.reference:
-                count = config.num_reference
-                reference = open_image_set(
-                    "reference", config.reference, "val", size, count, whole=whole
-                )
+                split, count = config.reference_split, config.num_reference
+                reference = open_reference(config.reference, split, size, count, whole=whole)
             if config.train:
                 train = open_image_set("train", config.train, "train", size, whole=whole)
         return reference, train

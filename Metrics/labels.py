@@ -57,6 +57,7 @@ def _data_shares(pipe: Pipeline, num_images: int, reference: Classed | None) -> 
     num_classes = pipe.network.config.num_classes
     fits = (
         reference is not None
+        and len(reference.labels) > 0
         and list(reference.classes) in ([], pipe.classes)
         and all(0 <= label < num_classes for label in set(reference.labels.tolist()))
     )

@@ -19,6 +19,7 @@ VGG = Pretrained(
     files=(f"vgg16-{OFFICIAL}.pth",),
     start=OFFICIAL,
     url=f"https://download.pytorch.org/models/vgg16-{OFFICIAL}.pth",
+    megabytes=528,
 )
 
 

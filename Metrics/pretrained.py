@@ -24,6 +24,7 @@ class Pretrained(NamedTuple):
     files: tuple[str, ...]  # names that the one file has in PyTorch's folder, the usual one first
     start: str  # how its sha256 begins
     url: str
+    megabytes: int
     is_needed: bool = False  # what the key belongs to cannot do without
 
     @property

@@ -11,18 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from Metrics.inception import SPATIAL_WIDTH, InceptionNetwork
+from Metrics.inception import NETWORK, SPATIAL_WIDTH, InceptionNetwork
 from Metrics.inception_metrics import FeatureStatistics, Gaussian
 from Metrics.inception_score import ADM_BLOCK, SEED, adm_inception_score, inception_score
 from Metrics.intervals import beyond_bias, interval_of_blocks
-from Metrics.reference import ImageSet
+from Metrics.reference import Reference
 from Metrics.samples import SampleFile
 from Metrics.seen import Extractor, Seen
+from Metrics.statistics_file import Known, Moments, StatisticsFile
 
 NAMES = ("fid", "sfid", "inception_score", "inception_score_shuffled")
 NOTES = ("fid_note", "inception_score_note")
 FEW = 10_000  # images; an FID of fewer is larger, the more so the fewer they are
 SPLITS = 10  # blocks of shuffled images
+IN_FILE = "mu and sigma in the file"
 
 
 class Distance(NamedTuple):
@@ -46,33 +48,39 @@ class Distance(NamedTuple):
         return note + "; too few to compare with published ones" * few
 
 
-def distance_to(reference: ImageSet, real: FeatureStatistics, extractor: Extractor) -> Distance:
+def distance_to(
+    reference: Reference, real: FeatureStatistics | Moments, extractor: Extractor
+) -> Distance:
     """An FID only where it is one, else named after its network.
 
     An FID is to the mu and sigma of a reference whose file has them, as ADM's evaluator has it.
     """
     source, few = f"{real.count:,} images", real.count < FEW
+    if not real.count:  # which ADM's files do not tell
+        source, few = IN_FILE, False
     if not (isinstance(extractor, InceptionNetwork) and extractor.is_official):
         prefix = f"{extractor.name} "
         return Distance(f"{prefix}distance", prefix, _to(real.gaussian()), source, few)
     if isinstance(reference, SampleFile) and (stored := reference.moments(extractor.width)):
-        return Distance("FID", "", _to(Gaussian.of(*stored)), "mu and sigma in the file", False)
+        return Distance("FID", "", _to(Gaussian.of(*stored)), IN_FILE, False)
     return Distance("FID", "", _to(real.gaussian()), source, few)
 
 
-def unpublished(reference: ImageSet | None, inception: InceptionNetwork | None) -> dict[str, Any]:
+def unpublished(reference: Reference | None, inception: InceptionNetwork | None) -> dict[str, Any]:
     """All of them blank, and why."""
     if reference is None:
         why = "no reference"
     elif inception is None:
         why = "no Inception weights at hand: inception=FILE or inception=download"
+    elif isinstance(reference, StatisticsFile) and NETWORK not in reference.about.networks:
+        why = "the reference has no statistics of the Inception network that defines it"
     else:
         why = f"{inception.name} is not the Inception network that defines it"
     return {**dict.fromkeys(NAMES), "fid_note": why, "inception_score_note": why}
 
 
 def spatial_and_inception_score(
-    samples: Seen, real: Seen, reference: ImageSet, labels: NDArray[np.int64]
+    samples: Seen, real: Seen | Known, reference: Reference, labels: NDArray[np.int64]
 ) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """The sFID (Nash et al. 2021), and the inception score as ADM has it and of shuffled images.
 
@@ -91,11 +99,11 @@ def spatial_and_inception_score(
     return {"sfid": sfid, **scores}, intervals
 
 
-def _spatial(real: Seen, reference: ImageSet) -> Gaussian | None:
+def _spatial(real: Seen | Known, reference: Reference) -> Gaussian | None:
     if isinstance(reference, SampleFile) and reference.has_moments:
         stored = reference.moments(SPATIAL_WIDTH, "mu_s", "sigma_s")
         return Gaussian.of(*stored) if stored else None
-    return real.spatial.gaussian()
+    return real.spatial.gaussian() if real.spatial else None
 
 
 def _inception_scores(logits: Tensor) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:

@@ -31,6 +31,7 @@ FORMAT = 3
 FIRST_SETTINGS = {"num_steps", "schedule", "order", "noise", "guidance", "guidance_scale",
                   "temperature", "top_k"}  # fmt: skip
 MOST_ROWS = 20  # classes told one by one
+SAME_REFERENCE = ("sha256", "count", "statistics_sha256")
 Record = dict[str, Any]
 
 
@@ -133,7 +134,7 @@ def kept_scores(record: Record, scores: Record) -> Record:
     old, new = record.get("reference"), scores["reference"]
     if not old or record.get("format") != FORMAT:
         return scores
-    if new and (old["sha256"], old["count"]) != (new["sha256"], new["count"]):
+    if new and any(old.get(key) != new.get(key) for key in SAME_REFERENCE):
         return scores
     train, metrics = record["train"], record["metrics"]
     if scores["train"] not in (None, train):
@@ -164,7 +165,7 @@ def summary(out: Path, record: Record) -> str:
     rows = {"samples": str(out)}
     if made := record.get("made"):
         rows["samples"] += f", {made['seconds']:.1f} s, {made['images_per_second']:.1f} img/s"
-    rows["reference"] = f"{reference['name']}, {reference['count']:,}" if reference else "none"
+    rows["reference"] = _reference(reference) if reference else "none"
     if reference and (unreadable := len(reference["unreadable"])):
         rows["reference"] += f", of which {unreadable} cannot be read: neighbours stand in for them"
     for name, value in record["metrics"].items():
@@ -189,6 +190,12 @@ def summary(out: Path, record: Record) -> str:
     rows["record"] = str(record_path(out))
     width = max(map(len, rows))
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+
+def _reference(reference: Record) -> str:
+    """Its name and number of images, as far as that is told, and whether they are for training."""
+    count = f"{reference['count']:,}" if reference["count"] else "statistics of no told number"
+    return f"{reference['name']}, {count}" + ", of train" * (reference.get("split") == "train")
 
 
 def _reach(record: Record, name: str) -> str:

@@ -61,6 +61,9 @@ class ImageSet(LabelledImages, Protocol):
         ...
 
 
+Reference = ImageSet | StatisticsFile
+
+
 class Pictures:
     """Rows of a source of pictures of a split, the middle square of each of `side` pixels.
 
@@ -115,7 +118,7 @@ class Pictures:
 
 def open_reference(
     value: str, split: Split, size: tuple[int, int], count: int = 0, *, whole: bool = True
-) -> "ImageSet | StatisticsFile":
+) -> Reference:
     """What a key `reference` names, of a split: images as `open_image_set` has them, or statistics.
 
     Raises UserError as `open_image_set` does, for statistics of another split or size, and for
@@ -136,7 +139,7 @@ def open_reference(
 
 def open_reference_images(
     value: str, split: Split, size: tuple[int, int], count: int = 0, *, whole: bool = True
-) -> "ImageSet":
+) -> ImageSet:
     """The same where statistics will not do."""
     images = open_image_set("reference", value, split, size, count, whole=whole)
     _check_split(value, images.split, split)

@@ -1,6 +1,6 @@
 """The README's tables of results, made of the rows of the registry: ours, and quoted ones apart."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
@@ -28,7 +28,7 @@ FACTS: dict[str, Callable[[Row], str]] = {
     "parameters": lambda row: f"{row['parameters'] / 1e6:,.1f}M",
     "learned from": lambda row: _data(row),
     "samples": lambda row: f"{row['samples']['num_images']:,}, seed {row['samples']['seed']}",
-    "reference": lambda row: f"{row['reference']['count']:,} images, {row['reference']['name']}",
+    "reference": lambda row: _reference(row["reference"]),
     "sampler": lambda row: ", ".join(_settings(row)),
     "weights": lambda row: f"`{row['samples']['network_sha256'][:8]}`",
 }
@@ -105,6 +105,11 @@ def _number(number: dict[str, Any] | None) -> str:
 def _settings(row: Row) -> list[str]:
     keys = [field.name for field in fields(SamplingConfig) if field.name in row["samples"]]
     return [f"{key}={show_value(row['samples'][key])}" for key in keys]
+
+
+def _reference(reference: Mapping[str, Any]) -> str:
+    count = f"{reference['count']:,} images" if reference["count"] else "statistics"
+    return f"{count}, {reference['name']}" + ", of train" * (reference.get("split") == "train")
 
 
 def _data(row: Row) -> str:

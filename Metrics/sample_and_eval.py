@@ -18,6 +18,7 @@ from MaskGIL.data.crops import to_uint8
 from MaskGIL.data.shapes import CLASSES
 from MaskGIL.distributed import chunks
 from MaskGIL.pipeline import Pipeline, image_seeds
+from Metrics.dinov2 import Dinov2Network
 from Metrics.feature_scores import FEWEST, feature_scores
 from Metrics.features import load_feature_network
 from Metrics.geometry import resized
@@ -32,8 +33,9 @@ from Metrics.published import (
     spatial_and_inception_score,
     unpublished,
 )
-from Metrics.reference import ImageSet, LabelledImages, Pictures
+from Metrics.reference import ImageSet, LabelledImages, Pictures, Reference, reference_facts
 from Metrics.seen import DRAWS, Extractor, Seen, in_draws
+from Metrics.statistics_file import Known, StatisticsFile
 from Network.config import UserError
 
 FEW_SAMPLES = (
@@ -103,40 +105,48 @@ class Evaluation:
     `classes` of the shapes what the oracle reads; with `train` how many images are near to a
     training image, those and the reference seen through `reconstruct` where it is given
     (`Metrics.nearest`); with `rungs` their distances in draws (`Metrics.ladder`); with
-    `precision_recall` the scores and "intervals" of `Metrics.feature_scores`, by `inception` or
-    else by our own network. "fid", "sfid" and "inception_score" have numbers if `inception` is the
-    released network. All but its features is computed on the CPU, so that the numbers do not depend
-    on the device. `real` are the images of the reference in batches, where somebody counts them.
+    `precision_recall` the scores and "intervals" of `Metrics.feature_scores`, by `inception`, else
+    by `dinov2`, else by our own network. "fid", "sfid" and "inception_score" have numbers if
+    `inception` is the released network. Of a reference without images there is what its file knows,
+    and "notes" tell what is left out. All but features is computed on the CPU, so that the numbers
+    do not depend on the device. `real` are the images of the reference in batches, where somebody
+    counts them.
     """
 
     def __init__(
         self,
         labels: NDArray[np.int64],
-        reference: ImageSet | None = None,
+        reference: Reference | None = None,
         *,
         classes: Sequence[str] = (),
         train: Iterable[Tensor] | None = None,
         reconstruct: Reconstruct | None = None,
         inception: InceptionNetwork | None = None,
+        dinov2: Dinov2Network | None = None,
         rungs: Mapping[str, LabelledImages] | None = None,
         precision_recall: bool = True,
         real: Iterable[Tensor] | None = None,
     ) -> None:
         self._labels, self._reference, self._train = labels, reference, train
-        self._real = reference if real is None else real
+        self._real = real
         self._reconstruct, self._inception, self._rungs = reconstruct, inception, rungs or {}
         self._shapes = tuple(classes) == CLASSES
         counts = [len(labels), *map(len, self._rungs.values())]
         self._draw = draw_size(counts) if rungs else 0
-        self.extractors: list[Extractor] = [load_feature_network()]
-        self.extractors += [inception] if inception else []
+        extractors: list[Extractor] = [load_feature_network()]
+        extractors += [network for network in (dinov2, inception) if network]
+        keeps, self._left_out = precision_recall and reference is not None, []
+        if isinstance(reference, StatisticsFile):
+            extractors, self._left_out = reference.known(extractors)
+            keeps &= reference.has_features
+        self.extractors = extractors
         self._seen = partial(
             Seen,
-            extractors=self.extractors,
+            extractors=extractors,
             objects=self._shapes,
             thumbnails=train is not None,
-            features=precision_recall and reference is not None,
-            spatial=inception is not None and inception.is_official,
+            features=keeps,
+            spatial=inception in extractors and inception.is_official,
         )
 
     def look(self, images: Iterable[Tensor], pieces: Sequence[range] | None = None) -> Seen:
@@ -154,13 +164,29 @@ class Evaluation:
             metrics["class accuracy"] = float(np.mean(read == labels))
         if reference is None:
             return result
-        assert self._real is not None
-        real = self._seen(self._real, len(reference), reconstruct=self._reconstruct)
-        facts = {"name": reference.name, "sha256": real.sha256, "count": len(reference)}
-        result["reference"] = {**facts, "unreadable": dict(reference.unreadable)}
-        _compare(result, extractors, samples, real, labels, reference)
+        if isinstance(reference, StatisticsFile):
+            real = reference.of(extractors)
+            result["reference"] = reference.facts()
+            _compare(result, extractors, samples, real, labels, reference)
+            result["notes"] += self._left_out
+        else:
+            images = reference if self._real is None else self._real
+            real = self._seen(images, len(reference), reconstruct=self._reconstruct)
+            result["reference"] = reference_facts(reference, real.sha256)
+            _compare(result, extractors, samples, real, labels, reference)
+            self._compare_images(metrics, samples, real, reference)
+            if self._rungs:
+                metrics |= _ladders(extractors, self._rungs, samples, real, self._draw)
+        return result
+
+    def _compare_images(
+        self, metrics: dict[str, Any], samples: Seen, real: Seen, reference: ImageSet
+    ) -> None:
+        """Add what is seen in the images themselves."""
         if self._shapes and _has_shapes_labels(reference):
-            ratios = objects_spread_ratio(samples.objects, labels, real.objects, reference.labels)
+            ratios = objects_spread_ratio(
+                samples.objects, self._labels, real.objects, reference.labels
+            )
             for name, ratio in ratios.items():
                 metrics[f"spread of {name}"] = None if math.isnan(ratio) else ratio
         if self._train is not None:
@@ -168,15 +194,12 @@ class Evaluation:
             found = near_training(*thumbnails, self._train, self._reconstruct)
             shown = samples.kept[: len(found["nearest"])].tolist()
             metrics["near training images"] = {**found, "shown": shown}
-        if self._rungs:
-            metrics |= _ladders(extractors, self._rungs, samples, real, self._draw)
-        return result
 
 
 def evaluate(
     images: Iterable[Tensor],
     labels: NDArray[np.int64],
-    reference: ImageSet | None = None,
+    reference: Reference | None = None,
     **asked: Any,
 ) -> dict[str, Any]:
     """Score images (B, 3, H, W) uint8 with labels (N,), by one process, as `Evaluation` has it."""
@@ -203,9 +226,9 @@ def _compare(
     result: dict[str, Any],
     extractors: Sequence[Extractor],
     samples: Seen,
-    real: Seen,
+    real: Seen | Known,
     labels: NDArray[np.int64],
-    reference: ImageSet,
+    reference: Reference,
 ) -> None:
     """Add to the result what the features of both sets tell of each other."""
     metrics, notes = result["metrics"], result["notes"]

@@ -3,19 +3,21 @@
 from dataclasses import dataclass, fields
 
 from MaskGIL.config import require_at_least
+from MaskGIL.data.folders import Split
 from MaskGIL.sampling_keys import SamplingKeys
 from Metrics.jackknife import GROUPS
 from Metrics.similarity import WINDOW
 from Network.config import UserError, setting
 
 OF_RECONSTRUCTIONS = ("image_size", "vgg", "grid")
-USED_BY_RECONSTRUCTIONS = {"reconstruct", "reference", "num_reference", "inception", "out", "chunk",
-                           "device", "precision", *OF_RECONSTRUCTIONS}  # fmt: skip
-USED_BY_GIVEN_SAMPLES = {"samples", "reference", "num_reference", "inception", "precision_recall",
-                         "out", "device"}  # fmt: skip
-OF_REFERENCE = ("num_reference", "precision_recall")
+USED_BY_RECONSTRUCTIONS = {"reconstruct", "reference", "reference_split", "num_reference", "out",
+                           "inception", "chunk", "device", "precision",
+                           *OF_RECONSTRUCTIONS}  # fmt: skip
+OF_REFERENCE = ("num_reference", "reference_split", "precision_recall", "dinov2")
+USED_BY_GIVEN_SAMPLES = {"samples", "reference", "reference_split", "num_reference", "out",
+                         "inception", "dinov2", "precision_recall", "device"}  # fmt: skip
 OF_ONE_SET = ("height", "width", "resize", "png", "train", "ladder", "classifier", "nearest",
-              "precision_recall")  # fmt: skip
+              "precision_recall", "dinov2")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,13 @@ class SampleConfig(SamplingKeys):
     )
     reference: str = setting(
         "",
-        "shapes (drawn, val), shapes:COUNT, folder with val/CLASS or images, or .npz; empty: none",
+        "shapes (drawn), shapes:COUNT, folder with SPLIT/CLASS or images, .npz of images or of "
+        "statistics: ADM's, or made by python -m Metrics.reference_statistics; empty: none",
+    )
+    reference_split: Split = setting(
+        "val",
+        "what the reference is of; train, as published FIDs of generators often are, must be said, "
+        "and the record tells",
     )
     num_reference: int = setting(0, "images of the reference, spread evenly over it; 0: all")
     train: str = setting(
@@ -60,6 +68,11 @@ class SampleConfig(SamplingKeys):
         "auto",
         "weights of the Inception network for the FID: a file; auto: what PyTorch's folder of "
         "downloads holds; download: fetched into it first; none: no FID",
+    )
+    dinov2: str = setting(
+        "none",
+        "weights of DINOv2 for one more distance, in the words of inception; auto and download: "
+        "ViT-L/14, 1.2 GB and many times slower than Inception",
     )
     precision_recall: bool = setting(
         True,
@@ -127,6 +140,11 @@ class SampleConfig(SamplingKeys):
             self._check_sweep()
         if self.train and not self.reference:
             raise UserError("train needs a reference to tell what is near: give reference=... too.")
+        if self.train and self.reference_split == "train":
+            raise UserError(
+                "train looks for copies by comparing with unseen images, which "
+                "reference_split=train does not leave; give one of the two."
+            )
         for key in ("nearest", "ladder", "classifier"):
             if getattr(self, key) and not self.train:
                 raise UserError(f"{key} needs the training images: give train=... too.")

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import uuid4
 from zipfile import BadZipFile, ZipFile
 
@@ -22,13 +22,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from Metrics.inception import NETWORK, OFFICIAL, SPATIAL_WIDTH
+from Metrics.inception import NETWORK, OFFICIAL, SPATIAL_WIDTH, WIDTH
+from Metrics.inception_metrics import Gaussian
 from Metrics.seen import Extractor
 from Network.config import UserError
 
 FORMAT = 1
 ABOUT, LABELS, FEATURES = "about", "labels", "features"
 MOMENTS, SPATIAL = ("mu", "sigma"), ("mu_s", "sigma_s")
+NO_IMAGES = "the reference has no images: no near training images, no spreads of the shapes"
+NO_FEATURES = (
+    "the reference has no features of its images: no KID, precision, recall, density, coverage and "
+    "intervals"
+)
 DAMAGE = (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError, zlib.error)
 
 
@@ -56,6 +62,34 @@ class Moments:
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
 
+    def gaussian(self) -> Gaussian:
+        """What a distance asks of them. Raises UserError for values that are not finite."""
+        return Gaussian.of(self.mean, self.covariance)
+
+
+class Named(Protocol):
+    """What identifies a feature network."""
+
+    @property
+    def name(self) -> str:
+        """As results call it, its kind first: KIND-VERSION."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of its weights, or how that begins."""
+        ...
+
+
+T = TypeVar("T", bound=Named)
+
+
+class Announced(NamedTuple):
+    """A network whose weights are not loaded yet."""
+
+    name: str
+    sha256: str
+
 
 @dataclass(frozen=True)
 class Known:
@@ -82,6 +116,8 @@ class StatisticsFile:
             self.about, self.labels = self._read_about(), _read(self.path, LABELS)
         elif not set(MOMENTS) <= names:
             raise UserError(f"{path} holds no statistics: it needs {' and '.join(MOMENTS)}.")
+        else:
+            self._moments("", MOMENTS, WIDTH)
         self.classes, self.split = self.about.classes, self.about.split
 
     def __len__(self) -> int:
@@ -122,6 +158,22 @@ class StatisticsFile:
                     "weights, or make the file again."
                 )
         return False
+
+    def known(self, networks: Sequence[T]) -> tuple[list[T], list[str]]:
+        """Those of the networks that it `knows`, and what a record must tell of what is left out.
+
+        Raises UserError as `knows`, and if it knows none of them.
+        """
+        known = [each for each in networks if self.knows(each.name, each.sha256)]
+        if not known:
+            raise UserError(
+                f"reference={self.path} has statistics of {', '.join(self.about.networks)}, whose "
+                "weights are not at hand: inception=FILE or dinov2=FILE name them, download "
+                "fetches them."
+            )
+        notes = [NO_IMAGES, *([] if self.has_features else [NO_FEATURES])]
+        unknown = [each.name for each in networks if each not in known]
+        return known, notes + [f"the reference has no statistics of {name}" for name in unknown]
 
     def of(self, extractors: Sequence[Extractor]) -> Known:
         """What it has of networks that it `knows`. Raises UserError for arrays that do not fit."""

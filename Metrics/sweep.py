@@ -35,7 +35,7 @@ from Metrics.job import check_reference
 from Metrics.judge import Judge
 from Metrics.labels import choose_labels
 from Metrics.record import Record, describe_ar_network, describe_sampler, describe_set
-from Metrics.reference import LabelledImages, open_image_set
+from Metrics.reference import LabelledImages, open_reference_images
 from Metrics.sample_and_eval import sample_rows
 from Metrics.sample_config import SampleConfig
 from Metrics.seen import Seen
@@ -63,7 +63,9 @@ class Sweep:
         self.cells = cells_of(config.sweep, self.pipe)
         check_keys(config, self.pipe, [cell.sampling for cell in self.cells])
         size, count = self.pipe.image_size, config.num_reference
-        self.reference = open_image_set("reference", config.reference, "val", size, count)
+        self.reference = open_reference_images(
+            config.reference, config.reference_split, size, count
+        )
         check_reference(config, self.reference)
         self.labels = choose_labels(
             self.pipe, config.classes, config.num_images, config.seed, self.reference
@@ -73,7 +75,11 @@ class Sweep:
             "set": describe_set(
                 self.pipe, self.labels, seed=config.seed, chunk=config.chunk, ema=config.ema
             ),
-            "reference": {"name": config.reference, "count": len(self.reference)},
+            "reference": {
+                "name": config.reference,
+                "count": len(self.reference),
+                **({"split": "train"} if config.reference_split == "train" else {}),
+            },
             "features": {"shapesnet": SHA256, "inception": weights_sha256(config.inception)},
         }
         if (

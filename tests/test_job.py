@@ -1,6 +1,7 @@
 """A set to be made and scored: what is announced is done, what cannot work is told first."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,7 +48,8 @@ class Counting(InceptionNetwork):
 
 @pytest.mark.parametrize("words", [(), ("ladder=true",), ("classifier=true",)])
 def test_as_many_images_as_announced_pass_the_networks(job, monkeypatch, words, tmp_path, capsys):
-    monkeypatch.setattr(module, "find_weights", lambda value: tmp_path)
+    found = SimpleNamespace(find=lambda value: tmp_path)
+    monkeypatch.setattr(module, "INCEPTION", found)
     monkeypatch.setattr("Metrics.classifier.STEPS", 1)
     made = job("train=shapes:100", *words)
     plan, encoded = made.plan(), []

@@ -42,7 +42,7 @@ def server():
 
 
 def network(url="http://127.0.0.1:1"):
-    return Pretrained("vgg", ("a.pth", "b.pth"), START, url)
+    return Pretrained("vgg", ("a.pth", "b.pth"), START, url, 1)
 
 
 def test_without_a_file_there_is_none(folder):

@@ -71,7 +71,7 @@ def different(field):
 def test_every_key_that_is_not_read_is_refused(way, what):
     """Which those are is told here once more, from what the code behind each way reads."""
     size, redrawn = {"height", "width", "resize"}, {"image_size", "vgg", "grid"}
-    scores = {"train", "ladder", "classifier", "precision_recall", "nearest"}
+    scores = {"train", "ladder", "classifier", "precision_recall", "nearest", "dinov2"}
     sampler = {field.name for field in fields(SamplingKeys)} - {"device", "precision", "weights"}
     unread = {
         "without reconstruct=...": redrawn,
@@ -79,7 +79,7 @@ def test_every_key_that_is_not_read_is_refused(way, what):
         "where nothing is sampled": {"num_images", "png", "classes", "verify"}
         | (size | scores | sampler),
         "on images that are given": {"num_images", "png", "classes", "chunk", "precision", "verify"}
-        | (size | redrawn | sampler | scores | {"reconstruct"}) - {"precision_recall"},
+        | (size | redrawn | sampler | scores | {"reconstruct"}) - {"precision_recall", "dinov2"},
     }[what]
     for field in fields(SampleConfig):
         if field.name in {"reference", "sweep", "weights", *way}:

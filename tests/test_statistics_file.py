@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from Metrics import statistics_file
 from Metrics.inception import NETWORK, OFFICIAL
 from Metrics.statistics_file import (
     About,
@@ -61,7 +62,8 @@ def file(tmp_path):
 
 
 @pytest.fixture
-def adm(tmp_path):
+def adm(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics_file, "WIDTH", WIDTH)
     mean, covariance = moments(2)
     np.savez(tmp_path / "adm.npz", mu=mean, sigma=covariance)
     return tmp_path / "adm.npz"
@@ -200,6 +202,10 @@ def test_files_of_another_kind_are_told(file, tmp_path):
         np.savez(other, **arrays)
         return sentence(StatisticsFile, other)
 
+    assert told(mu=np.zeros(3), sigma=np.eye(3)) == (
+        f"{other} has mu of shape (3,) and sigma of (3, 3), the features are 2048 numbers; make "
+        "the file again."
+    )
     assert told(values=np.zeros(3)) == f"{other} holds no statistics: it needs mu and sigma."
     assert told(about=np.array("words")).startswith(f"{other} does not tell what it holds (")
     assert told(about=np.array('{"format": 9, "size": [1, 1]}')) == (
