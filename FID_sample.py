@@ -51,7 +51,7 @@ def main(config: SampleConfig, flags: Flags) -> None:
         if is_main():
             print(job.plan(), flush=True)
         if row:
-            check_set(row, job)
+            check_set(row, job.samples)
         if flags.dry_run:
             return
         evaluation = job.evaluation(counted)

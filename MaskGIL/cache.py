@@ -5,7 +5,6 @@ file that could not be read). Chunks of 256 images are the unit of work, hash an
 bytes depend on neither ranks nor interruptions. R rows, C crops, B batch, h w token grid.
 """
 
-import json
 import mmap
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from MaskGIL.cache_index import (
     new_index,
     read_index,
 )
+from MaskGIL.chunk_log import finished, log_line, log_path, read_logs, remove_logs
 from MaskGIL.data import Images
 from MaskGIL.data.crops import all_crops, to_float
 from MaskGIL.data.folders import BadFiles, UnreadableImage
@@ -68,21 +68,20 @@ def write_cache(
     with part.path.open("ab") as file:
         file.truncate(part.size)  # other ranks may have done so; nothing is lost by it
     chunks = range(rank, part.num_chunks, world_size)
-    finished = _finished(part, _read_logs(folder), chunks)
-    for chunk in finished:
+    done = finished(read_logs(folder), part.hash_of, chunks)
+    for chunk in done:
         progress(len(part.rows_of(chunk)))
-    pending = [chunk for chunk in chunks if chunk not in finished]
+    pending = [chunk for chunk in chunks if chunk not in done]
     rows = [row for chunk in pending for row in part.rows_of(chunk)]
     samples = _load(images, rows, index["transform"], workers)
-    with part.path.open("r+b") as file, (folder / f"chunks-{rank}.jsonl").open("ab") as log:
+    with part.path.open("r+b") as file, log_path(folder, rank).open("ab") as log:
         for chunk in pending:
             data, skipped = _encode_chunk(samples, part.rows_of(chunk), index, tokenizer, device)
             for row, error in skipped.items():
                 bad.add(row, error)
             file.seek(part.rows_of(chunk).start * part.row_bytes)
             write_durably(file, data)
-            record = {"chunk": chunk, "sha256": sha256(data), "skipped": list(skipped)}
-            write_durably(log, _to_line(record))
+            write_durably(log, log_line(chunk, data, list(skipped)))
             progress(len(part.rows_of(chunk)))
 
 
@@ -95,11 +94,11 @@ def finish_cache(folder: str | Path, images: Images, bad: BadFiles) -> None:
     folder = Path(folder)
     index = read_index(folder)
     if not index["complete"]:
-        part, finished = Part.of(folder, index), _read_logs(folder)
+        part, logs = Part.of(folder, index), read_logs(folder)
         hashes = [part.hash_of(chunk) for chunk in range(part.num_chunks)]
-        missing = [chunk for chunk in enumerate(hashes) if chunk not in finished]
+        missing = [chunk for chunk in enumerate(hashes) if chunk not in logs]
         assert not missing, f"chunks {missing} are not written: has every rank returned?"
-        skipped = [row for chunk in enumerate(hashes) for row in finished[chunk]]
+        skipped = [row for chunk in enumerate(hashes) for row in logs[chunk]]
         for row in skipped:
             bad.add(row, UnreadableImage(images.name(row), "unreadable when it was its turn"))
         bad.check(len(skipped))
@@ -109,7 +108,8 @@ def finish_cache(folder: str | Path, images: Images, bad: BadFiles) -> None:
         index["parts"][0]["sha256"] = hashes
         index |= {"labels_sha256": sha256(labels.tobytes()), "skipped": len(skipped)}
         replace_file(folder / "index.json", to_json(index | {"complete": True}))
-    for pattern in ("chunks-*.jsonl", ".index.json.*", ".labels.bin.*"):
+    remove_logs(folder)
+    for pattern in (".index.json.*", ".labels.bin.*"):
         for leftover in folder.glob(pattern):
             leftover.unlink()
 
@@ -262,27 +262,3 @@ def _encode_chunk(
     assert 0 <= data.min() <= data.max() < tokenizer.codebook_size
     data[[row - rows.start for row in skipped]] = 0
     return data.astype(index["dtype"]).tobytes(), skipped
-
-
-def _finished(part: Part, logs: dict[tuple[int, str], list[int]], chunks: range) -> set[int]:
-    """The chunks that are in a log and still on disk as they were."""
-    logged = {chunk for chunk, _ in logs}
-    return {chunk for chunk in chunks if chunk in logged and (chunk, part.hash_of(chunk)) in logs}
-
-
-def _to_line(record: dict[str, object]) -> bytes:
-    """A line of a log; its hash tells a whole one from one torn by a kill, or damaged."""
-    text = json.dumps(record).encode()
-    return b"\n%b %b\n" % (sha256(text).encode(), text)
-
-
-def _read_logs(folder: Path) -> dict[tuple[int, str], list[int]]:
-    """(chunk, sha256) -> its skipped rows, of all chunks that any rank has finished."""
-    records = {}
-    for log in folder.glob("chunks-*.jsonl"):
-        for line in log.read_bytes().splitlines():
-            digest, _, text = line.partition(b" ")
-            if digest == sha256(text).encode() and text:
-                record = json.loads(text)
-                records[record["chunk"], record["sha256"]] = record["skipped"]
-    return records

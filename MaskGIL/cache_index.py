@@ -102,7 +102,7 @@ def read_index(folder: Path) -> Index:
     found = index.get("version") if isinstance(index, dict) else None
     if found != VERSION:
         raise UserError(f"{path} has version {found}, not {VERSION}; {_AGAIN.format(folder)}")
-    if key := _misfit(index, _FORM) or _contradiction(index):
+    if key := misfit(index, _FORM) or _contradiction(index):
         raise UserError(f"{path} is damaged at {key}; {_AGAIN.format(folder)}")
     index["transform"].setdefault("precision", "fp32")  # all there was before it was written down
     return index
@@ -214,6 +214,23 @@ class Part:
         return sha256(self.read(chunk))
 
 
+def misfit(value: Any, form: Any, key: str = "") -> str:
+    """The first key whose value is missing or not of its form, if there is one.
+
+    A form is a type, or a dict or list of forms.
+    """
+    if isinstance(form, type):
+        return "" if type(value) is form else key
+    if type(value) is not type(form):
+        return key
+    if isinstance(form, list):
+        form, value = (dict(enumerate(items)) for items in (form, value))
+        if len(form) != len(value):
+            return key
+    inner = ((value.get(name), kind, f"{key}.{name}".lstrip(".")) for name, kind in form.items())
+    return next(filter(None, (misfit(*arguments) for arguments in inner)), "")
+
+
 def class_to_idx(classes: Sequence[str]) -> dict[str, int]:
     """Torchvision's word for the label of each class name."""
     return {name: label for label, name in enumerate(classes)}
@@ -227,20 +244,6 @@ def dtype_of(codebook_size: int) -> np.dtype:
 def _file_name(grid: Sequence[int]) -> str:
     height, width = grid
     return f"tokens-{height}x{width}.bin"
-
-
-def _misfit(value: Any, form: Any, key: str = "") -> str:
-    """The first key whose value is missing or not of its form, if there is one."""
-    if isinstance(form, type):
-        return "" if type(value) is form else key
-    if type(value) is not type(form):
-        return key
-    if isinstance(form, list):
-        form, value = (dict(enumerate(items)) for items in (form, value))
-        if len(form) != len(value):
-            return key
-    inner = ((value.get(name), kind, f"{key}.{name}".lstrip(".")) for name, kind in form.items())
-    return next(filter(None, (_misfit(*arguments) for arguments in inner)), "")
 
 
 def _contradiction(index: Index) -> str:

@@ -146,7 +146,9 @@ class DataConfig:
     )
     workers: int = setting(0, "processes that read images; 0 reads in the main process", free=True)
     timeout: int = setting(
-        300, "seconds after which a batch that has not come ends the run; 0 waits", free=True
+        60,
+        "seconds after which a batch that has not come from the workers ends the run; 0 waits",
+        free=True,
     )
     max_bad: float = setting(0.001, "stop if a larger share of images is unreadable", free=True)
 

@@ -3,7 +3,7 @@
 Whatever differs ends the command with exit code 1 and a sentence that names it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,17 +11,19 @@ from MaskGIL.command import Failure, parse
 from MaskGIL.config import changed_keys, load_config
 from MaskGIL.distributed import is_main
 from MaskGIL.public import GENERATORS
-from Metrics.job import Job
+from MaskGIL.weights import TOKENIZER
 from Metrics.record import Record
 from Metrics.reference import open_reference, reference_facts
 from Metrics.registry import find_row
-from Metrics.row import OF_REFERENCE, Row, numbers_of, words_of
+from Metrics.row import Row, numbers_of, words_of
 from Metrics.sample_config import SampleConfig
 from Metrics.seen import Extractor, Seen
 from Metrics.statistics_file import StatisticsFile
 from Network.config import UserError
+from Network.files import fingerprint, read_tensors
 
 WEIGHTS = ("network_sha256", "ar_network_sha256", "tokenizer", "tokenizer_sha256")
+NAMES = ("name", "of")  # of a reference, which may lie elsewhere
 
 
 class Compared(NamedTuple):
@@ -44,7 +46,7 @@ def open_row(name: str, words: Sequence[str]) -> tuple[Row, SampleConfig]:
     """The row of a name, and what measures it: its own settings, replaced by those of a command.
 
     Raises UserError for a row or weights that are not there, and for what makes no set of samples;
-    Failure for another reference, which the main rank reads.
+    Failure for another tokenizer or reference, which the main rank reads.
     """
     row = find_row(name)
     path, given, _ = parse(SampleConfig, words)
@@ -62,27 +64,29 @@ def open_row(name: str, words: Sequence[str]) -> tuple[Row, SampleConfig]:
             f"{row['samples']['network_sha256']}."
         )
     if is_main():
+        _check_tokenizer(row, config)
         _check_reference(row, config)
     return row, config
 
 
-def check_set(row: Row, job: Job) -> None:
+def check_set(row: Row, samples: Mapping[str, Any]) -> None:
     """Raise Failure for other weights or settings than those of the row."""
-    changes = changed_keys(row["samples"], job.samples)
+    changes = changed_keys(row["samples"], samples)
     _refuse(row, "weights", [change for change in changes if change[0] in WEIGHTS])
     _refuse(row, "settings", changes)
 
 
 def check_evaluators(row: Row, networks: Sequence[Extractor]) -> None:
     """Raise UserError for a network of the row that is not at hand, Failure for another one."""
-    found = {network.name: network.sha256 for network in networks}
+    evaluators = {network.name: network.sha256 for network in networks}
     for name in row["evaluators"]:
-        if name not in found:
+        if name not in evaluators:
+            key = name.partition("-")[0]
             raise UserError(
-                f"{row['name']} was scored by {name}, which is not at hand: give inception=FILE or "
-                "inception=download."
+                f"{row['name']} was scored by {name}, which is not at hand: give {key}=FILE or "
+                f"{key}=download."
             )
-    found = {name: found[name] for name in row["evaluators"]}
+    found = {name: evaluators[name] for name in row["evaluators"]}
     _refuse(row, "evaluators", changed_keys(row["evaluators"], found))
 
 
@@ -121,19 +125,31 @@ def verdict(row: Row, record: Record) -> str:
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
 
 
+def _check_tokenizer(row: Row, config: SampleConfig) -> None:
+    """Before a job, to which one that its folder does not describe is a mistake."""
+    file = Path(config.weights) / TOKENIZER
+    if file.is_file():
+        expected = row["samples"]["tokenizer_sha256"]
+        found = fingerprint(read_tensors(file))
+        _refuse(row, "weights", changed_keys({TOKENIZER: expected}, {TOKENIZER: found}))
+
+
 def _check_reference(row: Row, config: SampleConfig) -> None:
-    height, width = row["image_size"]
-    whole = config.train != config.reference
-    split, count = config.reference_split, config.num_reference
-    reference = open_reference(config.reference, split, (height, width), count, whole=whole)
+    (height, width), whole = row["image_size"], config.train != config.reference
+    reference = open_reference(
+        config.reference,
+        config.reference_split,
+        (height, width),
+        config.num_reference,
+        whole=whole,
+    )
     if isinstance(reference, StatisticsFile):
         facts = reference.facts()
     else:
-        facts = reference_facts(reference, Seen(reference, len(reference), extractors=()).sha256)
-    known = row["reference"]
-    expected = {key: known[key] for key in OF_REFERENCE if key in known and key != "name"}
-    found = {key: facts.get(key) for key in expected}
-    _refuse(row, "reference", changed_keys(expected, found))
+        seen = Seen(reference, len(reference), extractors=())
+        facts = reference_facts(reference, seen.sha256)
+    expected = {key: fact for key, fact in row["reference"].items() if key not in NAMES}
+    _refuse(row, "reference", changed_keys(expected, {key: facts.get(key) for key in expected}))
 
 
 def _refuse(row: Row, what: str, changes: Sequence[tuple[str, Any, Any]]) -> None:

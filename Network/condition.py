@@ -5,6 +5,7 @@ the mask token, or features of its own.
 Shapes: B batch, P condition tokens, C width of features, D width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,14 @@ class Captions:
 
     features: Tensor
     mask: Tensor | None = None
+
+    @classmethod
+    def padded(cls, features: Sequence[Tensor], num_tokens: int) -> "Captions":
+        """Features (n, C) of each caption, with zeros in front of them up to P = `num_tokens`."""
+        lengths = torch.tensor([len(each) for each in features], device=features[0].device)
+        mask = torch.arange(num_tokens, device=lengths.device) < num_tokens - lengths[:, None]
+        rows = [F.pad(each, (0, 0, num_tokens - len(each), 0)) for each in features]  # (P, C)
+        return cls(torch.stack(rows), mask)
 
     @property
     def seen(self) -> Tensor | None:
@@ -83,7 +92,8 @@ class CaptionCondition(nn.Module):
                 "This generator takes captions (features of a text encoder), not class labels; "
                 "use the weights of a class-conditional one."
             )
-        return self.down(F.gelu(self.up(captions.features), approximate="tanh"))
+        features = captions.features.to(self.up.weight.dtype)  # cached ones are bf16
+        return self.down(F.gelu(self.up(features), approximate="tanh"))
 
     def without(self, captions: Captions) -> Captions:
         """The null caption in the place of each, with the mask of each. P must be 120."""

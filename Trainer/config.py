@@ -52,8 +52,9 @@ class LoopConfig:
     steps: int = setting(1000, "steps of the whole run")
     accumulation: int = setting(
         1,
-        "parts that a rank's share of a batch is computed in; 0: as few as fit into memory; a "
-        "discriminator's batch norm and the entropy of tokens see one part",
+        "parts that a rank's share of a batch is computed in; 0: as few as fit into memory, and as "
+        "many when a run goes on; a discriminator's batch norm and the entropy of tokens see one "
+        "part",
     )
     compile: bool = setting(False, "torch.compile the network, a generator block by block")
     parallel: Parallel = setting(

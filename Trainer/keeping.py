@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from MaskGIL.command import Failure, Preempted
-from MaskGIL.distributed import all_gather_texts, all_reduce, barrier, is_main
+from MaskGIL.distributed import all_gather_texts, all_reduce, barrier, is_main, world_size
 from Network.config import UserError
 from Trainer.checkpoint import Snapshot, restore, take_snapshot
 from Trainer.guard import Diverged
-from Trainer.logger import Logger, format_seconds
+from Trainer.logger import Logger, format_seconds, format_value
+from Trainer.optim import learning_rate
 from Trainer.run_folder import mark_preempted, surroundings
 
 if TYPE_CHECKING:
     from Trainer.trainer import Trainer
 
 
-def begin_log(trainer: "Trainer", folder: Path) -> None:
-    """Open the log of a run, and say in its first lines what it is."""
+def begin_log(trainer: "Trainer", folder: Path, state: dict) -> None:
+    """Open the log of a run, and say in its first lines what it is; `state` is from `resume`."""
     loop = trainer.config.loop
     trainer.log = Logger(folder, trainer.step, loop.steps, loop.tracker)
     trainer.say = trainer.checkpoints.warn = trainer.log.line
@@ -27,6 +28,8 @@ def begin_log(trainer: "Trainer", folder: Path) -> None:
     around = surroundings(folder, trainer.device, trainer.dtype, trainer.step, loop.steps)
     for name, fact in {**trainer.facts(), **begun, **around}.items():
         trainer.log.line(f"{name:10s} {fact}")
+    if told := _other_schedule(trainer, state.get("steps", loop.steps)):
+        trainer.log.line(told)
 
 
 def check_found(trainer: "Trainer") -> None:
@@ -48,8 +51,8 @@ def save(trainer: "Trainer", folder: Path) -> None:
     trainer.saved = trainer.step
 
 
-def resume(trainer: "Trainer") -> None:
-    """Go on where the newest checkpoint stands, if there is one.
+def resume(trainer: "Trainer") -> dict:
+    """Go on where the newest checkpoint stands, if there is one; returns its state, or none.
 
     Raises UserError if ranks have found different ones.
     """
@@ -59,6 +62,7 @@ def resume(trainer: "Trainer") -> None:
             f"Ranks would go on from different places ({', '.join(sorted(found))}); put "
             f"out_dir={trainer.config.out_dir} on a disk that all machines share."
         )
+    state: dict = {}
     if trainer.newest:
         moved = trainer.module, trainer.optimizer, trainer.ema.tensors, trainer.extra
         state = restore(trainer.newest, *moved)
@@ -70,6 +74,7 @@ def resume(trainer: "Trainer") -> None:
             for tensor in trainer.extra.values():
                 tensor.zero_()
     barrier()
+    return state
 
 
 @contextmanager
@@ -120,10 +125,25 @@ def say_how_it_ended(trainer: "Trainer", folder: Path, seconds: float) -> None:
     barrier()
 
 
+def _other_schedule(trainer: "Trainer", earlier: int) -> str:
+    """How the learning rate jumps where loop.steps was `earlier` up to here, or an empty text."""
+    step, steps, optim = trainer.step, trainer.config.loop.steps, trainer.config.optim
+    last = max(0, step - 1)
+    before, after = learning_rate(last, earlier, optim), learning_rate(step, steps, optim)
+    if step >= steps or before == learning_rate(last, steps, optim):
+        return ""
+    return (
+        f"loop.steps was {earlier}: the learning rate follows the new schedule, from "
+        f"{format_value('lr', before)} to {format_value('lr', after)}"
+    )
+
+
 def _snapshot(trainer: "Trainer") -> Snapshot:
     trainer.hear()  # of the last step, which counts
     state = {
         "step": trainer.step,
+        "steps": trainer.config.loop.steps,  # and so the learning rate up to here
+        "cut": {"parts": trainer.accumulation, "ranks": world_size()},
         "content": trainer.trained_on,
         "scaler": trainer.scaler.state_dict(),
         "guard": trainer.guard.state(),

@@ -14,14 +14,15 @@ NAME = "run.lock"
 
 
 @contextmanager
-def only_job(folder: Path) -> Iterator[None]:
+def only_job(folder: Path, key: str = "out_dir") -> Iterator[None]:
     """Hold the lock of a folder, which is made; it goes with the process, however that ends.
 
-    Rank 0 holds it for all. Raises UserError if another job has it; warns where a job of another
-    machine has left it behind, or where the file system has no locks.
+    Rank 0 holds it for all. Raises UserError, naming the `key` of the folder, if another job has
+    it; warns where a job of another machine has left it behind, or where the file system has no
+    locks.
     """
     made = not folder.exists()
-    handle = _locked(folder) if is_main() else None
+    handle = _locked(folder, key) if is_main() else None
     barrier()
     try:
         yield
@@ -33,7 +34,7 @@ def only_job(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _locked(folder: Path) -> int | None:
+def _locked(folder: Path, key: str) -> int | None:
     """The open file that holds the lock, or None where there are no locks."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / NAME
@@ -46,8 +47,8 @@ def _locked(folder: Path) -> int | None:
         except (BlockingIOError, PermissionError):
             os.close(handle)
             raise UserError(
-                f"out_dir={folder} is in use by {holder or 'another job'}; wait until it has "
-                "ended, or name another out_dir."
+                f"{key}={folder} is in use by {holder or 'another job'}; wait until it has ended, "
+                f"or name another {key}."
             ) from None
         except OSError as error:
             os.close(handle)

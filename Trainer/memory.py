@@ -5,7 +5,7 @@ counted first.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +27,12 @@ SPARE = 0.05  # of the memory, for what an allocator cannot use again
 _SIGNS = ("out of memory", "ALLOC_FAILED", "can't allocate memory")  # CUDA, its libraries, CPU
 
 
-def fit_into_memory(trainer: "Trainer") -> None:
+def fit_into_memory(trainer: "Trainer", before: Mapping[str, int]) -> None:
     """Cut a step into as few parts as fit, by computing one part without taking the step.
 
-    Raises UserError if even the smallest does not fit.
+    A run that goes on keeps its parts, {"parts", "ranks"} of `before`, if the ranks are as many and
+    they fit: with others sums are rounded, and dropout is drawn, otherwise. Raises UserError if
+    even the smallest does not fit.
     """
     module, step, batch = trainer.module, trainer.dearest_step(), trainer.data[trainer.step]
     buffers = remember(module)  # as those of a batch norm, which count
@@ -42,9 +44,18 @@ def fit_into_memory(trainer: "Trainer") -> None:
     module.train()
     share = trainer.share.stop - trainer.share.start
     copies = (0 if trainer.optimizer.state else 2) + (world_size() > 1)  # moments, DDP's buckets
-    trainer.cut(fewest_parts(share, loss_of, module, copies, trainer.device, trainer.shards))
+    first = before["parts"] if before.get("ranks") == world_size() else 1
+    parts = fewest_parts(share, loss_of, module, copies, trainer.device, trainer.shards, first)
+    trainer.cut(parts)
     put_back(buffers)
-    told = f"{trainer.part} images at once, {trainer.accumulation} parts a step: as many as fit"
+    told = f"{trainer.part} images at once, {parts} parts a step: "
+    if before == {"parts": parts, "ranks": world_size()}:
+        told += "as before"
+    else:
+        told += "as many as fit"
+        if before:
+            was = f"{before['parts']} on {before['ranks']} rank(s)"
+            told += f"; before, {was}, sums were rounded otherwise"
     trainer.log.line(f"memory     {told}")
 
 
@@ -55,8 +66,11 @@ def fewest_parts(
     copies: int,
     device: torch.device,
     shards: bool = False,
+    first: int = 1,
 ) -> int:
     """The least number of equal parts of a rank's `share` of images that fits on every rank.
+
+    It is `first` if that fits, though fewer might.
 
     `loss_of(images)` is computed with its gradient, beside `copies` of what `module` learns, and
     leaves nothing behind. Where ranks share the module (`shards`) only one image and two are tried
@@ -69,7 +83,7 @@ def fewest_parts(
     elif shards:
         constant, each = measured_bytes(module, loss_of, copies, share, device)
         available = int(available * (1 - SPARE))
-    for parts in divisors(share):
+    for parts in dict.fromkeys([first, *divisors(share)]):
         images = share // parts
         waiting = copies + (parts > 1)  # gradients wait for those of the other parts
         too_much = constant + each * images > available

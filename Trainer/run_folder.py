@@ -6,6 +6,7 @@ import platform
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from MaskGIL.checkout import commit
 from MaskGIL.config import changed_keys, identity, load_config, to_yaml
 from MaskGIL.distributed import barrier, is_main, world_size
 from MaskGIL.durable import replace_file
+from MaskGIL.values import show_value
 from Network.config import UserError
 from Trainer.config import RunConfig
 from Trainer.lock import NAME
@@ -71,6 +73,22 @@ def check_run_folder(config: RunConfig) -> None:
             f"out_dir={folder} holds a run with {key}={old}, not {new}{more}; "
             "resume it unchanged or name another folder."
         )
+
+
+def as_begun(config: RunConfig) -> RunConfig:
+    """`config` with the weights that the run in its folder began with, where it goes on.
+
+    Raises UserError if it names others, which could have no effect any more.
+    """
+    earlier = load_config(RunConfig, Path(config.out_dir) / "config.yaml", [])
+    for key in ("init_from", "init_skip"):
+        given, old = getattr(config, key), getattr(earlier, key)
+        if given and given != old:
+            raise UserError(
+                f"out_dir={config.out_dir} holds a run that began with {key}={show_value(old)}, "
+                f"not {show_value(given)}; leave {key} out, or name another out_dir."
+            )
+    return replace(config, init_from=earlier.init_from, init_skip=earlier.init_skip)
 
 
 def mark_preempted(folder: Path, told: str) -> None:

@@ -1,6 +1,7 @@
 """What is said of a step that was not taken, and when there were too many of them."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -27,8 +28,9 @@ def tell_of_skipped(trainer: "Trainer", heard: Heard, batch: Batch) -> None:
         return
     raise Diverged(
         f"{in_a_row} steps in a row were not taken, as many as loop.max_skips allows; {told}. "
-        "Go on from the last checkpoint, of the weights before them, with a lower optim.lr or "
-        "precision=fp32, or look at the data."
+        "Begin a new run with the weights before them, out_dir=NEW "
+        f"init_from={Path(trainer.config.out_dir) / 'weights'} and a lower optim.lr; or go on in "
+        "this one with precision=fp32; or look at the data."
     )
 
 

@@ -3,6 +3,7 @@
 A cache that was converted from the tokens of others is read as it is.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ from MaskGIL.cached_rows import CachedRows, hold_out, open_rows
 from MaskGIL.data import Images, Split, open_images
 from MaskGIL.data.crops import num_crops
 from MaskGIL.device import choose_device
-from MaskGIL.distributed import barrier, is_main, rank, world_size
+from MaskGIL.distributed import all_gather_texts, barrier, is_main, rank, world_size
 from MaskGIL.imagenet import describe_count
 from MaskGIL.weights import open_tokenizer
 from Network.config import UserError
 from Network.tokenizer.vq import VQTokenizer
 from Trainer.batches import bad_files
 from Trainer.config import RunConfig
+from Trainer.lock import only_job
 from Trainer.logger import format_bytes
 
 VALIDATION_IMAGES = 2048
@@ -83,8 +85,7 @@ def has_cache(config: RunConfig) -> bool:
     """Whether nothing is to be encoded: the caches of both splits are complete."""
     if config.data.source == "tokens":
         return True
-    folders = [cache_folder(config, split) for split in SPLITS]
-    return all((f / "index.json").exists() and read_index(f)["complete"] for f in folders)
+    return all(_is_complete(cache_folder(config, split)) for split in SPLITS)
 
 
 def cached_tokens(
@@ -93,12 +94,14 @@ def cached_tokens(
     """Open the cache of a split, verified; write it first if it is missing or unfinished.
 
     Labels of rows that are not among `images` are -1. Raises UserError if the cache belongs to
-    another tokenizer, to other classes or to images of another size, or if it is damaged.
+    another tokenizer, to other classes or to images of another size, if it is damaged, or if
+    another job writes there.
     """
     folder, given = cache_folder(config, split), _given(config, images, split)
     verify = is_main()
     if given is None:
-        _write(config, images, tokenizer, split)
+        with _alone(folder):
+            _write(config, images, tokenizer, split)
     else:
         _check_given(config, given, tokenizer)
         verify = verify and given == folder  # rows held out are verified with the others
@@ -135,6 +138,16 @@ def _check_given(config: RunConfig, folder: Path, tokenizer: VQTokenizer) -> Non
     found = {"image_size": index["transform"]["image_size"], "grid": index["parts"][0]["grid"]}
     wanted = {"image_size": size, "grid": list(token_grid(size, tokenizer.stride))}
     check_same(folder, "size", found, wanted)
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "index.json").exists() and bool(read_index(folder)["complete"])
+
+
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    """Keep other jobs away from a cache that is to be written; a complete one is for many."""
+    unfinished = any(all_gather_texts("" if _is_complete(folder) else "unfinished"))
+    return only_job(folder.parent, "data.cache") if unfinished else nullcontext()
 
 
 def _write(config: RunConfig, images: Images, tokenizer: VQTokenizer, split: Split) -> None:

@@ -31,7 +31,7 @@ from Trainer.looks import look, report
 from Trainer.memory import fit_into_memory
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
 from Trainer.parallel import accumulating, holding, is_sharded, parallelise, shard
-from Trainer.run_folder import check_run_folder, open_run_folder
+from Trainer.run_folder import as_begun, check_run_folder, open_run_folder
 from Trainer.scoring import Scorer
 from Trainer.signals import Signals
 from Trainer.skipped import tell_of_skipped
@@ -64,6 +64,8 @@ class Trainer(ABC):
         self.checkpoints = Checkpoints(Path(config.out_dir) / "checkpoints", *kept)
         self.found = self.checkpoints.names()
         self.newest = self.checkpoints.latest()
+        if self.newest:
+            self.config = config = as_begun(config)
         self.begun_with = "" if self.newest else config.init_from  # weights, to fine-tune them
         self.images, self.validation_images = open_split(config, "train"), open_split(config, "val")
         if config.loop.score_every:
@@ -185,10 +187,10 @@ class Trainer(ABC):
             keeping.check_found(self)
             self.prepare()
             folder = open_run_folder(self.config)
-            keeping.resume(self)
-            keeping.begin_log(self, folder)
+            state = keeping.resume(self)
+            keeping.begin_log(self, folder, state)
             if not self.config.loop.accumulation:
-                fit_into_memory(self)
+                fit_into_memory(self, state.get("cut", {}))
             lose_patience()
             started = time.monotonic()
             with (

@@ -33,8 +33,10 @@ port=$((20000 + SLURM_JOB_ID % 20000))
 python=${PYTHON:-.venv/bin/python}
 
 # In the background, so that this shell hears the signal; torchrun tells its ranks by SIGTERM and
-# leaves them time to save
-srun --kill-on-bad-exit=1 "$python" -m torch.distributed.run \
+# leaves them time to save. Compiling (loop.compile=true) may hold that up: a run hears it when its
+# first step is done. From SLURM 22.05 on srun does not take over the cores that sbatch was asked for
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-64}" \
+    "$python" -m torch.distributed.run \
     --nnodes="$SLURM_JOB_NUM_NODES" \
     --nproc-per-node="${SLURM_GPUS_ON_NODE:-8}" \
     --rdzv-backend=c10d \

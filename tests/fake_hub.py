@@ -1,6 +1,7 @@
 """A server of files on this machine that answers as the hub does, or as badly as a test asks."""
 
 import hashlib
+import json
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ class Served:
     status: int = 200
     target: str = ""  # redirect there
     linked: str = ""  # the hash that the hub tells
+    commit: str = ""  # of its repository, as the hub tells it
     kind: str = "application/octet-stream"
     length: bool = True
     chunked: bool = False
@@ -42,6 +44,21 @@ class Hub:
         target = self.serve(f"/cdn{path}", data, **how)
         return self.serve(path, status=302, target=target, linked=hashlib.sha256(data).hexdigest())
 
+    def serve_repository(self, name, commit, files):
+        """As the hub does a repository of small files, at its main revision."""
+        hashes = {path: hashlib.sha1(data).hexdigest() for path, data in files.items()}
+        listed = [
+            {"type": "file", "path": path, "size": len(data), "oid": hashes[path]}
+            for path, data in files.items()
+        ]
+        facts = {"id": name, "sha": commit, "siblings": []}
+        for path, value in (("revision/main", facts), (f"tree/{commit}", listed)):
+            data = json.dumps(value).encode()
+            self.serve(f"/api/models/{name}/{path}", data, kind="application/json")
+        for path, data in files.items():
+            path_there = f"/{name}/resolve/{commit}/{path}"
+            self.serve(path_there, data, etag=f'"{hashes[path]}"', commit=commit)
+
     def headers(self, name):
         return [headers.get(name) for _, headers in self.requests]
 
@@ -56,6 +73,8 @@ def hub():
 
         def do_GET(self):
             answer(self, served)
+
+        do_HEAD = do_GET
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
@@ -80,7 +99,7 @@ def answer(request, hub):
     request.send_response(status)
     headers = {"ETag": file.etag, "Last-Modified": file.date, "Location": file.target}
     headers |= {"X-Linked-Etag": f'"{file.linked}"' if file.linked else ""}
-    headers |= {"Content-Type": file.kind, "Connection": "close"}
+    headers |= {"Content-Type": file.kind, "Connection": "close", "X-Repo-Commit": file.commit}
     if status == 206:
         headers["Content-Range"] = f"bytes {start}-{len(file.data) - 1}/{len(file.data)}"
         del headers["Last-Modified"]  # RFC 9110, 15.3.7: it need not be repeated
@@ -92,7 +111,8 @@ def answer(request, hub):
         if value:
             request.send_header(name, value)
     request.end_headers()
-    send(request, hub, file, data)
+    if request.command == "GET":
+        send(request, hub, file, data)
     request.close_connection = True
 
 

@@ -235,6 +235,11 @@ def test_editing_writes_a_record(bench, tmp_path):
         ("tokenizer", ["image_size=32", "batch=1", "device=cpu"], ["ours", "plain"]),
         ("images", [], ["ours", "ours, draft", "plain", "decoded alone"]),
         (
+            "metrics",
+            ["width=16", "num_real=40", "num_generated=50", "batch=1", "device=cpu"],
+            ["ours", "ours, from covariances", "scipy sqrtm", "torch-fidelity"],
+        ),
+        (
             "cache",
             ["num_rows=600"],
             [

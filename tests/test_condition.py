@@ -4,7 +4,7 @@ import torch
 
 from MaskGIL.config import from_dict, to_dict
 from MaskGIL.initial import CLASSES
-from Network.condition import Captions, ClassCondition
+from Network.condition import CaptionCondition, Captions, ClassCondition
 from Network.config import NetworkConfig, UserError
 from Network.context import Context
 
@@ -53,6 +53,19 @@ def test_every_network_takes_shares(changes):
         torch.testing.assert_close(ours(tokens, shares), expected, rtol=0, atol=1e-11)
         mixed = ours(tokens, shares.mean(0, keepdim=True).expand(2, -1))
     assert not torch.allclose(mixed, expected)
+
+
+def test_features_are_padded_in_front():
+    features = [torch.ones(2, 3), torch.ones(0, 3), torch.ones(4, 3)]
+    padded = Captions.padded(features, 4)
+    assert padded.mask.tolist() == [[True, True, False, False], [True] * 4, [False] * 4]
+    assert torch.equal(padded.features, (~padded.mask)[..., None].float().expand(3, 4, 3))
+
+
+def test_features_of_a_cache_are_taken_in_bf16():
+    condition = CaptionCondition(6, 8)
+    features = torch.randn(2, 5, 6).bfloat16()
+    assert torch.equal(condition(Captions(features)), condition(Captions(features.float())))
 
 
 def test_what_stands_for_the_null_condition_takes_the_place_of_its_row():

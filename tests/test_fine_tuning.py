@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 from test_vqgan import codebook, make, steps
-from tiny_runs import train
+from tiny_runs import train, tree
 
 from MaskGIL.weights import load_tokenizer
 from Network.config import UserError
@@ -37,7 +37,13 @@ def test_a_run_that_was_fine_tuned_resumes_without_what_it_began_with(tmp_path):
     assert f"begun with {weights}\n" in (tmp_path / "tokenizer/log.txt").read_text()
     shutil.rmtree(weights)
     assert train("tokenizer", tmp_path, *words, "loop.steps=4").step == 4
+    assert train("tokenizer", tmp_path, *words[1:], "loop.steps=5").step == 5
     assert (tmp_path / "tokenizer/log.txt").read_text().count("begun with") == 1
+    assert f"init_from: {weights}\n" in (tmp_path / "tokenizer/config.yaml").read_text()
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="began with init_from=.*, not other; leave init_from out"):
+        train("tokenizer", tmp_path, "init_from=other", "loop.steps=6")
+    assert tree(tmp_path) == before
 
 
 def test_fine_tuning_from_a_file_of_the_authors(tmp_path):

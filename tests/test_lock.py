@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_runs import tokenizer_weights, train, tree
+from tiny_runs import config, tokenizer_weights, train, tree
 
 from Network.config import UserError
 from Trainer.lock import NAME, only_job
+from Trainer.tokens import write_caches
 
 ROOT = Path(__file__).parent.parent
 # Its child, as a data worker, outlives it and must not keep the lock
@@ -55,6 +56,30 @@ def test_a_second_job_is_refused_and_changes_nothing(holder, tmp_path):
         "wait until it has ended, or name another out_dir."
     )
     assert tree(tmp_path) == before
+
+
+def test_a_second_job_on_a_cache_is_refused(holder, tmp_path):
+    tokenizer_weights(tmp_path)
+    before = tree(tmp_path)
+    asked = config("generator", tmp_path, "job=cache", f"data.cache={tmp_path / 'run'}")
+    with pytest.raises(UserError) as error:
+        write_caches(asked)
+    assert str(error.value) == (
+        f"data.cache={tmp_path / 'run'} is in use by process {holder.pid} on "
+        f"{socket.gethostname()}; wait until it has ended, or name another data.cache."
+    )
+    assert tree(tmp_path) == before
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    write_caches(asked)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"train", "val"}
+
+
+def test_a_complete_cache_is_for_many(tmp_path, monkeypatch):
+    wanted = config("generator", tokenizer_weights(tmp_path), "job=cache")
+    write_caches(wanted)
+    monkeypatch.setattr("Trainer.tokens.only_job", None)
+    write_caches(wanted)
 
 
 def test_a_job_that_was_killed_holds_nothing_though_its_worker_lives(holder, tmp_path, capsys):

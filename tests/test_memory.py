@@ -148,6 +148,34 @@ def test_a_trial_holds_what_a_step_will(tmp_path, monkeypatch, most, copies):
     assert asked == copies
 
 
+@pytest.mark.parametrize(
+    ("most", "ranks", "told"),
+    [
+        (16, 1, "4 images at once, 4 parts a step: as before"),
+        (2, 1, "2 images at once, 8 parts a step: as many as fit; before, 4 on 1 rank(s), sums"),
+        (16, 2, "16 images at once, 1 parts a step: as many as fit; before, 4 on 2 rank(s), sums"),
+    ],
+)
+def test_a_run_that_goes_on_keeps_its_parts_if_they_fit(
+    tmp_path, monkeypatch, capsys, most, ranks, told
+):
+    """Dropout is drawn per part: with as many, it ends as if it had not been stopped."""
+    tokenizer_weights(tmp_path)
+    words = ["generator", tmp_path, "loop.steps=4", "loop.accumulation=0", "loop.save_every=2"]
+    words += ["network.dropout=0.1", f"data.cache={tmp_path / 'cache'}"]
+    with monkeypatch.context() as patch:
+        limit(patch, RowLogits, 4)
+        train(*words, f"out_dir={tmp_path / 'whole'}")
+        patch.setattr("Trainer.keeping.world_size", lambda: ranks)
+        train(*words, stop=3)
+    with monkeypatch.context() as patch:
+        limit(patch, RowLogits, most)
+        assert train(*words).log.start == 2
+    assert f"memory     {told}" in capsys.readouterr().out
+    if "as before" in told:
+        assert hashes(tmp_path / "generator", 4) == hashes(tmp_path / "whole", 4)
+
+
 def test_placeholders_are_as_large_as_what_they_stand_for():
     found = placeholders([torch.zeros(3), torch.zeros(2, 5)], 2)
     assert sorted(tensor.numel() for tensor in found) == [3, 3, 10, 10]

@@ -113,10 +113,31 @@ def test_a_finished_run_only_exports_again(uninterrupted):
 
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path):
     tokenizer_weights(tmp_path)
-    train("generator", tmp_path, "loop.steps=2")
-    longer = train("generator", tmp_path, "loop.steps=4")
-    assert (longer.log.start, longer.step) == (2, 4)
-    assert [record["step"] for record in records(tmp_path / "generator")] == [1, 2, 3, 4]
+    train("generator", tmp_path, "loop.steps=5")
+    longer = train("generator", tmp_path, "loop.steps=8")
+    assert (longer.log.start, longer.step) == (5, 8)
+    lines = records(tmp_path / "generator")
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    before, after = lines[4]["lr"], lines[5]["lr"]
+    assert before < after  # a quarter of the highest, then half of it
+    told = "\nloop.steps was 5: the learning rate follows the new schedule, from "
+    told += f"{before:.1e} to {after:.1e}\n"
+    assert (tmp_path / "generator" / "log.txt").read_text().count(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((4, 2), (4, None)),  # only stopped
+        ((2, None), (3, None)),  # the warm-up of 2 steps is that of any length
+        ((4, None), (3, None)),  # no step follows
+    ],
+)
+def test_the_schedule_is_told_only_where_it_jumps(tmp_path, first, second):
+    tokenizer_weights(tmp_path)
+    for steps, stop in (first, second):
+        train("generator", tmp_path, f"loop.steps={steps}", "loop.save_every=1", stop=stop)
+    assert "new schedule" not in (tmp_path / "generator" / "log.txt").read_text()
 
 
 def test_the_tokenizer_may_move_but_not_change(tmp_path):

@@ -8,7 +8,7 @@ from tiny_runs import config, tree
 from MaskGIL.config import load_config
 from Network.config import UserError
 from Trainer.config import RunConfig
-from Trainer.run_folder import check_run_folder, environment, open_run_folder
+from Trainer.run_folder import as_begun, check_run_folder, environment, open_run_folder
 
 
 def refused(sentence, config):
@@ -105,6 +105,31 @@ def test_a_free_key_may_change(tmp_path):
     changed = config("tokenizer", tmp_path, *words)
     folder = open_run_folder(changed)
     assert load_config(RunConfig, folder / "config.yaml", []) == changed
+
+
+def test_a_run_that_goes_on_keeps_the_weights_it_began_with(tmp_path):
+    begun = config("generator", tmp_path, "init_from=theirs.pt", "init_skip=head,output")
+    open_run_folder(begun)
+    for words in ([], ["init_from=theirs.pt"], ["init_from=theirs.pt", "init_skip=head,output"]):
+        assert as_begun(config("generator", tmp_path, *words)) == begun
+
+
+@pytest.mark.parametrize(
+    ("begun", "words", "told"),
+    [
+        (["init_from=a.pt"], ["init_from=b.pt"], "init_from=a.pt, not b.pt; leave init_from out"),
+        ([], ["init_from=b.pt"], 'init_from="", not b.pt; leave init_from out'),
+        (["init_from=a.pt", "init_skip=head"], ["init_from=a.pt", "init_skip=output,head"],
+         "init_skip=head, not output,head; leave init_skip out"),
+    ],
+)  # fmt: skip
+def test_a_run_that_goes_on_refuses_to_have_begun_with_others(tmp_path, begun, words, told):
+    folder = open_run_folder(config("generator", tmp_path, *begun))
+    with pytest.raises(UserError) as error:
+        as_begun(config("generator", tmp_path, *words))
+    assert str(error.value) == (
+        f"out_dir={folder} holds a run that began with {told}, or name another out_dir."
+    )
 
 
 def test_a_damaged_config_is_told(tmp_path):

