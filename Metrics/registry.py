@@ -40,6 +40,16 @@ IDENTITY = {
     "compiled?": bool,
 }
 SETTINGS = {f"{leaf.key}?": object for leaf in leaves(SampleConfig) if leaf.key not in IDENTITY}
+REFERENCE = {
+    "name": str,
+    "sha256": (str, None),
+    "statistics_sha256?": str,
+    "count": (int, None),
+    "of?": (str, None),
+    "split?": (str, None),
+    "transform?": (str, None),
+    "image_size?": ([int], None),
+}
 OURS = {
     "name": str,
     "data": str,
@@ -51,13 +61,7 @@ OURS = {
     "samples": {**IDENTITY, **SETTINGS},
     "set_sha256": str,
     "evaluators": {str: str},
-    "reference": {
-        "name": str,
-        "sha256": (str, None),
-        "count": (int, None),
-        "statistics_sha256?": str,
-        "split?": (str, None),
-    },
+    "reference": REFERENCE,
     "numbers": {
         str: {
             "value": NUMBER,

@@ -19,7 +19,6 @@ PUBLISHED = {
 }
 ASIDE = {"out", "png", "nearest", "device", "ladder", "classifier"}  # no number of a row follows
 ROUNDING = 1e-3  # of a number, or of half of its interval
-OF_REFERENCE = ("name", "count", "sha256", "split", "statistics_sha256")
 
 
 def row_of(record: Record, *, name: str, data: str, generator: str) -> Row:
@@ -44,7 +43,7 @@ def row_of(record: Record, *, name: str, data: str, generator: str) -> Row:
         "samples": record["samples"],
         "set_sha256": record["sha256"],
         "evaluators": record["features"],
-        "reference": {key: reference[key] for key in OF_REFERENCE if key in reference},
+        "reference": {key: fact for key, fact in reference.items() if key != "unreadable"},
         "numbers": {
             key: _number(value, intervals.get(key)) for key, value in numbers_of(record).items()
         },

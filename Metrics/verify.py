@@ -23,6 +23,7 @@ from Network.config import UserError
 from Network.files import fingerprint, read_tensors
 
 WEIGHTS = ("network_sha256", "ar_network_sha256", "tokenizer", "tokenizer_sha256")
+NAMES = ("name", "of")  # of a reference, which may lie elsewhere
 
 
 class Compared(NamedTuple):
@@ -137,13 +138,19 @@ def _check_tokenizer(row: Row, config: SampleConfig) -> None:
 
 def _check_reference(row: Row, config: SampleConfig) -> None:
     (height, width), whole = row["image_size"], config.train != config.reference
-    split, count = config.reference_split, config.num_reference
-    reference = open_reference(config.reference, split, (height, width), count, whole=whole)
+    reference = open_reference(
+        config.reference,
+        config.reference_split,
+        (height, width),
+        config.num_reference,
+        whole=whole,
+    )
     if isinstance(reference, StatisticsFile):
         facts = reference.facts()
     else:
-        facts = reference_facts(reference, Seen(reference, len(reference), extractors=()).sha256)
-    expected = {key: fact for key, fact in row["reference"].items() if key != "name"}
+        seen = Seen(reference, len(reference), extractors=())
+        facts = reference_facts(reference, seen.sha256)
+    expected = {key: fact for key, fact in row["reference"].items() if key not in NAMES}
     _refuse(row, "reference", changed_keys(expected, {key: facts.get(key) for key in expected}))
 
 

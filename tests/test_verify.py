@@ -116,7 +116,7 @@ def flip_a_byte(folder, name="network-ema"):
             "other weights: tokenizer.safetensors is ",
         ),
         (["ema=false"], None, "other weights: network_sha256 is "),
-        (["reference=shapes:32"], None, "other reference: count is 64 in the row and 32 here; "),
+        (["reference=shapes:32"], None, "other reference: sha256 is "),
         (["reference=shapes:65", "num_reference=64"], None, "other reference: sha256 is "),
         (
             [],
