@@ -14,8 +14,8 @@ from MaskGIL.device import choose_device
 from MaskGIL.distributed import world_size
 from MaskGIL.output import output_path
 from Metrics.dinov2 import open_dinov2
-from Metrics.inception import find_weights, open_inception
-from Metrics.job import check_reference, counted_reference
+from Metrics.inception import open_inception
+from Metrics.job import check_reference, counted_images, network_lines, num_seen
 from Metrics.progress import Progress
 from Metrics.record import summary, versions, write_record
 from Metrics.reference import ImageSet, Pictures, open_reference
@@ -52,27 +52,25 @@ class GivenSet:
     def plan(self) -> str:
         """What will be done, for people."""
         height, width = self.size
+        num_real = num_seen(self.reference)
         lines = [
             f"samples    {self.config.samples}: {len(self.images):,} of {height}x{width}",
-            f"reference  {self.reference.name}: {len(self.reference):,}",
+            f"reference  {self.reference.name}: "
+            + (f"{num_real:,}" if num_real else "statistics, without images"),
         ]
-        if self.config.inception == "download" and not find_weights("auto"):
-            lines.append("FID        Inception's weights, 91 MB, are fetched for it")
-        elif find_weights(self.config.inception):
-            count = len(self.images) + len(self.reference)
-            lines.append(f"FID        {count:,} images go through Inception on {self.device}")
+        lines += network_lines(self.config, len(self.images) + num_real, self.device)
         return "\n".join(lines)
 
     def run(self, progress: Progress) -> str:
         """Score the images, write the record and return it as a table."""
-        config, images = self.config, self.images
+        config, images, reference = self.config, self.images, self.reference
         evaluation = Evaluation(
             images.labels,
-            self.reference,
+            reference,
             inception=open_inception(config.inception, self.device),
             dinov2=open_dinov2(config.dinov2, self.device),
             precision_recall=config.precision_recall,
-            real=counted_reference(self.reference, progress),
+            real=counted_images(reference, progress),
         )
         samples = evaluation.look(progress(images, "samples"))
         scores = evaluation.score(samples, samples.sha256)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from MaskGIL.distributed import barrier, chunks, first_rank_first, gather, is_main, world_size
@@ -52,8 +53,28 @@ def check_reference(config: SampleConfig, reference: Reference) -> None:
         reference.moments(SPATIAL_WIDTH, "mu_s", "sigma_s")
 
 
-def counted_reference(reference: Reference | None, progress: Progress) -> Iterable[Tensor] | None:
-    """The images of a reference that has any, each counted."""
+def num_seen(reference: Reference) -> int:
+    """How many images of a reference the networks look at."""
+    return 0 if isinstance(reference, StatisticsFile) else len(reference)
+
+
+def network_lines(config: SampleConfig, num_images: int, device: torch.device) -> list[str]:
+    """A line for each network that others trained and that looks at so many images."""
+    lines = []
+    for purpose, name, network, value in (
+        ("FID", "Inception", INCEPTION, config.inception),
+        ("DINOv2", "DINOv2", DINOV2, config.dinov2),
+    ):
+        if network.find(value):
+            lines.append(f"{purpose:10} {num_images:,} images go through {name} on {device}")
+        elif value == "download":
+            size = f"{network.megabytes:,} MB"
+            lines.append(f"{purpose:10} {name}'s weights, {size}, are fetched for it")
+    return lines
+
+
+def counted_images(reference: Reference | None, progress: Progress) -> Iterable[Tensor] | None:
+    """The images of a reference on a bar, if it has any."""
     if reference is None or isinstance(reference, StatisticsFile):
         return None
     return progress(reference, "reference")
@@ -125,7 +146,7 @@ class Job:
             dinov2=dinov2,
             rungs=ladder_sets,
             precision_recall=config.precision_recall,
-            real=counted_reference(reference, progress),
+            real=counted_images(reference, progress),
         )
 
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -187,31 +208,19 @@ class Job:
                     f"classifier {STEPS:,} steps on training images, a minute or two of a core"
                 )
             lines.append(f"tokenizer  {count:,} images of the data go through it too")
-        return "\n".join([*lines, *self._network_lines(), self._disk_line()])
+        return "\n".join([*lines, *self._reference_lines(), self._disk_line()])
 
-    def _network_lines(self) -> list[str]:
-        """Which networks that others trained look at how many images."""
+    def _reference_lines(self) -> list[str]:
+        """What the samples are compared with, and by which networks that others trained."""
         config, reference = self.config, self.reference
         if reference is None:
             return []
-        lines, count = [], config.num_images
+        lines, count = [], config.num_images + num_seen(reference)
         if isinstance(reference, StatisticsFile):
             lines.append(f"reference  {reference.name}: statistics, without images")
-        else:
-            count += len(reference)
         if self.train and config.ladder:
             count += 3 * min(len(reference), len(self.train))
-        for purpose, name, network, value in (
-            ("FID", "Inception", INCEPTION, config.inception),
-            ("DINOv2", "DINOv2", DINOV2, config.dinov2),
-        ):
-            if network.find(value):
-                what = f"{count:,} images go through {name} on {self.pipe.device}"
-                lines.append(f"{purpose:10} {what}")
-            elif value == "download":
-                what = f"{name}'s weights, {network.megabytes:,} MB, are fetched for it"
-                lines.append(f"{purpose:10} {what}")
-        return lines
+        return lines + network_lines(config, count, self.pipe.device)
 
     def _disk_line(self) -> str:
         """What is there, and what will be."""

@@ -4,7 +4,7 @@ Every one is an `ImageSet`: labelled images of one size, read in batches as ofte
 `StatisticsFile` stands in for the images where only distances to them are wanted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,6 +56,10 @@ class ImageSet(LabelledImages, Protocol):
     classes: Sequence[str]
     unreadable: dict[str, str]
 
+    def pieces(self, pieces: Iterable[range]) -> Iterator[Tensor]:
+        """Images (B, 3, H, W) uint8 of these ranges of rows, which ascend."""
+        ...
+
     def part(self, count: int) -> "ImageSet":
         """Up to `count` of the images, evenly spread."""
         ...
@@ -86,8 +90,13 @@ class Pictures:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Images (B, 3, S, S) uint8. Raises UserError for too many unreadable files."""
-        for start in range(0, len(self), BATCH):
-            rows = self._rows[start : start + BATCH].tolist()
+        starts = range(0, len(self), BATCH)
+        return self.pieces(range(start, start + BATCH) for start in starts)
+
+    def pieces(self, pieces: Iterable[range]) -> Iterator[Tensor]:
+        """The same of these ranges of rows."""
+        for piece in pieces:
+            rows = self._rows[piece.start : piece.stop].tolist()
             yield torch.stack([self._crop(row) for row in rows])
 
     @property

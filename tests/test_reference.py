@@ -5,7 +5,7 @@ from PIL import Image
 
 from MaskGIL.data.crops import crop_image
 from MaskGIL.data.shapes import CLASSES, Shapes
-from Metrics import reference
+from Metrics import reference, statistics_file
 from Metrics.reference import CROP, open_image_set, open_reference, reference_facts
 from Metrics.statistics_file import About, StatisticsFile, moments_sha256, write_statistics
 from Network.config import UserError
@@ -184,7 +184,8 @@ def test_train_and_val_are_never_confused(folder, tmp_path):
     assert "is of val and not of train; say ref" in refused(open_reference, val, "train", SIZE)
 
 
-def test_what_does_not_tell_its_split_is_not_said_to_be_train(folder, tmp_path):
+def test_what_does_not_tell_its_split_is_not_said_to_be_train(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics_file, "WIDTH", 3)
     np.savez(tmp_path / "images.npz", np.zeros((3, *SIZE, 3), np.uint8))
     np.savez(tmp_path / "adm.npz", mu=np.zeros(3), sigma=np.eye(3))
     for value in ("images.npz", "adm.npz", "val/bee"):

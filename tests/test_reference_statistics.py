@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from Metrics.reference_statistics import PROGRAM, StatisticsConfig, main
 from Metrics.seen import Seen
 from Metrics.statistics_file import StatisticsFile
 
+ROOT = Path(__file__).parent.parent
 SIDE, COUNT = 16, 40
 SHAPES = ("reference=shapes:40", f"image_size={SIDE}", "device=cpu")
 
@@ -129,3 +133,24 @@ def test_nothing_is_overwritten_and_statistics_are_no_images(statistics):
         "error: out=a.npz is there already; name another file.\n"
     )
     assert statistics("reference=a.npz", "out=b.npz")[2].startswith("error: a.npz is no set of im")
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_same_as_one(tmp_path):
+    def made(*launcher, out):
+        words = ["reference=shapes:700", "image_size=16", "features=true", f"out={tmp_path / out}"]
+        module = ("-m", "Metrics.reference_statistics", "device=cpu", *words)
+        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *launcher, *module]
+        subprocess.run(command, check=True, env=environment, timeout=300)
+        return StatisticsFile(tmp_path / out)
+
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    alone, together = made(out="one.npz"), made(*torchrun, out="two.npz")
+    assert alone.about == together.about  # with the hash of all images in their order
+    networks = [load_feature_network()]
+    one, two = alone.of(networks), together.of(networks)
+    assert torch.equal(one.features[0], two.features[0])
+    np.testing.assert_allclose(one.statistics[0].mean, two.statistics[0].mean, rtol=0, atol=1e-12)
+    covariances = (one.statistics[0].covariance, two.statistics[0].covariance)
+    np.testing.assert_allclose(*covariances, rtol=0, atol=1e-12)
