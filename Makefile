@@ -62,6 +62,7 @@ test-gpu: $(READY)
 bench: $(READY)
 	$(RUN) benchmarks/cache.py
 	$(RUN) benchmarks/images.py
+	$(RUN) benchmarks/captions.py
 	$(RUN) benchmarks/tokenizer.py
 	$(RUN) benchmarks/train.py
 	$(RUN) benchmarks/cached.py

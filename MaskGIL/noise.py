@@ -13,7 +13,8 @@ STREAMS = {
     name: number
     for number, name in enumerate(
         ["order", "crop", "ratio", "mask", "class drop", "token", "confidence", "dropout",
-         "revival", "decoding order", "seed", "objective", "remask", "variation", "window"]
+         "revival", "decoding order", "seed", "objective", "remask", "variation", "window",
+         "caption", "caption drop"]
     )
 }  # fmt: skip
 

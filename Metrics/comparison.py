@@ -3,7 +3,7 @@
 Stands on weights folders and public files, the images to redraw, and `Metrics.reconstruction`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from MaskGIL.tokenizer_source import find_tokenizer
 from Metrics.features import load_feature_network
 from Metrics.inception import INCEPTION, open_inception
 from Metrics.perceptual import VGG, Perceptual, open_perceptual
+from Metrics.progress import Progress
 from Metrics.published import FEW
 from Metrics.reconstruction import (
     Reconstructions,
@@ -29,7 +30,7 @@ from Metrics.reconstruction import (
     distances,
 )
 from Metrics.record import Record, versions
-from Metrics.reference import LabelledImages, open_reference_images
+from Metrics.reference import open_reference_images
 from Metrics.sample_config import SampleConfig
 from Metrics.seen import Extractor, Seen
 from Network.config import UserError
@@ -41,7 +42,6 @@ MEASURED = (
     "SSIM (Gaussian window 11x11, sigma 1.5, each of red, green and blue), L1 and LPIPS are means "
     "over images of 8 bits; speeds leave out the reading of images."
 )
-Progress = Callable[[LabelledImages, str], Iterable[Tensor]]  # counts images on a bar of that name
 
 
 class Networks(NamedTuple):

@@ -3,12 +3,10 @@
 Stands on what samples of our own are asked, and needs no weights of a generator.
 """
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from MaskGIL.data.folders import is_image
 from MaskGIL.data.layouts import Files
@@ -17,9 +15,10 @@ from MaskGIL.distributed import world_size
 from MaskGIL.output import output_path
 from Metrics.dinov2 import open_dinov2
 from Metrics.inception import open_inception
-from Metrics.job import check_reference, counted_images, network_lines, num_seen
+from Metrics.job import check_reference, counted_reference, network_lines, num_seen
+from Metrics.progress import Progress
 from Metrics.record import summary, versions, write_record
-from Metrics.reference import ImageSet, LabelledImages, Pictures, open_reference
+from Metrics.reference import ImageSet, Pictures, open_reference
 from Metrics.sample_and_eval import Evaluation
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
@@ -30,7 +29,6 @@ LOSSY = (
     "the samples are JPEG files: what JPEG does to an image is scored too; PNG files and .npz have "
     "none of it"
 )
-Progress = Callable[[LabelledImages, str], Iterable[Tensor]]  # counts images under that name
 
 
 class GivenSet:
@@ -47,15 +45,13 @@ class GivenSet:
         if self.out.exists():
             raise UserError(f"out={self.out} is there already; name another.")
         self.images, self.size = open_given(config.samples)
-        self.reference = open_reference(
-            config.reference, config.reference_split, self.size, config.num_reference
-        )
+        split, count = config.reference_split, config.num_reference
+        self.reference = open_reference(config.reference, split, self.size, count)
         check_reference(config, self.reference)
 
     def plan(self) -> str:
         """What will be done, for people."""
-        height, width = self.size
-        num_real = num_seen(self.reference)
+        (height, width), num_real = self.size, num_seen(self.reference)
         lines = [
             f"samples    {self.config.samples}: {len(self.images):,} of {height}x{width}",
             f"reference  {self.reference.name}: "
@@ -66,14 +62,14 @@ class GivenSet:
 
     def run(self, progress: Progress) -> str:
         """Score the images, write the record and return it as a table."""
-        config, images, reference = self.config, self.images, self.reference
+        config, images = self.config, self.images
         evaluation = Evaluation(
             images.labels,
-            reference,
+            self.reference,
             inception=open_inception(config.inception, self.device),
             dinov2=open_dinov2(config.dinov2, self.device),
             precision_recall=config.precision_recall,
-            real=counted_images(reference, progress),
+            real=counted_reference(self.reference, progress),
         )
         samples = evaluation.look(progress(images, "samples"))
         scores = evaluation.score(samples, samples.sha256)

@@ -4,7 +4,7 @@ Stands on the weights, the images to compare with, and what lies at `out` alread
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -27,22 +27,15 @@ from Metrics.inception import (
 from Metrics.labels import choose_labels
 from Metrics.ladder import draw_size, rungs
 from Metrics.partial_set import PartialSet
+from Metrics.progress import Progress
 from Metrics.record import describe_samples, find_record, versions, write_record
 from Metrics.redrawn import reconstructed
-from Metrics.reference import (
-    ImageSet,
-    LabelledImages,
-    Reference,
-    open_image_set,
-    open_reference,
-)
+from Metrics.reference import ImageSet, Reference, open_image_set, open_reference
 from Metrics.sample_and_eval import Evaluation, sample_rows
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
 from Metrics.statistics_file import Announced, StatisticsFile
 from Network.config import UserError
-
-Progress = Callable[[LabelledImages, str], Iterable[Tensor]]  # counts images under that name
 
 
 def check_reference(config: SampleConfig, reference: Reference) -> None:
@@ -80,8 +73,8 @@ def network_lines(config: SampleConfig, num_images: int, device: torch.device) -
     return lines
 
 
-def counted_images(reference: Reference | None, progress: Progress) -> Iterable[Tensor] | None:
-    """The images of a reference on a bar, if it has any."""
+def counted_reference(reference: Reference | None, progress: Progress) -> Iterable[Tensor] | None:
+    """The images of a reference that has any, each counted."""
     if reference is None or isinstance(reference, StatisticsFile):
         return None
     return progress(reference, "reference")
@@ -153,7 +146,7 @@ class Job:
             dinov2=dinov2,
             rungs=ladder_sets,
             precision_recall=config.precision_recall,
-            real=counted_images(reference, progress),
+            real=counted_reference(reference, progress),
         )
 
     def reconstruct(self, images: Tensor) -> Tensor:

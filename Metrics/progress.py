@@ -1,7 +1,7 @@
 """How far a job is and how long it takes: a bar where somebody looks, else a line a minute."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Protocol
 
@@ -23,6 +23,9 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[Tensor]:
         """Images (B, 3, H, W)."""
         ...
+
+
+Progress = Callable[[Batches, str], Iterable[Tensor]]  # as `counted`
 
 
 def counted(images: Batches, name: str) -> Iterator[Tensor]:

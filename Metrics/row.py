@@ -24,12 +24,12 @@ ROUNDING = 1e-3  # of a number, or of half of its interval
 def row_of(record: Record, *, name: str, data: str, generator: str) -> Row:
     """The row `name` of a scored record; `data` and `generator` are what people call them.
 
-    Raises UserError for a record without scores against a reference, or of an earlier version.
+    Raises UserError for a record without what a row needs.
     """
     if not record.get("reference") or "asked" not in record:
         raise UserError(
-            "The record has no scores against a reference, or is of an earlier version: score the "
-            "set again by the same command, with reference=..."
+            "The record is of no set that this version made and scored against a reference; make "
+            "or score it again by the same command, with reference=..."
         )
     reference, intervals = record["reference"], record["intervals"]
     return {

@@ -39,8 +39,8 @@ from Metrics.statistics_file import Known, StatisticsFile
 from Network.config import UserError
 
 FEW_SAMPLES = (
-    f"fewer than {FEW:,} samples: distances are larger than of more; compare sets of one size, or "
-    "extrapolated distances"
+    f"fewer than {FEW:,} samples: distances are larger, and an inception score is smaller, than of "
+    "more; compare sets of one size, or extrapolated distances"
 )
 TOO_FEW = (
     f"fewer than {FEWEST} samples or reference images: no KID, precision, recall, density, "

@@ -13,9 +13,9 @@ OF_RECONSTRUCTIONS = ("image_size", "vgg", "grid")
 USED_BY_RECONSTRUCTIONS = {"reconstruct", "reference", "reference_split", "num_reference", "out",
                            "inception", "chunk", "device", "precision",
                            *OF_RECONSTRUCTIONS}  # fmt: skip
+USED_BY_GIVEN_SAMPLES = {"samples", "reference", "reference_split", "num_reference", "inception",
+                         "dinov2", "precision_recall", "out", "device"}  # fmt: skip
 OF_REFERENCE = ("num_reference", "reference_split", "precision_recall", "dinov2")
-USED_BY_GIVEN_SAMPLES = {"samples", "reference", "reference_split", "num_reference", "out",
-                         "inception", "dinov2", "precision_recall", "device"}  # fmt: skip
 OF_ONE_SET = ("height", "width", "resize", "png", "train", "ladder", "classifier", "nearest",
               "precision_recall", "dinov2")  # fmt: skip
 
@@ -126,11 +126,7 @@ class SampleConfig(SamplingKeys):
         require_at_least("image_size", self.image_size, WINDOW)
         if self.samples and not self.reference:
             raise UserError("samples are scored against a reference: give reference=... too.")
-        if (
-            self.reconstruct
-            and not (self.sweep or self.samples)
-            and (self.weights or not self.reference)
-        ):
+        if self.reconstruct and not self.sweep and (self.weights or not self.reference):
             raise UserError(
                 "reconstruct redraws the images of reference=... and samples none: give a "
                 "reference, and no weights."

@@ -7,7 +7,7 @@ numbers follow from: what is finished is never made again.
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
@@ -34,8 +34,9 @@ from Metrics.inception import open_inception, weights_sha256
 from Metrics.job import check_reference
 from Metrics.judge import Judge
 from Metrics.labels import choose_labels
+from Metrics.progress import Progress
 from Metrics.record import Record, describe_ar_network, describe_sampler, describe_set
-from Metrics.reference import LabelledImages, open_reference_images
+from Metrics.reference import open_reference_images
 from Metrics.sample_and_eval import sample_rows
 from Metrics.sample_config import SampleConfig
 from Metrics.seen import Seen
@@ -45,7 +46,6 @@ from Network.config import UserError
 
 FORMAT = 1  # of a cell
 OUT = "sweep"
-Progress = Callable[[LabelledImages, str], Iterable[Tensor]]  # counts images on a bar of that name
 
 
 class Sweep:

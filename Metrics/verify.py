@@ -55,8 +55,10 @@ def open_row(name: str, words: Sequence[str]) -> tuple[Row, SampleConfig]:
     given = [word for word in given if not word.startswith("verify=")]
     out = f"out=runs/verify/{row['name']}.npz"
     config = load_config(SampleConfig, None, [*words_of(row), out, *given])
-    if config.sweep or config.reconstruct:
-        raise UserError("verify makes one set of samples: leave sweep and reconstruct out.")
+    if config.sweep or config.reconstruct or config.samples:
+        raise UserError(
+            "verify makes one set of samples: leave sweep, reconstruct and samples out."
+        )
     if not Path(config.weights).exists() and config.weights not in GENERATORS:
         raise UserError(
             f"The weights of {row['name']} are not at hand, there is no {config.weights}: say "
@@ -136,13 +138,8 @@ def _check_tokenizer(row: Row, config: SampleConfig) -> None:
 
 def _check_reference(row: Row, config: SampleConfig) -> None:
     (height, width), whole = row["image_size"], config.train != config.reference
-    reference = open_reference(
-        config.reference,
-        config.reference_split,
-        (height, width),
-        config.num_reference,
-        whole=whole,
-    )
+    split, count = config.reference_split, config.num_reference
+    reference = open_reference(config.reference, split, (height, width), count, whole=whole)
     if isinstance(reference, StatisticsFile):
         facts = reference.facts()
     else:

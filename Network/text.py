@@ -10,7 +10,6 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,6 +110,7 @@ class PretrainedEncoder:
         tokenizer.no_padding()
         tokenizer.enable_truncation(most_tokens)
         self._has_warned = False
+        self._fingerprint = ""
 
     def to(self, device: torch.device | str) -> "PretrainedEncoder":
         """Move the model there, and return the encoder."""
@@ -122,14 +122,16 @@ class PretrainedEncoder:
         """`fp32` or `bf16`."""
         return "bf16" if self.model.dtype == torch.bfloat16 else "fp32"
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Hash over the weights and the rules of the tokenizer; a caption cache remembers it."""
-        rules = json.loads(self.tokenizer.to_str())
-        rules |= {"padding": None, "truncation": None}  # ours
-        digest = hashlib.sha256(fingerprint(self.model.state_dict()).encode())
-        digest.update(json.dumps(rules, sort_keys=True).encode())
-        return digest.hexdigest()
+        if not self._fingerprint:
+            rules = json.loads(self.tokenizer.to_str())
+            rules |= {"padding": None, "truncation": None}  # ours
+            digest = hashlib.sha256(fingerprint(self.model.state_dict()).encode())
+            digest.update(json.dumps(rules, sort_keys=True).encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
 
     def __call__(self, captions: Sequence[str]) -> Captions:
         """B captions -> features (B, P, C) and mask (B, P)."""

@@ -33,8 +33,8 @@ class Signals:
             self._siblings = {
                 number: int(process)
                 for number, (home, process) in enumerate(homes)
-                if home == here and number != rank()
-            }
+                if home == here and number != rank() and _is_alive(int(process))
+            }  # not one whose number counts in another container
             reading, self._writing = os.pipe()
             os.set_blocking(self._writing, False)
             self._wakeup = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
@@ -84,4 +84,6 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
+    except PermissionError:
+        pass  # alive, and another user's
     return True

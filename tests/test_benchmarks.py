@@ -240,6 +240,11 @@ def test_editing_writes_a_record(bench, tmp_path):
             ["ours", "ours, from covariances", "scipy sqrtm", "torch-fidelity"],
         ),
         (
+            "captions",
+            ["num_captions=256", "device=cpu"],
+            ["ours", "ours, open and verify", "plain", "plain, one by one"],
+        ),
+        (
             "cache",
             ["num_rows=600"],
             [

@@ -77,7 +77,7 @@ def test_file_names_may_be_any_bytes(root):
 
 
 def test_sources(root):
-    assert list(SOURCES)[:2] == ["shapes", "folder"]  # the others: test_standard.py
+    assert list(SOURCES)[:3] == ["shapes", "scenes", "folder"]  # the others: test_standard.py
     assert len(open_images(DataConfig(source="folder", path=str(root)), "train")) == 6
     config = DataConfig(source="shapes", image_size=32, num_images=4096)
     train, val = open_images(config, "train"), open_images(config, "val")

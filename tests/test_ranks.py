@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny_runs import CONFIGS, config, losses, records, run_ranks, tokenizer_weights, train
 
 from MaskGIL.config import DataConfig, to_yaml
-from MaskGIL.data import open_images, shards
+from MaskGIL.data import members, open_images
 from MaskGIL.distributed import local_rank
 from MaskGIL.weights import load_network, load_tokenizer
 
@@ -127,14 +127,14 @@ def test_what_two_ranks_began_one_rank_finishes(runs):
 
 def open_slowly(folder):
     """Open the tar file of `folder` as a rank that writes down whether it reads the headers."""
-    read = shards._pictures
+    read = members._read_samples
 
-    def slowly(file):
+    def slowly(tar):
         (folder / f"read by {local_rank()}").touch()
         time.sleep(0.5)  # long enough for the other to begin too
-        return read(file)
+        return read(tar)
 
-    shards._pictures = slowly
+    members._read_samples = slowly
     assert len(open_images(DataConfig(source="folder", path=str(folder)), "train")) == 1
 
 

@@ -83,7 +83,7 @@ def test_a_record_becomes_a_row_and_the_tables_tell_it(run, tmp_path):
         (("record=no.json",), "No such record: no.json."),
         (("record=README.md",), "README.md is no JSON (Expecting value"),
         (("record=results/theirs.json",), "record=results/theirs.json is no record of samples."),
-        (("record=old.json",), "The record has no scores against a reference, or is of an earlier"),
+        (("record=old.json",), "The record is of no set that this version made and scored"),
     ],
 )
 def test_a_row_that_cannot_be_made_changes_nothing(run, tmp_path, words, sentence):

@@ -94,5 +94,5 @@ def test_without_scores_there_is_no_row():
     without = record()
     del without["asked"]
     for unscored in (record(reference=None), without, {"samples": {}}):
-        with pytest.raises(UserError, match="no scores against a reference, or is of an earlier"):
+        with pytest.raises(UserError, match="is of no set that this version made and scored"):
             row_of(unscored, **NAMED)

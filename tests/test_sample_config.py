@@ -78,7 +78,7 @@ def test_every_key_that_is_not_read_is_refused(way, what):
         "on a sweep": {"reconstruct", "samples", "png"} | redrawn | scores | size,
         "where nothing is sampled": {"num_images", "png", "classes"} | size | scores | sampler,
         "on images that are given": {"num_images", "png", "classes", "chunk", "precision"}
-        | (size | redrawn | sampler | scores | {"reconstruct"}) - {"precision_recall", "dinov2"},
+        | (size | redrawn | sampler | scores | {"reconstruct"}) - {"precision_recall"},
     }[what]
     for field in fields(SampleConfig):
         if field.name in {"reference", "sweep", "weights", "verify", *way}:

@@ -134,10 +134,11 @@ def test_captions():
     )
     shapes = Shapes("val", 50, (64, 64), 3)
     for index in range(50):
-        said = re.findall(r"a (\w+ \w+) (?:at|on|in) the", shapes.caption(index))
+        (sentence,) = shapes.captions(index)
+        said = re.findall(r"a (\w+ \w+) (?:at|on|in) the", sentence)
         objects = shapes.scene(index).objects
         assert said[: len(objects)] == [f"{item.colour} {item.shape}" for item in objects]
-        assert shapes.caption(index).count(" and ") == len(objects) - 1
+        assert sentence.count(" and ") == len(objects) - 1
     assert set(CLASSES) == {f"{colour} {shape}" for colour in COLOURS for shape in SHAPES}
 
 

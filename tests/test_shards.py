@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from MaskGIL.data import shards
+from MaskGIL.data import members
 from MaskGIL.data.folders import UnreadableImage
-from MaskGIL.data.shards import open_shards, read_members
+from MaskGIL.data.members import read_members
+from MaskGIL.data.shards import open_shards
 from Network.config import UserError
 
 
@@ -197,7 +198,7 @@ def test_headers_are_read_once(tmp_path, memory, monkeypatch):
     path = tar(tmp_path / "a.tar", ("cat/a.png", png(1)))
     first = read_members([path])
     assert len(list(memory.iterdir())) == 1
-    monkeypatch.setattr(shards, "_pictures", None)  # would be called
+    monkeypatch.setattr(members, "_read_samples", None)  # would be called
     again = read_members([path])
     assert again.offsets.tolist() == first.offsets.tolist()
     monkeypatch.undo()

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def start(folder, run, *more, ranks=1, until=""):
+def start(folder, run, *more, ranks=1, until="", **variables):
     """Start main.py on the run `run`; return it when a line of its log holds `until`."""
     changes = [*TRAIN, f"out_dir={folder / run}", f"data.cache={folder / 'cache'}", *more]
     command = [sys.executable, "main.py", *words("generator", folder), *changes]
@@ -45,7 +45,7 @@ def start(folder, run, *more, ranks=1, until=""):
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -170,6 +170,48 @@ def test_a_handler_takes_the_first_signal_and_gives_back_the_others():
     os.kill(os.getpid(), signal.SIGTERM)  # of no effect until the process has ended
     for number, handler in signals._before.items():
         signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("error", "watched"), [(ProcessLookupError, {}), (PermissionError, {1: 7}), (None, {1: 7})]
+)
+def test_only_siblings_that_live_as_seen_from_here_are_watched(monkeypatch, error, watched):
+    """In another container's numbers they would look dead from the beginning."""
+
+    def kill(process, number):
+        assert (process, number) == (7, 0)
+        if error:
+            raise error
+
+    monkeypatch.setattr("Trainer.signals.world_size", lambda: 2)
+    monkeypatch.setattr(
+        "Trainer.signals.all_gather_texts", lambda mine: [mine, f"{socket.gethostname()} 7"]
+    )
+    monkeypatch.setattr(os, "kill", kill)
+    with Signals() as signals:
+        assert signals._siblings == watched
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_first_step_is_compiled_saves_that_step(tmp_path):
+    """With an empty cache of compiled code, so that compiling takes seconds."""
+    run, inductor = tokenizer_weights(tmp_path) / "run", tmp_path / "inductor"
+    compiling = ("data.workers=0", "loop.compile=true")
+    process = start(tmp_path, "run", *compiling, TORCHINDUCTOR_CACHE_DIR=str(inductor))
+    deadline = time.monotonic() + 240
+    while not any(inductor.rglob("*.py")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert not (run / "metrics.jsonl").exists()  # no step is done
+    code, _, err = ended(process)
+    assert code == 143, err
+    assert (run / MARKER).read_text().startswith(f"saved at step 1 of {STEPS}, ")
+    assert (run / "checkpoints" / "latest").read_text() == "step-0000001"
+    code, _, err = ended(start(tmp_path, "run", compiling[0], "loop.steps=2"))
+    assert code == 0, err
+    assert [record["step"] for record in records(run)] == [1, 2]
 
 
 @pytest.mark.slow

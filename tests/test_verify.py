@@ -168,7 +168,7 @@ def test_other_bytes_are_compared_by_their_intervals(verify, tmp_path):
         (["verify=tine"], "No row tine in results/. Did you mean 'tiny'? Rows of ours: tiny."),
         (["verify=a-quoted"], "a-quoted is quoted from https://a.org: only rows of ours can be me"),
         (["score.yaml"], "verify takes its settings from the row, not from score.yaml; leave it "),
-        (["sweep=num_steps=1 2", "train="], "verify makes one set of samples: leave sweep and rec"),
+        (["sweep=num_steps=1 2", "train="], "verify makes one set of samples: leave sweep, reco"),
         (["reference=nowhere"], "No such reference: reference=nowhere; give shapes, a folder of"),
         (["num_images=1"], "num_images must be at least 2, not 1."),
         (["out=results"], "out=results must end in .npz."),

@@ -1,6 +1,6 @@
 """Where training pictures come from: `open_images` makes a source of the table SOURCES.
 
-A source is anything with the members of `Images`.
+A source is anything with the members of `Images`; those of CAPTIONED have captions too.
 """
 
 import hashlib
@@ -12,11 +12,14 @@ import numpy as np
 from PIL import Image
 
 from MaskGIL.config import DataConfig
+from MaskGIL.data.captions import CaptionTable, folder_captions
 from MaskGIL.data.crops import least_side
-from MaskGIL.data.folders import LAYOUT, Split
+from MaskGIL.data.file_list import Files
+from MaskGIL.data.folders import LAYOUT, Folder, Split
 from MaskGIL.data.layouts import open_layout
 from MaskGIL.data.scenes import Scenes
 from MaskGIL.data.shapes import Shapes
+from MaskGIL.data.shards import Packed
 from MaskGIL.data.standard import KINDS, Standard
 from MaskGIL.distributed import first_rank_first
 from Network.config import UserError
@@ -67,6 +70,18 @@ def open_images(config: DataConfig, split: Split) -> Images:
     return SOURCES[config.source](config, split)
 
 
+def open_captions(config: DataConfig, split: Split, images: Images) -> CaptionTable:
+    """The captions of the pictures that `open_images` has opened, row by row.
+
+    Raises UserError for a source without captions, and for pictures without them or the reverse.
+    """
+    if config.source not in CAPTIONED:
+        raise UserError(
+            f"data.source={config.source} has no captions; choose {', '.join(CAPTIONED)}."
+        )
+    return CAPTIONED[config.source](config, split, images)
+
+
 def _shapes(config: DataConfig, split: Split) -> Images:
     return Shapes(split, _num_drawn(config, split), (config.image_size, config.image_size))
 
@@ -113,4 +128,23 @@ SOURCES: dict[str, Callable[[DataConfig, Split], Images]] = {
     "folder": _folder,
     "tokens": _tokens,  # its rows are those of the cache, see MaskGIL.cached_rows
     **dict.fromkeys(KINDS, _standard),
+}
+
+
+def _drawn_captions(config: DataConfig, split: Split, images: Images) -> CaptionTable:
+    assert isinstance(images, Shapes | Scenes), type(images)
+    rows = range(len(images))
+    captions = map(images.captions, rows)
+    return CaptionTable(captions, [images.name(row) for row in rows])
+
+
+def _folder_captions(config: DataConfig, split: Split, images: Images) -> CaptionTable:
+    assert isinstance(images, Folder | Files | Packed), type(images)
+    return folder_captions(config.path, split, images)
+
+
+CAPTIONED: dict[str, Callable[[DataConfig, Split, Images], CaptionTable]] = {
+    "shapes": _drawn_captions,
+    "scenes": _drawn_captions,
+    "folder": _folder_captions,
 }

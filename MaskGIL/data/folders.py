@@ -65,8 +65,11 @@ class Folder:
 
     def image(self, index: int) -> Image.Image:
         """The picture as RGB, upright. Raises UnreadableImage."""
-        name = self.name(index)
-        return read_image(self.root / name, name, self.draft)
+        return read_image(self.path(index), self.name(index), self.draft)
+
+    def path(self, index: int) -> Path:
+        """Where the file is."""
+        return self.root / self.name(index)
 
 
 class BadFiles:

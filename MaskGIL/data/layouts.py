@@ -16,10 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.io
-from PIL import Image
 
-from MaskGIL.data.folders import Folder, Split, is_image, read_image
-from MaskGIL.data.shards import Packed, open_shards, read_members
+from MaskGIL.data.captioned import has_captions
+from MaskGIL.data.coco import is_coco, open_coco
+from MaskGIL.data.file_list import Files
+from MaskGIL.data.folders import SPLITS, Folder, Split, is_image
+from MaskGIL.data.members import read_members
+from MaskGIL.data.shards import Packed, open_shards
 from Network.config import UserError
 
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
@@ -34,42 +37,13 @@ def open_layout(path: str | Path, split: Split) -> "Folder | Files | Packed":
 
     Raises UserError for what is missing, and for labels that do not fit the pictures.
     """
+    if str(path).startswith("pipe:"):
+        raise UserError(f"data.path={path} is a command and is never run; name a folder.")
     root = Path(path)
     for layout in LAYOUTS:
         if root.is_dir() and layout.fits(root):
             return layout.open(root, split)
     return Folder(root, split)
-
-
-class Files:
-    """Picture files of which someone else knows the labels; rows follow those, then the names.
-
-    `labels` (N,) int64 index `classes`; without classes all are 0. A row is called
-    SPLIT/CLASS/FILE, as in class folders.
-    """
-
-    draft = 0  # as `read_image` has it
-
-    def __init__(
-        self, folder: Path, split: str, files: Sequence[str], labels: np.ndarray, classes: list[str]
-    ) -> None:
-        names = np.array([os.fsencode(file) for file in files])
-        order = np.lexsort((names, labels))
-        self.folder, self.split, self.classes = folder, split, classes
-        self.labels, self._files = labels[order], names[order]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def name(self, index: int) -> str:
-        """SPLIT/CLASS/FILE, or SPLIT/FILE without classes."""
-        folders = [self.split, *self.classes[self.labels[index] :][:1]]
-        return "/".join([*folders, os.fsdecode(self._files[index])])
-
-    def image(self, index: int) -> Image.Image:
-        """The picture as RGB, upright. Raises UnreadableImage."""
-        file = self.folder / os.fsdecode(self._files[index])
-        return read_image(file, self.name(index), self.draft)
 
 
 # ------------------------------------------------------------------------- ImageNet of Kaggle
@@ -203,7 +177,10 @@ def _open_shards(root: Path, split: Split) -> Packed:
 
 # ----------------------------------------------------------------- one folder without classes
 def _is_unlabelled(root: Path) -> bool:
-    return not (root / "train").exists() and "pictures" in _contents(root)
+    """Pictures and no train; or captions, which tell that folders below are no classes."""
+    if (root / "train").exists():
+        return False
+    return "pictures" in _contents(root) or has_captions(root)
 
 
 def _open_unlabelled(root: Path, split: Split) -> Files:
@@ -221,6 +198,16 @@ def _open_unlabelled(root: Path, split: Split) -> Files:
     return Files(root, split, files, np.zeros(len(files), np.int64), [])
 
 
+# ----------------------------------------------------------------- two folders without classes
+def _is_split(root: Path) -> bool:
+    return all({"pictures"} == _contents(root / split) for split in SPLITS)
+
+
+def _open_split(root: Path, split: Split) -> Files:
+    files = sorted(name for name in os.listdir(root / split) if is_image(name))
+    return Files(root / split, split, files, np.zeros(len(files), np.int64), [])
+
+
 def _is_unpacked(root: Path) -> bool:
     """Whether there are class folders for both splits: then tar files beside them are leftovers."""
     return all("folders" in _contents(root / split) for split in ("train", "val"))
@@ -234,6 +221,8 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = (
+    Layout(is_coco, open_coco),
+    Layout(_is_split, _open_split),
     Layout(_is_kaggle, _open_kaggle),
     Layout(_is_official, _open_official),
     Layout(_is_shards, _open_shards),

@@ -103,9 +103,9 @@ class Shapes:
         seed, split = self._key
         return f"{SPLITS[split]}/drawing {EDITION}-{seed}-{index}"
 
-    def caption(self, index: int) -> str:
+    def captions(self, index: int) -> tuple[str, ...]:
         """The sentence that describes the picture."""
-        return caption(self.scene(index))
+        return (caption(self.scene(index)),)
 
 
 def draw(scene: Scene, height: int, width: int) -> NDArray[np.uint8]:
