@@ -15,7 +15,7 @@ from MaskGIL.distributed import world_size
 from MaskGIL.output import output_path
 from Metrics.dinov2 import open_dinov2
 from Metrics.inception import open_inception
-from Metrics.job import check_reference, counted_images, network_lines, num_seen
+from Metrics.job import check_reference, counted_reference, network_lines, num_seen
 from Metrics.progress import Progress
 from Metrics.record import summary, versions, write_record
 from Metrics.reference import ImageSet, Pictures, open_reference
@@ -51,8 +51,7 @@ class GivenSet:
 
     def plan(self) -> str:
         """What will be done, for people."""
-        height, width = self.size
-        num_real = num_seen(self.reference)
+        (height, width), num_real = self.size, num_seen(self.reference)
         lines = [
             f"samples    {self.config.samples}: {len(self.images):,} of {height}x{width}",
             f"reference  {self.reference.name}: "
@@ -63,14 +62,14 @@ class GivenSet:
 
     def run(self, progress: Progress) -> str:
         """Score the images, write the record and return it as a table."""
-        config, images, reference = self.config, self.images, self.reference
+        config, images = self.config, self.images
         evaluation = Evaluation(
             images.labels,
-            reference,
+            self.reference,
             inception=open_inception(config.inception, self.device),
             dinov2=open_dinov2(config.dinov2, self.device),
             precision_recall=config.precision_recall,
-            real=counted_images(reference, progress),
+            real=counted_reference(reference, progress),
         )
         samples = evaluation.look(progress(images, "samples"))
         scores = evaluation.score(samples, samples.sha256)

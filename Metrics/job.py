@@ -73,8 +73,8 @@ def network_lines(config: SampleConfig, num_images: int, device: torch.device) -
     return lines
 
 
-def counted_images(reference: Reference | None, progress: Progress) -> Iterable[Tensor] | None:
-    """The images of a reference on a bar, if it has any."""
+def counted_reference(reference: Reference | None, progress: Progress) -> Iterable[Tensor] | None:
+    """The images of a reference that has any, each counted."""
     if reference is None or isinstance(reference, StatisticsFile):
         return None
     return progress(reference, "reference")
@@ -146,7 +146,7 @@ class Job:
             dinov2=dinov2,
             rungs=ladder_sets,
             precision_recall=config.precision_recall,
-            real=counted_images(reference, progress),
+            real=counted_reference(reference, progress),
         )
 
     def reconstruct(self, images: Tensor) -> Tensor:

@@ -188,6 +188,18 @@ def test_statistics_take_the_place_of_images_on_the_command_line(statistics, fid
     assert NO_IMAGES in second["notes"]
 
 
+def test_given_images_are_scored_against_statistics(statistics, drawn, capsys):
+    statistics("features=true", inception=False)
+    np.savez("given.npz", drawn[0][:40].permute(0, 2, 3, 1).numpy())
+    words = ["samples=given.npz", "reference=a.npz", "device=cpu"]
+    assert run_command(FID_sample.main, SampleConfig, words, program="", about="") == 0
+    assert "reference  a.npz: statistics, without images\n" in capsys.readouterr().out
+    with open("scores.json", encoding="utf-8") as file:
+        found = json.load(file)
+    assert found["metrics"].keys() >= {"shapesnet-1 distance", "shapesnet-1 precision"}
+    assert NO_IMAGES in found["notes"]
+
+
 def test_classes_come_as_often_as_in_the_statistics(statistics, fid_sample):
     statistics(inception=False)
     assert fid_sample("reference=a.npz", "classes=data", "out=a40.npz")[0] == 0
