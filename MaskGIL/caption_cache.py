@@ -144,7 +144,7 @@ class CaptionCache:
 
     def captions(self, rows: np.ndarray, which: np.ndarray) -> Captions:
         """Features (B, P, C) bf16 of caption `which` (B,) of image `rows` (B,), padded in front."""
-        assert (which < self.counts[rows]).all()
+        assert ((which >= 0) & (which < self.counts[rows])).all()
         numbers = self._offsets.images[rows] + which
         starts, stops = self._offsets.captions[numbers], self._offsets.captions[numbers + 1]
         firsts = self.num_tokens - (stops - starts)  # (B,) where padding ends

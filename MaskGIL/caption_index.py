@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from Network.text import TextEncoder
 VERSION = 1
 CHUNK = 1024  # captions: enough of every length for the encoder's batches to be full
 Index = dict[str, Any]  # what index.json holds
-Captioned = Sequence[Sequence[str]]  # the captions of every image
 _AGAIN = "delete the folder {} and run the command that wrote it again."
 _ENCODER = {  # what the features depend on, then the name, which tells people
     **{"width": int, "num_tokens": int, "most_tokens": int, "precision": str},
@@ -36,6 +35,13 @@ _FORM = {
     "offsets_sha256": list,
     "sha256": list,
 }
+
+
+class Captioned(Protocol):
+    """The captions of every image: a list of lists of texts, or what acts like it."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int, /) -> Sequence[str]: ...
 
 
 def new_index(captions: Captioned, encoder: TextEncoder, offsets: "Offsets") -> Index:
@@ -190,12 +196,13 @@ def check_encoder(folder: Path, index: Index, encoder: TextEncoder) -> None:
 
 def check_captions(folder: Path, index: Index, captions: Captioned) -> None:
     """Raise UserError unless the cache is of these captions, of every image in this order."""
-    found, images = index["captions"], len(captions)
+    found = index["captions"]
     if found["sha256"] != captions_hash(captions):
+        count = sum(len(group) for group in captions)
         raise UserError(
             f"The caption cache {folder} is of other captions ({found['captions']:,} of "
-            f"{found['images']:,} images, here {sum(map(len, captions)):,} of {images:,}); name "
-            "another folder, or delete that one."
+            f"{found['images']:,} images, here {count:,} of {len(captions):,}); name another "
+            "folder, or delete that one."
         )
 
 

@@ -4,6 +4,7 @@ A name is looked up on this machine first: in an installed package that carries 
 hub's client keeps what it has fetched.
 """
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def find_text_encoder(key: str, value: str) -> Path:
     if path.is_dir():
         return path
     repository = ENCODERS.get(value, value)
-    if repository.count("/") != 1 or path.is_absolute():
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", repository):
         raise UserError(
             f"{key}={value} is no folder and none of the names {', '.join(ENCODERS)}, or "
             f"OWNER/NAME of a repository of the hub.{did_you_mean(value, ENCODERS)}"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from Network.condition import CAPTION_TOKENS, Captions
 from Network.config import UserError
-from Network.files import check_finite, fingerprint, some
+from Network.files import DAMAGE, check_finite, fingerprint, some
 
 BATCH = 8  # captions that the encoder gets at once, always: rounding depends on the shape
 # What reads text in models that do more; of any other one all of it is taken
@@ -74,12 +74,12 @@ def load_text_encoder(
             raise UserError(f"{folder} is no text encoder, {missing} is missing; {SAVE}.")
         tokenizer = _read_tokenizer(folder)
         model = _read_model(folder, dtype)
+        most_tokens = min(num_tokens, _limit(folder, model))
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (*DAMAGE, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{folder} is no whole text encoder ({reason}); {SAVE}.") from error
-    most_tokens = min(num_tokens, _limit(folder, model))
     return PretrainedEncoder(name or folder.name, model, tokenizer, num_tokens, most_tokens)
 
 
@@ -198,7 +198,8 @@ def _read_model(folder: Path, dtype: torch.dtype) -> Any:
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     kind = config.model_type
-    if config.is_encoder_decoder and kind not in HALVES:
+    does_more = config.is_encoder_decoder or hasattr(config, "vision_config")
+    if does_more and kind not in HALVES:
         raise UserError(f"{folder} is a {kind}, of which we know no half that reads text alone.")
     with _quiet(transformers.utils.logging):
         model, report = getattr(transformers, HALVES.get(kind, "AutoModel")).from_pretrained(

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from paired import Case, against_ours, command, in_turns, spread, write
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from MaskGIL.caption_cache import CaptionCache, finish_captions, write_captions
@@ -122,7 +121,7 @@ def written(
 @torch.no_grad()
 def padded(encoder: PretrainedEncoder, texts: list[str]) -> list[Tensor]:
     """Features (n, C) of captions, TOGETHER at once, padded behind to the longest of them."""
-    tokenizer = Tokenizer.from_str(encoder.tokenizer.to_str())
+    tokenizer = type(encoder.tokenizer).from_str(encoder.tokenizer.to_str())
     tokenizer.enable_padding()
     device, features = encoder.model.device, []
     for start in range(0, len(texts), TOGETHER):

@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import itertools
 import json
@@ -53,6 +54,7 @@ class WordEncoder:
         return Captions.padded(self.features(captions), self.num_tokens)
 
 
+@functools.cache
 def _numbers(word, place):
     digest = hashlib.sha256(f"{word} {place}".encode()).digest()
     return torch.tensor([int.from_bytes(digest[i : i + 4], "big") / 2**31 - 1 for i in range(4)])

@@ -256,6 +256,18 @@ DAMAGES = {
         lambda folder: change_config(folder, model_type="mystery"),
         r".* is no whole text encoder \(.*mystery.*\); save it anew",
     ),
+    "no JSON beside the tokenizer": (
+        lambda folder: (folder / "tokenizer_config.json").write_text("["),
+        r".* is no whole text encoder \(.*\); save it anew",
+    ),
+    "another kind of JSON": (
+        lambda folder: (folder / "config.json").write_text("[]"),
+        r".* is no whole text encoder \(.*\); save it anew",
+    ),
+    "images too": (
+        lambda folder: change_config(folder, model_type="siglip"),
+        r".* is a siglip, of which we know no half that reads text alone\.",
+    ),
     "an encoder and decoder": (
         lambda folder: change_config(folder, model_type="bart", is_encoder_decoder=True),
         r".* is a bart, of which we know no half that reads text alone\.",
