@@ -69,7 +69,7 @@ class GivenSet:
             inception=open_inception(config.inception, self.device),
             dinov2=open_dinov2(config.dinov2, self.device),
             precision_recall=config.precision_recall,
-            real=counted_reference(reference, progress),
+            real=counted_reference(self.reference, progress),
         )
         samples = evaluation.look(progress(images, "samples"))
         scores = evaluation.score(samples, samples.sha256)
