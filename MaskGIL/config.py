@@ -122,7 +122,7 @@ class DataConfig:
         "needs no images, only the token cache; others: torchvision's",
     )
     path: str = setting(
-        "", "folder of the images: train/CLASS and val/CLASS, ImageNet, tar files", free=True
+        "", "folder of the images: train/CLASS and val/CLASS, ImageNet, COCO, tar files", free=True
     )
     image_size: int = setting(64, "height and width of an image in pixels")
     num_images: int = setting(16384, "number of training images that source=shapes or scenes draws")

@@ -152,6 +152,15 @@ def test_tar_files(root):
         assert opened(root, split) == expected
 
 
+def test_tar_files_of_no_split(root):
+    """As img2dataset writes them: 00000.tar."""
+    write(root, {"00000.tar": ""})
+    with pytest.raises(
+        UserError, match=rf"has tar files, and none for train; put them into {root}"
+    ):
+        open_layout(root, "train")
+
+
 def test_a_command_for_a_path_is_not_run():
     with pytest.raises(UserError, match=r"^data.path=pipe:cat a.tar is a command and is never run"):
         open_layout("pipe:cat a.tar", "train")

@@ -158,11 +158,19 @@ def _shards_of(root: Path, split: str) -> list[Path]:
 
 
 def _is_shards(root: Path) -> bool:
-    return bool(_shards_of(root, "train")) and not _is_unpacked(root)
+    if _shards_of(root, "train"):
+        return not _is_unpacked(root)
+    alone = not (root / "train").exists() and "pictures" not in _contents(root)
+    return alone and any(root.glob("*.tar"))  # which `_open_shards` will refuse
 
 
 def _open_shards(root: Path, split: Split) -> Packed:
     tars = _shards_of(root, split)
+    if not _shards_of(root, "train"):
+        raise UserError(
+            f"data.path={root} has tar files, and none for train; put them into {root / 'train'} "
+            f"and {root / 'val'}, or give them names with train and val."
+        )
     if not tars:
         raise UserError(
             f"data.path={root} has tar files for train and none for {split}; put them into "
