@@ -59,6 +59,7 @@ def test_every_figure_of_two_tokenizers_and_their_thumbnails(compare, weights, t
         "name": "shapes (val)",
         "sha256": real.sha256,
         "count": 40,
+        "split": "val",
         "image_size": SIDE,
         "unreadable": {},
     }

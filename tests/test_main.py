@@ -193,7 +193,8 @@ MISTAKES = {
     ),
     "no tokenizer": (
         ["tokenizer.weights=HERE/wights"],
-        "No such weights folder: HERE/wights. HERE holds: pictures, weights.",
+        "No such weights folder: HERE/wights. HERE holds: pictures, weights. A public one: "
+        "tokenizer.name=llamagen-vq16 tokenizer.weights=",
     ),
     "a run instead of its weights": (
         ["tokenizer.weights=HERE"],

@@ -201,9 +201,9 @@ def test_the_decoder_stays_wide(pipe, monkeypatch):
     narrow = Pipeline(pipe.network, pipe.tokenizer, dtype=torch.float16)
     seen, decode = [], pipe.tokenizer.decode
 
-    def spy(tokens):
+    def spy(tokens, clamp):
         seen.append(torch.is_autocast_enabled("cpu"))
-        return decode(tokens)
+        return decode(tokens, clamp)
 
     monkeypatch.setattr(pipe.tokenizer, "decode", spy)
     tokens = torch.zeros(1, 4, 4, dtype=torch.int64)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from tiny_weights import save_tiny_weights
 
-import FID_sample
 from FID_sample import main
 from MaskGIL.command import run_command
 from Metrics import sweep as module
 from Metrics.sample_config import SampleConfig
 from Metrics.sweep import CellImages, Sweep
+from Network.config import UserError
 
 GRID = "sweep=num_steps=1 4 guidance_scale=1 2,by chance order=random num_steps=4"
 TITLES = [
@@ -223,5 +223,5 @@ def test_mistakes_cost_a_second_and_leave_nothing(fid_sample, tmp_path, words, s
 def test_one_process_alone(weights, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     config = SampleConfig(weights=str(weights), reference="shapes:64", sweep=("num_steps=1",))
-    with pytest.raises(FID_sample.UserError, match="sweep works in one process"):
+    with pytest.raises(UserError, match="sweep works in one process"):
         Sweep(replace(config, device="cpu"))

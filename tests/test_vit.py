@@ -225,7 +225,7 @@ def test_what_fits_into_memory_is_tried_with_the_dearest_step(make, monkeypatch)
         return forward(self, tokens, labels, rows, targets, causal)
 
     monkeypatch.setattr(RowLogits, "forward", spy)
-    fit_into_memory(trainer)
+    fit_into_memory(trainer, {})
     assert asked
     assert set(asked) == {(None, True)}
     assert trainer.mode() == mode_of("both", 0, 0)
