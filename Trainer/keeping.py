@@ -43,6 +43,7 @@ def check_found(trainer: "Trainer") -> None:
 
 def save(trainer: "Trainer", folder: Path) -> None:
     """Take a checkpoint and the weights, both written beside the steps; every rank comes here."""
+    trainer.checkpoints.wait()  # or two copies of the state would stand in memory at once
     snapshot = _snapshot(trainer)
     if is_main():
         trainer.checkpoints.save(

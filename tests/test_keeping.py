@@ -1,6 +1,8 @@
 """Checkpoints and weights of a run; that it resumes exactly is in test_resume.py."""
 
 import os
+import threading
+import time
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tiny_runs import TRAINERS, config, tokenizer_weights, train, tree
 
 from MaskGIL.command import Failure
 from Network.config import UserError
+from Trainer import keeping
 from Trainer.keeping import save
 
 WORDS = (FP32, "loop.steps=8", "loop.save_every=2", "loop.keep=9")
@@ -63,6 +66,25 @@ def test_weights_are_those_of_the_checkpoint_though_steps_went_on(tmp_path, monk
         found = load_file(tmp_path / "late" / f"{late}.safetensors")
         expected = load_file(saved / f"{early}.safetensors")
         assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_never_are_two_copies_of_the_state_in_memory(tmp_path, monkeypatch):
+    tokenizer_weights(tmp_path)
+    trainer = train("generator", tmp_path, FP32, "loop.steps=1")
+    snapshot, written = keeping._snapshot, threading.Event()
+
+    def seen(trainer):
+        assert written.is_set() == (len(asked) > 0)  # the one before is on disk
+        asked.append(trainer.step)
+        return snapshot(trainer)
+
+    asked = []
+    trainer.export = lambda folder, taken: (time.sleep(0.2), written.set())
+    monkeypatch.setattr(keeping, "_snapshot", seen)
+    for _ in range(2):
+        save(trainer, tmp_path / "generator")
+    trainer.checkpoints.wait()
+    assert len(asked) == 2
 
 
 def test_an_export_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch):
