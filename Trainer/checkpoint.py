@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -34,6 +34,7 @@ from Trainer.logger import format_bytes
 from Trainer.parallel import fill_in, whole
 
 FORMAT = 2
+OF_GENERATORS = 1  # a format with the same files, in which tokenizers had other names
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _FLAT = replace(_WHOLE, flatten_optimizer_state_dict=True)  # names for tensors; reading knows them
 
@@ -148,10 +149,10 @@ def damaged_file(folder: Path) -> str | None:
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        known = manifest["format"] == FORMAT
+        known = manifest["format"] == FORMAT or _is_of_generator(folder, manifest)
         hashes = manifest["sha256"].items() if known else ()
         damaged = [name for name, expected in hashes if _sha256(folder / name) != expected]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         return f"manifest.json or a file of it is missing or unreadable ({error})"
     if not known:
         raise UserError(
@@ -159,6 +160,15 @@ def damaged_file(folder: Path) -> str | None:
             f"{FORMAT}; resume with the version that wrote it, or name another out_dir."
         )
     return f"{damaged[0]} is damaged" if damaged else None
+
+
+def _is_of_generator(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint of the first format is one of a generator, which is still read."""
+    if manifest["format"] != OF_GENERATORS:
+        return False
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = file.keys()
+    return not any(name.startswith("encoder.") for name in names)
 
 
 def take_snapshot(

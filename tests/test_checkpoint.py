@@ -164,13 +164,24 @@ def test_a_missing_file_is_noticed(run, checkpoints, name):
 def test_another_format_is_told_and_not_passed_over(run, checkpoints):
     save(checkpoints, run, 5)
     manifest = checkpoints.folder / "step-0000005" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(UserError) as error:
         checkpoints.latest()
     assert str(error.value) == (
-        f"The checkpoint {manifest.parent} has format 1, this version reads 2; resume with the "
+        f"The checkpoint {manifest.parent} has format 3, this version reads 2; resume with the "
         "version that wrote it, or name another out_dir."
     )
+
+
+def test_the_first_format_is_read_of_generators_and_told_of_tokenizers(run, checkpoints):
+    save(checkpoints, run, 5)
+    folder = checkpoints.folder / "step-0000005"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
+    assert damaged_file(folder) is None
+    save_file({"encoder.conv_in.bias": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"has format 1, this version reads 2; resume with the ver"):
+        damaged_file(folder)
 
 
 def test_a_torn_manifest_is_noticed(run, checkpoints):
