@@ -21,8 +21,8 @@ from Metrics.inception import (
     INCEPTION,
     SPATIAL_WIDTH,
     WIDTH,
-    find_weights,
     open_inception,
+    weights_sha256,
 )
 from Metrics.labels import choose_labels
 from Metrics.ladder import draw_size, rungs
@@ -30,7 +30,7 @@ from Metrics.partial_set import PartialSet
 from Metrics.progress import Progress
 from Metrics.record import describe_samples, find_record, versions, write_record
 from Metrics.redrawn import reconstructed
-from Metrics.reference import ImageSet, Reference, open_image_set, open_reference
+from Metrics.reference import ImageSet, Reference, open_image_set, open_reference, reference_facts
 from Metrics.sample_and_eval import Evaluation, sample_rows
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
@@ -48,7 +48,11 @@ def check_reference(config: SampleConfig, reference: Reference) -> None:
         return
     if len(reference) < 2:
         raise UserError(f"reference={config.reference} is one image; a distance needs two.")
-    if find_weights(config.inception) and isinstance(reference, SampleFile):
+    has_inception = bool(weights_sha256(config.inception))
+    if not isinstance(reference, SampleFile):
+        return
+    reference_facts(reference, "")  # all that its record tells can be read
+    if has_inception:
         reference.moments(WIDTH)
         reference.moments(SPATIAL_WIDTH, "mu_s", "sigma_s")
 

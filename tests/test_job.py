@@ -153,3 +153,22 @@ def test_what_cannot_be_scored_is_told_before_anything_is_sampled(job, tmp_path,
     with pytest.raises(UserError) as error:
         job(*words)
     assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("inception", ["none", "download"])
+def test_a_damaged_covariance_is_told_before_anything_is_sampled(job, tmp_path, inception):
+    """The record tells its hash even where no network can use it."""
+    arrays = {"arr_0": np.zeros((9, SIDE, SIDE, 3), np.uint8), "mu": np.zeros(3)}
+    np.savez(tmp_path / "nan.npz", **arrays, sigma=np.diag([1, np.nan, 1]))
+    np.savez(tmp_path / "flipped.npz", **arrays, sigma=np.full((3, 3), 77.0))
+    data = (tmp_path / "flipped.npz").read_bytes()
+    start = data.rindex(np.float64(77).tobytes())
+    flipped = data[:start] + b"\1" + data[start + 1 :]
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    for name, sentence in {
+        "nan": "nan.npz has NaN or infinity in its sigma; copy it again or make it anew.",
+        "flipped": "flipped.npz is no whole .npz file (Bad CRC-32 for file 'sigma.npy'): it was ",
+    }.items():
+        with pytest.raises(UserError) as error:
+            job(f"reference={name}.npz", f"inception={inception}")
+        assert str(error.value).startswith(sentence)
