@@ -193,7 +193,7 @@ class StatisticsFile:
         facts = {"name": self.name, "sha256": about.sha256 or None, "count": about.count or None}
         if not about.sha256:  # else they follow from the images
             facts["statistics_sha256"] = moments_sha256(self.path)
-        facts |= {"of": about.name or None, "split": about.split, "transform": about.transform}
+        facts |= {"of": about.name or None, "split": self.split, "transform": about.transform}
         size = [*about.size] if about.size else None
         return {**facts, "image_size": size, "unreadable": about.unreadable or {}}
 
