@@ -19,6 +19,7 @@ from Metrics.features import load_feature_network
 from Metrics.geometry import FILTER, find_geometry
 from Metrics.inception import (
     INCEPTION,
+    OFFICIAL,
     SPATIAL_WIDTH,
     WIDTH,
     open_inception,
@@ -62,6 +63,14 @@ def num_seen(reference: Reference) -> int:
     return 0 if isinstance(reference, StatisticsFile) else len(reference)
 
 
+def reference_line(reference: Reference) -> str:
+    """Its name, how many images of which split, and how they are cut, as far as it tells."""
+    of = f" of {reference.split}" if reference.split else ""
+    if isinstance(reference, StatisticsFile):
+        return f"reference  {reference.name}: statistics{of}, without images"
+    return f"reference  {reference.name}: {len(reference):,}{of}, {reference.transform}"
+
+
 def network_lines(config: SampleConfig, num_images: int, device: torch.device) -> list[str]:
     """A line for each network that others trained and that looks at so many images."""
     lines = []
@@ -70,7 +79,10 @@ def network_lines(config: SampleConfig, num_images: int, device: torch.device) -
         ("DINOv2", "DINOv2", DINOV2, config.dinov2),
     ):
         if network.find(value):
-            lines.append(f"{purpose:10} {num_images:,} images go through {name} on {device}")
+            line = f"{purpose:10} {num_images:,} images go through {name} on {device}"
+            if network is INCEPTION and (sha256 := weights_sha256(value)) != OFFICIAL:
+                line += f"; no FID: not the released weights (sha256 {sha256})"
+            lines.append(line)
         elif value == "download":
             size = f"{network.megabytes:,} MB"
             lines.append(f"{purpose:10} {name}'s weights, {size}, are fetched for it")
@@ -219,9 +231,7 @@ class Job:
         config, reference = self.config, self.reference
         if reference is None:
             return []
-        lines, count = [], config.num_images + num_seen(reference)
-        if isinstance(reference, StatisticsFile):
-            lines.append(f"reference  {reference.name}: statistics, without images")
+        lines, count = [reference_line(reference)], config.num_images + num_seen(reference)
         if self.train and config.ladder:
             count += 3 * min(len(reference), len(self.train))
         return lines + network_lines(config, count, self.pipe.device)

@@ -13,7 +13,9 @@ from MaskGIL.config import load_config
 from Metrics import job as module
 from Metrics.inception import InceptionNetwork, InceptionOutputs
 from Metrics.job import Job, Share
+from Metrics.pretrained import file_sha256
 from Metrics.progress import counted
+from Metrics.reference import CROP
 from Metrics.sample_config import SampleConfig
 from Network.config import UserError
 
@@ -97,6 +99,19 @@ def finish(made):
 def test_the_disk_that_is_taken_is_told(job):
     assert "\ndisk       0.00 GB for samples.npz, twice that while it is packed" in job().plan()
     assert "is packed, at most as much in new" in job("png=new").plan()
+
+
+def test_the_reference_and_weights_that_give_no_fid_are_told(job, tmp_path):
+    torch.save({}, tmp_path / "weights.pth")
+    sha256 = file_sha256(tmp_path / "weights.pth")
+    plan = job("inception=weights.pth").plan()
+    assert f"\nreference  shapes (val): 64 of val, {CROP}\n" in plan
+    assert f"cpu; no FID: not the released weights (sha256 {sha256[:8]})\n" in plan
+    np.savez(tmp_path / "a.npz", np.zeros((9, SIDE, SIDE, 3), np.uint8))
+    words = ("reference=a.npz", "reference_split=train", "inception=none")
+    plan = job(*words).plan()
+    assert "\nreference  a.npz: 9 of train, as they are in the file\n" in plan
+    assert "no FID" not in plan
 
 
 def test_a_set_of_fewer_images_than_its_record_says_is_refused(job, tmp_path):
