@@ -15,7 +15,13 @@ from MaskGIL.distributed import world_size
 from MaskGIL.output import output_path
 from Metrics.dinov2 import open_dinov2
 from Metrics.inception import open_inception
-from Metrics.job import check_reference, counted_reference, network_lines, num_seen
+from Metrics.job import (
+    check_reference,
+    counted_reference,
+    network_lines,
+    num_seen,
+    reference_line,
+)
 from Metrics.progress import Progress
 from Metrics.record import summary, versions, write_record
 from Metrics.reference import ImageSet, Pictures, open_reference
@@ -54,8 +60,7 @@ class GivenSet:
         (height, width), num_real = self.size, num_seen(self.reference)
         lines = [
             f"samples    {self.config.samples}: {len(self.images):,} of {height}x{width}",
-            f"reference  {self.reference.name}: "
-            + (f"{num_real:,}" if num_real else "statistics, without images"),
+            reference_line(self.reference),
         ]
         lines += network_lines(self.config, len(self.images) + num_real, self.device)
         return "\n".join(lines)
@@ -78,20 +83,22 @@ class GivenSet:
         record = {"samples": {"given": config.samples}, **scores, "scored_with": versions()}
         self.out.parent.mkdir(parents=True, exist_ok=True)
         write_record(self.out, record)
-        return summary(self.out, record) + "\n"
+        return summary(self.out, record, f"{config.samples}, {len(images):,}") + "\n"
 
 
 def open_given(value: str) -> tuple[ImageSet, tuple[int, int]]:
-    """The images of an .npz, or of the files in a folder, and their height and width.
+    """The images of an .npz, or of the files in a folder and below, and their height and width.
 
-    Raises UserError for anything else, and for files of several sizes: nothing is resized.
+    Folders inside are classes. Raises UserError for anything else, and for files of several sizes:
+    nothing is resized.
     """
     root = Path(value)
     if not root.is_dir():
         if not value.endswith(".npz"):
             raise UserError(f"samples={value} is neither an .npz nor a folder.")
         return (file := SampleFile(value)), file.size
-    names = sorted(file.name for file in root.iterdir() if is_image(file.name))
+    below = (file.relative_to(root) for file in root.rglob("*") if is_image(file.name))
+    names = sorted(file.as_posix() for file in below)
     if not names:
         raise UserError(f"samples={value} is a folder without images in it.")
     width, height = first = _size(root / names[0])
@@ -103,7 +110,9 @@ def open_given(value: str) -> tuple[ImageSet, tuple[int, int]]:
             )
     if width != height:
         raise UserError(f"samples={value} has images of {height}x{width}; save them as an .npz.")
-    files = Files(root, root.name, names, np.full(len(names), -1), [])
+    classes, labels = np.unique([str(Path(name).parent) for name in names], return_inverse=True)
+    labels = labels if len(classes) > 1 else np.full(len(names), -1)
+    files = Files(root, root.name, names, labels, [])
     return Pictures(value, files, None, np.arange(len(names)), width), (height, width)
 
 

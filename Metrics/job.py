@@ -19,10 +19,11 @@ from Metrics.features import load_feature_network
 from Metrics.geometry import FILTER, find_geometry
 from Metrics.inception import (
     INCEPTION,
+    OFFICIAL,
     SPATIAL_WIDTH,
     WIDTH,
-    find_weights,
     open_inception,
+    weights_sha256,
 )
 from Metrics.labels import choose_labels
 from Metrics.ladder import draw_size, rungs
@@ -30,7 +31,7 @@ from Metrics.partial_set import PartialSet
 from Metrics.progress import Progress
 from Metrics.record import describe_samples, find_record, versions, write_record
 from Metrics.redrawn import reconstructed
-from Metrics.reference import ImageSet, Reference, open_image_set, open_reference
+from Metrics.reference import ImageSet, Reference, open_image_set, open_reference, reference_facts
 from Metrics.sample_and_eval import Evaluation, sample_rows
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
@@ -48,7 +49,11 @@ def check_reference(config: SampleConfig, reference: Reference) -> None:
         return
     if len(reference) < 2:
         raise UserError(f"reference={config.reference} is one image; a distance needs two.")
-    if find_weights(config.inception) and isinstance(reference, SampleFile):
+    has_inception = bool(weights_sha256(config.inception))
+    if not isinstance(reference, SampleFile):
+        return
+    reference_facts(reference, "")  # all that its record tells can be read
+    if has_inception:
         reference.moments(WIDTH)
         reference.moments(SPATIAL_WIDTH, "mu_s", "sigma_s")
 
@@ -56,6 +61,14 @@ def check_reference(config: SampleConfig, reference: Reference) -> None:
 def num_seen(reference: Reference) -> int:
     """How many images of a reference the networks look at."""
     return 0 if isinstance(reference, StatisticsFile) else len(reference)
+
+
+def reference_line(reference: Reference) -> str:
+    """Its name, how many images of which split, and how they are cut, as far as it tells."""
+    of = f" of {reference.split}" if reference.split else ""
+    if isinstance(reference, StatisticsFile):
+        return f"reference  {reference.name}: statistics{of}, without images"
+    return f"reference  {reference.name}: {len(reference):,}{of}, {reference.transform}"
 
 
 def network_lines(config: SampleConfig, num_images: int, device: torch.device) -> list[str]:
@@ -66,7 +79,10 @@ def network_lines(config: SampleConfig, num_images: int, device: torch.device) -
         ("DINOv2", "DINOv2", DINOV2, config.dinov2),
     ):
         if network.find(value):
-            lines.append(f"{purpose:10} {num_images:,} images go through {name} on {device}")
+            line = f"{purpose:10} {num_images:,} images go through {name} on {device}"
+            if network is INCEPTION and (sha256 := weights_sha256(value)) != OFFICIAL:
+                line += f"; no FID: not the released weights (sha256 {sha256})"
+            lines.append(line)
         elif value == "download":
             size = f"{network.megabytes:,} MB"
             lines.append(f"{purpose:10} {name}'s weights, {size}, are fetched for it")
@@ -215,9 +231,7 @@ class Job:
         config, reference = self.config, self.reference
         if reference is None:
             return []
-        lines, count = [], config.num_images + num_seen(reference)
-        if isinstance(reference, StatisticsFile):
-            lines.append(f"reference  {reference.name}: statistics, without images")
+        lines, count = [reference_line(reference)], config.num_images + num_seen(reference)
         if self.train and config.ladder:
             count += 3 * min(len(reference), len(self.train))
         return lines + network_lines(config, count, self.pipe.device)

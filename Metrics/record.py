@@ -159,10 +159,13 @@ def write_record(out: Path, record: Record) -> None:
     replace_file(record_path(out), to_json({**record, "format": FORMAT}) + b"\n")
 
 
-def summary(out: Path, record: Record) -> str:
-    """The record of the set `out` as an aligned table, for people."""
-    reference = record["reference"]
-    rows = {"samples": str(out)}
+def summary(out: Path, record: Record, given: str = "") -> str:
+    """The record of the set `out`, or of images that are `given`, as an aligned table, for people.
+
+    That they are so called and so many is for the caller to say.
+    """
+    reference, intervals = record["reference"], record["intervals"]
+    rows = {"samples": given or str(out)}
     if made := record.get("made"):
         rows["samples"] += f", {made['seconds']:.1f} s, {made['images_per_second']:.1f} img/s"
     rows["reference"] = _reference(reference) if reference else "none"
@@ -181,9 +184,9 @@ def summary(out: Path, record: Record) -> str:
         elif value is None:
             rows[name] = "too few images of a class"
         else:
-            rows[name] = f"{value:.4g}{_reach(record, name)}"
+            rows[name] = f"{value:.4g}{reach(intervals.get(name))}"
     rows |= _published(record)
-    if record["intervals"]:
+    if intervals:
         rows["±"] = "half of a 95 % interval; in brackets extrapolated to endlessly many samples"
     if record["notes"]:
         rows["note"] = "; ".join(record["notes"])
@@ -192,33 +195,37 @@ def summary(out: Path, record: Record) -> str:
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
 
 
+def reach(interval: Mapping[str, float] | None) -> str:
+    """Half of an interval, as it stands behind its number; "" for none.
+
+    It belongs to what the number is extrapolated to, where it is: that is the middle of it.
+    """
+    if not interval:
+        return ""
+    half = f"± {(interval['high'] - interval['low']) / 2:.2g}"
+    limit = interval.get("extrapolated")
+    return f" {half}" if limit is None else f" ({limit:.4g} {half})"
+
+
 def _reference(reference: Record) -> str:
     """Its name and number of images, as far as that is told, and whether they are for training."""
     count = f"{reference['count']:,}" if reference["count"] else "statistics of no told number"
     return f"{reference['name']}, {count}" + ", of train" * (reference.get("split") == "train")
 
 
-def _reach(record: Record, name: str) -> str:
-    """Half of the interval of a number, and what it is extrapolated to, where they are known."""
-    if not (ends := record["intervals"].get(name)):
-        return ""
-    limit = f" ({ends['extrapolated']:.4g})" if "extrapolated" in ends else ""
-    return f" ± {(ends['high'] - ends['low']) / 2:.2g}{limit}"
-
-
 def _published(record: Record) -> dict[str, str]:
     """FID, sFID and inception score; one line where they are blank."""
     if record["fid"] is None:
         return {"FID, sFID, IS": f"none ({record['fid_note']})"}
-    sfid, score = record["sfid"], record["inception_score"]
+    sfid, score, intervals = record["sfid"], record["inception_score"], record["intervals"]
     shuffled = f"{record['inception_score_shuffled']:.2f}"
     return {
-        "FID": f"{record['fid']:.4f}{_reach(record, 'FID')}, {record['fid_note']}",
+        "FID": f"{record['fid']:.4f}{reach(intervals.get('FID'))}, {record['fid_note']}",
         "sFID": "none: the reference has no mu_s and sigma_s"
         if sfid is None
-        else f"{sfid:.4f}{_reach(record, 'sFID')}",
-        "inception score": f"{score:.2f}{_reach(record, 'inception score')}, shuffled "
-        f"{shuffled}{_reach(record, 'shuffled inception score')}",
+        else f"{sfid:.4f}{reach(intervals.get('sFID'))}",
+        "inception score": f"{score:.2f}{reach(intervals.get('inception score'))}, shuffled "
+        f"{shuffled}{reach(intervals.get('shuffled inception score'))}",
     }
 
 

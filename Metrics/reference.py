@@ -16,7 +16,7 @@ from torch import Tensor
 from MaskGIL.config import DataConfig
 from MaskGIL.data import Images, Split, open_images
 from MaskGIL.data.crops import crop_image
-from MaskGIL.data.folders import SPLITS, UnreadableImage, is_image
+from MaskGIL.data.folders import SPLITS, Folder, UnreadableImage, is_image
 from MaskGIL.data.layouts import LAYOUTS, Files, open_layout
 from MaskGIL.data.sampler import spread
 from MaskGIL.data.shapes import Shapes
@@ -130,9 +130,9 @@ def open_reference(
 ) -> Reference:
     """What a key `reference` names, of a split: images as `open_image_set` has them, or statistics.
 
-    Raises UserError as `open_image_set` does, for statistics of another split or size, and for
-    what does not tell its split when that is to be train: published distances are to either, and a
-    record that names the wrong one misleads.
+    What does not tell its split is of train where the command says so, else of an unknown one.
+    Raises UserError as `open_image_set` does, and for statistics of another split or size:
+    published distances are to either, and a record that names the wrong one misleads.
     """
     if not (value.endswith(".npz") and holds_statistics(value)):
         return open_reference_images(value, split, size, count, whole=whole)
@@ -142,7 +142,7 @@ def open_reference(
         )
     statistics = StatisticsFile(value)
     statistics.check_size(size)
-    _check_split(value, statistics.split, split)
+    _settle_split(value, statistics, split)
     return statistics
 
 
@@ -151,7 +151,7 @@ def open_reference_images(
 ) -> ImageSet:
     """The same where statistics will not do."""
     images = open_image_set("reference", value, split, size, count, whole=whole)
-    _check_split(value, images.split, split)
+    _settle_split(value, images, split)
     return images
 
 
@@ -220,12 +220,23 @@ def _open_folder(key: str, root: Path, split: Split, whole: bool) -> tuple[Image
         names = [file.name for file in files]
         told = SPLITS[SPLITS.index(root.name)] if root.name in SPLITS else None
         return Files(root, root.name, names, np.full(len(names), -1), []), told
-    if with_splits or any(layout.fits(root) for layout in LAYOUTS):
+    if any(layout.fits(root) for layout in LAYOUTS):
         images = open_layout(root, split)
         if not images.classes:
             images.labels[:] = -1
         return images, split
+    if _has_classes(root / split):  # of which the other split may be elsewhere
+        return Folder(root, split, "train" if _has_classes(root / "train") else split), split
+    if root.name in SPLITS and _has_classes(root):
+        other = f" reference_split={root.name}" * (key == "reference" and root.name != split)
+        raise UserError(f"{key}={root} is a split of a folder; use {key}={root.parent}{other}.")
     raise UserError(f"{key}={root} holds neither {split}/CLASS/* nor images.")
+
+
+def _has_classes(folder: Path) -> bool:
+    return folder.is_dir() and any(
+        each.is_dir() and not each.name.startswith(".") for each in folder.iterdir()
+    )
 
 
 def _rows(key: str, available: int, count: int) -> NDArray[np.int64]:
@@ -235,14 +246,14 @@ def _rows(key: str, available: int, count: int) -> NDArray[np.int64]:
     return spread(available, count or available)
 
 
-def _check_split(value: str, told: str | None, split: Split) -> None:
-    if told is None and split != "val":
-        raise UserError(f"reference={value} does not tell its split; leave reference_split out.")
-    if told not in (None, split):
+def _settle_split(value: str, reference: Reference, split: Split) -> None:
+    if reference.split not in (None, split):
         raise UserError(
-            f"reference={value} is of {told} and not of {split}; say reference_split={told} if "
-            "that is meant, or name another reference."
+            f"reference={value} is of {reference.split} and not of {split}; say reference_split="
+            f"{reference.split} if that is meant, or name another reference."
         )
+    if split == "train":  # val is only the default, and nobody's word
+        reference.split = split
 
 
 def reference_facts(reference: ImageSet, sha256: str) -> dict[str, Any]:

@@ -46,9 +46,9 @@ REFERENCE = {
     "statistics_sha256?": str,
     "count": (int, None),
     "of?": (str, None),
-    "split?": (str, None),
-    "transform?": (str, None),
-    "image_size?": ([int], None),
+    "split": (str, None),
+    "transform": (str, None),
+    "image_size": ([int], None),
 }
 OURS = {
     "name": str,

@@ -8,7 +8,8 @@ from typing import Any
 
 from MaskGIL.sampling import SamplingConfig
 from MaskGIL.values import show_value
-from Metrics.row import PUBLISHED, Row
+from Metrics.record import reach
+from Metrics.row import PUBLISHED, Row, places_of, words_of
 from Network.config import UserError
 
 BEGIN = "<!-- results: made by `python -m Metrics.registry`, not by hand -->"
@@ -52,11 +53,17 @@ def tables(rows: Sequence[Row]) -> str:
     quoted = [row for row in rows if "quoted" in row]
     parts = []
     if ours:
-        commands = ", ".join(f"`python FID_sample.py verify={row['name']}`" for row in ours)
+        commands = ", ".join(f"`{_command(row)}`" for row in ours)
         parts += [MEASURED.format(verify=f"again by {commands}"), _ours(ours)]
     for data, group in groupby(sorted(quoted, key=_data), _data):
         parts += [QUOTED.format(data=data), _quoted(list(group))]
     return "\n\n".join(parts)
+
+
+def _command(row: Row) -> str:
+    """What measures a row again, with the keys of what must be at hand for it."""
+    places = "".join(f" {key}=FOLDER" for key in places_of(words_of(row)))
+    return f"python FID_sample.py verify={row['name']}{places}"
 
 
 def _ours(rows: Sequence[Row]) -> str:
@@ -92,14 +99,8 @@ def _source(row: Row) -> str:
 
 
 def _number(number: dict[str, Any] | None) -> str:
-    """A number of ours with half of its interval and what it is extrapolated to; "" for none."""
-    if number is None:
-        return ""
-    interval, text = number["interval"], f"{number['value']:.4g}"
-    if interval is None:
-        return text
-    limit = f" ({interval['extrapolated']:.4g})" if "extrapolated" in interval else ""
-    return f"{text} ± {(interval['high'] - interval['low']) / 2:.2g}{limit}"
+    """A number of ours with what its interval tells; "" for none."""
+    return f"{number['value']:.4g}{reach(number['interval'])}" if number else ""
 
 
 def _settings(row: Row) -> list[str]:

@@ -1,7 +1,7 @@
 """A row of the registry: what a finished record says, and all that it takes to say it again."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
@@ -18,6 +18,7 @@ PUBLISHED = {
     "inception_score_shuffled": "shuffled inception score",
 }
 ASIDE = {"out", "png", "nearest", "device", "ladder", "classifier"}  # no number of a row follows
+PLACES = ("weights", "reference", "train")  # keys of what may lie elsewhere
 ROUNDING = 1e-3  # of a number, or of half of its interval
 
 
@@ -61,6 +62,16 @@ def numbers_of(record: Record) -> dict[str, float]:
 def words_of(row: Row) -> list[str]:
     """The key=value words of a row's command."""
     return shlex.split(row["command"])[len(PROGRAM) :]
+
+
+def places_of(words: Sequence[str]) -> dict[str, str]:
+    """Of the words of a command the keys in PLACES, and what they name that is not drawn."""
+    found = dict(word.split("=", 1) for word in words)
+    return {
+        key: found[key]
+        for key in PLACES
+        if found.get(key) and found[key].partition(":")[0] != "shapes"
+    }
 
 
 def _number(value: float, interval: Mapping[str, float] | None) -> dict[str, Any]:

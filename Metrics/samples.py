@@ -18,6 +18,7 @@ from torch import Tensor
 
 from MaskGIL.data.folders import Split
 from MaskGIL.data.sampler import spread
+from Metrics.statistics_file import array_names, read_array
 from Network.config import UserError
 
 BATCH = 256
@@ -72,7 +73,7 @@ class SampleFile:
     @property
     def has_moments(self) -> bool:
         """Whether the file has a mean and covariance of features, of more images than it holds."""
-        return self._stored("mu", "sigma") is not None
+        return {"mu", "sigma"} <= array_names(self.path)
 
     def moments(
         self, width: int, mean: str = "mu", covariance: str = "sigma"
@@ -80,7 +81,7 @@ class SampleFile:
         """Mean (D,) and covariance (D, D) of features, if the file has arrays of these names.
 
         ADM's references do, and its evaluator takes them: mu and sigma, and for the sFID mu_s and
-        sigma_s. Raises UserError unless D is `width`.
+        sigma_s. Raises UserError unless D is `width` and all are whole and finite.
         """
         if (stored := self._stored(mean, covariance)) is None:
             return None
@@ -94,10 +95,9 @@ class SampleFile:
         return stored
 
     def _stored(self, *names: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        with np.load(self.path, allow_pickle=False) as arrays:
-            if not set(names) <= set(arrays):
-                return None
-            first, second = (arrays[name] for name in names)
+        if not set(names) <= array_names(self.path):
+            return None
+        first, second = (read_array(self.path, name) for name in names)
         return first, second
 
     def __len__(self) -> int:

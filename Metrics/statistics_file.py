@@ -111,9 +111,9 @@ class StatisticsFile:
     def __init__(self, path: str | Path) -> None:
         self.path, self.name = Path(path), str(path)
         self.about, self.labels = About({NETWORK: OFFICIAL}), np.empty(0, np.int64)  # ADM's
-        names = self._names = _array_names(self.path)
+        names = self._names = array_names(self.path)
         if ABOUT in names:
-            self.about, self.labels = self._read_about(), _read(self.path, LABELS)
+            self.about, self.labels = self._read_about(), read_array(self.path, LABELS)
         elif not set(MOMENTS) <= names:
             raise UserError(f"{path} holds no statistics: it needs {' and '.join(MOMENTS)}.")
         else:
@@ -193,12 +193,12 @@ class StatisticsFile:
         facts = {"name": self.name, "sha256": about.sha256 or None, "count": about.count or None}
         if not about.sha256:  # else they follow from the images
             facts["statistics_sha256"] = moments_sha256(self.path)
-        facts |= {"of": about.name or None, "split": about.split, "transform": about.transform}
+        facts |= {"of": about.name or None, "split": self.split, "transform": about.transform}
         size = [*about.size] if about.size else None
         return {**facts, "image_size": size, "unreadable": about.unreadable or {}}
 
     def _moments(self, prefix: str, names: tuple[str, str], width: int) -> Moments:
-        mean, covariance = (_read(self.path, prefix + name) for name in names)
+        mean, covariance = (read_array(self.path, prefix + name) for name in names)
         if mean.shape != (width,) or covariance.shape != (width, width):
             raise UserError(
                 f"{self.path} has {names[0]} of shape {mean.shape} and {names[1]} of "
@@ -209,10 +209,10 @@ class StatisticsFile:
     def _features(self, prefix: str, width: int) -> Tensor:
         if prefix + FEATURES not in self._names:
             return torch.empty(0, width)
-        return torch.from_numpy(_read(self.path, prefix + FEATURES))
+        return torch.from_numpy(read_array(self.path, prefix + FEATURES))
 
     def _read_about(self) -> About:
-        text = _read(self.path, ABOUT)
+        text = read_array(self.path, ABOUT)
         try:
             told = json.loads(text.item())
             version, size = told.pop("format"), tuple(told.pop("size"))
@@ -227,7 +227,7 @@ class StatisticsFile:
 def holds_statistics(path: str | Path) -> bool:
     """Whether an `.npz` is whole, and has statistics and no images."""
     try:
-        names = _array_names(Path(path))
+        names = array_names(Path(path))
     except UserError:  # which whoever reads it will tell
         return False
     return "arr_0" not in names and bool({ABOUT, *MOMENTS} & names)
@@ -236,9 +236,32 @@ def holds_statistics(path: str | Path) -> bool:
 def moments_sha256(path: Path) -> str:
     """Of the numbers of ADM's arrays in a file."""
     digest = hashlib.sha256()
-    for name in sorted({*MOMENTS, *SPATIAL} & _array_names(path)):
-        digest.update(np.ascontiguousarray(_read(path, name)).data)
+    for name in sorted({*MOMENTS, *SPATIAL} & array_names(path)):
+        digest.update(np.ascontiguousarray(read_array(path, name)).data)
     return digest.hexdigest()
+
+
+def array_names(path: Path) -> set[str]:
+    """Of the arrays of an `.npz`. Raises UserError for a file that is not there or damaged."""
+    if not path.is_file():
+        raise UserError(f"No such file: {path}.")
+    try:
+        with ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except DAMAGE as error:
+        raise UserError(_damaged(path, error)) from None
+
+
+def read_array(path: Path, name: str) -> NDArray[Any]:
+    """An array of an `.npz`. Raises UserError for a damaged one, and for NaN and infinity in it."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            array = arrays[name]
+    except DAMAGE as error:
+        raise UserError(_damaged(path, error)) from None
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError(f"{path} has NaN or infinity in its {name}; copy it again or make it anew.")
+    return array
 
 
 def array_name(network: str, array: str) -> str:
@@ -263,24 +286,6 @@ def write_statistics(path: Path, about: About, arrays: Mapping[str, NDArray[Any]
 
 def _prefix(network: str) -> str:
     return "" if network == NETWORK else f"{network}/"
-
-
-def _array_names(path: Path) -> set[str]:
-    if not path.is_file():
-        raise UserError(f"No such file: {path}.")
-    try:
-        with ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except DAMAGE as error:
-        raise UserError(_damaged(path, error)) from None
-
-
-def _read(path: Path, name: str) -> NDArray[Any]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays[name]
-    except DAMAGE as error:
-        raise UserError(_damaged(path, error)) from None
 
 
 def _damaged(path: Path, error: Exception) -> str:

@@ -15,7 +15,7 @@ from MaskGIL.weights import TOKENIZER
 from Metrics.record import Record
 from Metrics.reference import open_reference, reference_facts
 from Metrics.registry import find_row
-from Metrics.row import Row, numbers_of, words_of
+from Metrics.row import Row, numbers_of, places_of, words_of
 from Metrics.sample_config import SampleConfig
 from Metrics.seen import Extractor, Seen
 from Metrics.statistics_file import StatisticsFile
@@ -59,12 +59,7 @@ def open_row(name: str, words: Sequence[str]) -> tuple[Row, SampleConfig]:
         raise UserError(
             "verify makes one set of samples: leave sweep, reconstruct and samples out."
         )
-    if not Path(config.weights).exists() and config.weights not in GENERATORS:
-        raise UserError(
-            f"The weights of {row['name']} are not at hand, there is no {config.weights}: say "
-            f"where they lie, weights=FOLDER. Their network has the sha256 "
-            f"{row['samples']['network_sha256']}."
-        )
+    _check_places(row, places_of([*words_of(row), *given]))
     if is_main():
         _check_tokenizer(row, config)
         _check_reference(row, config)
@@ -72,10 +67,15 @@ def open_row(name: str, words: Sequence[str]) -> tuple[Row, SampleConfig]:
 
 
 def check_set(row: Row, samples: Mapping[str, Any]) -> None:
-    """Raise Failure for other weights or settings than those of the row."""
+    """Raise Failure for other weights or settings than those of the row, else say that they are.
+
+    The reference was compared when the row was opened.
+    """
     changes = changed_keys(row["samples"], samples)
     _refuse(row, "weights", [change for change in changes if change[0] in WEIGHTS])
     _refuse(row, "settings", changes)
+    if is_main():
+        print(f"row        {row['name']}: weights, settings and reference are the same", flush=True)
 
 
 def check_evaluators(row: Row, networks: Sequence[Extractor]) -> None:
@@ -125,6 +125,25 @@ def verdict(row: Row, record: Record) -> str:
         rows[name] = f"{expected:.6g} in the row, {here} here, {within}"
     width = max(map(len, rows))
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+
+def _check_places(row: Row, places: Mapping[str, str]) -> None:
+    """Raise UserError that names all that is not there, and the keys that say where it lies."""
+    missing = {
+        key: place
+        for key, place in places.items()
+        if place not in GENERATORS and not Path(place).exists()
+    }
+    if not missing:
+        return
+    keys = " ".join(f"{key}=FOLDER" for key in missing)
+    network = f" The network has the sha256 {row['samples']['network_sha256']}."
+    raise UserError(
+        f"{row['name']} needs what is not at hand, there is no "
+        f"{' and no '.join(dict.fromkeys(missing.values()))}: say where it lies, {keys}."
+        + network
+        * ("weights" in missing)
+    )
 
 
 def _check_tokenizer(row: Row, config: SampleConfig) -> None:

@@ -11,7 +11,7 @@ from FID_sample import main
 from MaskGIL.command import run_command
 from MaskGIL.data.shapes import Shapes
 from Metrics import given_set
-from Metrics.reference import open_image_set
+from Metrics.reference import CROP, open_image_set
 from Metrics.sample_and_eval import evaluate
 from Metrics.sample_config import SampleConfig
 
@@ -58,7 +58,8 @@ def test_a_file_of_others_is_scored_as_ours_are(given, tmp_path):
     for name, value in expected["metrics"].items():
         assert record["metrics"][name] == pytest.approx(value, rel=1e-4)
     assert record["samples"] == {"given": "a.npz"}
-    assert "samples    a.npz: 24 of 16x16\nreference  shapes (val): 40\n" in out
+    assert f"samples    a.npz: 24 of 16x16\nreference  shapes (val): 40 of val, {CROP}\n" in out
+    assert "\nsamples                a.npz, 24\n" in out
     assert f"shapesnet-1 distance   {record['metrics']['shapesnet-1 distance']:.4g}\n" in out
     assert (tmp_path / "a.npz").read_bytes() == before
     assert command("out=new/found.json")[2] == (
@@ -79,6 +80,15 @@ def test_a_folder_of_png_files_is_the_same_set_and_one_of_jpeg_files_is_told(giv
         assert is_same == (record["sha256"] == record["reference"]["sha256"]) == (suffix == "png")
     assert given_set.LOSSY in notes["jpg"]
     assert given_set.LOSSY not in notes["png"]
+
+
+def test_class_folders_are_read_and_told_to_be_sorted(tmp_path):
+    for name, colour in (("bee", 9), ("ant", 5)):
+        save(np.full((2, SIDE, SIDE, 3), colour, np.uint8), tmp_path / name, "png")
+    images, size = given_set.open_given(str(tmp_path))
+    (batch,) = images
+    assert (batch[:, 0, 0, 0].tolist(), size) == ([5, 5, 9, 9], (SIDE, SIDE))
+    assert images.labels.tolist() == [0, 0, 1, 1]  # by which a score of blocks is warned of
 
 
 def test_a_dry_run_leaves_nothing(given, tmp_path):

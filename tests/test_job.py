@@ -13,7 +13,9 @@ from MaskGIL.config import load_config
 from Metrics import job as module
 from Metrics.inception import InceptionNetwork, InceptionOutputs
 from Metrics.job import Job, Share
+from Metrics.pretrained import file_sha256
 from Metrics.progress import counted
+from Metrics.reference import CROP
 from Metrics.sample_config import SampleConfig
 from Network.config import UserError
 
@@ -99,6 +101,19 @@ def test_the_disk_that_is_taken_is_told(job):
     assert "is packed, at most as much in new" in job("png=new").plan()
 
 
+def test_the_reference_and_weights_that_give_no_fid_are_told(job, tmp_path):
+    torch.save({}, tmp_path / "weights.pth")
+    sha256 = file_sha256(tmp_path / "weights.pth")
+    plan = job("inception=weights.pth").plan()
+    assert f"\nreference  shapes (val): 64 of val, {CROP}\n" in plan
+    assert f"cpu; no FID: not the released weights (sha256 {sha256[:8]})\n" in plan
+    np.savez(tmp_path / "a.npz", np.zeros((9, SIDE, SIDE, 3), np.uint8))
+    words = ("reference=a.npz", "reference_split=train", "inception=none")
+    plan = job(*words).plan()
+    assert "\nreference  a.npz: 9 of train, as they are in the file\n" in plan
+    assert "no FID" not in plan
+
+
 def test_a_set_of_fewer_images_than_its_record_says_is_refused(job, tmp_path):
     finish(job())
     with np.load(tmp_path / "samples.npz") as arrays:
@@ -153,3 +168,22 @@ def test_what_cannot_be_scored_is_told_before_anything_is_sampled(job, tmp_path,
     with pytest.raises(UserError) as error:
         job(*words)
     assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("inception", ["none", "download"])
+def test_a_damaged_covariance_is_told_before_anything_is_sampled(job, tmp_path, inception):
+    """The record tells its hash even where no network can use it."""
+    arrays = {"arr_0": np.zeros((9, SIDE, SIDE, 3), np.uint8), "mu": np.zeros(3)}
+    np.savez(tmp_path / "nan.npz", **arrays, sigma=np.diag([1, np.nan, 1]))
+    np.savez(tmp_path / "flipped.npz", **arrays, sigma=np.full((3, 3), 77.0))
+    data = (tmp_path / "flipped.npz").read_bytes()
+    start = data.rindex(np.float64(77).tobytes())
+    flipped = data[:start] + b"\1" + data[start + 1 :]
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    for name, sentence in {
+        "nan": "nan.npz has NaN or infinity in its sigma; copy it again or make it anew.",
+        "flipped": "flipped.npz is no whole .npz file (Bad CRC-32 for file 'sigma.npy'): it was ",
+    }.items():
+        with pytest.raises(UserError) as error:
+            job(f"reference={name}.npz", f"inception={inception}")
+        assert str(error.value).startswith(sentence)

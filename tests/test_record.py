@@ -165,7 +165,7 @@ def test_the_summary_names_every_number(tmp_path):
     assert texts == {
         "samples": f"{tmp_path / 'a.npz'}, 2.0 s, 2.0 img/s",
         "reference": "shapes (val), 2,048, of which 2 cannot be read: neighbours stand in for them",
-        "distance": "1.235 ± 0.1 (1)",
+        "distance": "1.235 (1 ± 0.1)",
         "KID": "0.5 ± 0.25",
         "spread": "too few images of a class",
         "near training images": "25.00% (1.00% of the reference)",
@@ -189,7 +189,7 @@ def test_an_fid_and_a_classifier_are_told_with_what_to_read_them_by(tmp_path):
         in text
     )
     assert "\n  cat            - (75.0%, 70.0%)\n  dog            50.0% (75.0%, 70.0%)\n" in text
-    assert "\nFID              12.3457 ± 0.25 (12.25), how\n" in text
+    assert "\nFID              12.3457 (12.25 ± 0.25), how\n" in text
     assert "\nsFID             none: the reference has no mu_s and sigma_s\n" in text
     assert "\ninception score  50.12, shuffled 49.00\n" in text
     record |= {"sfid": 5.5}
@@ -199,7 +199,7 @@ def test_an_fid_and_a_classifier_are_told_with_what_to_read_them_by(tmp_path):
         "shuffled inception score": {"low": 47.0, "high": 51.0},
     }
     text = summary(tmp_path / "a.npz", record)
-    assert "\nsFID             5.5000 ± 0.25 (5.25)\n" in text
+    assert "\nsFID             5.5000 (5.25 ± 0.25)\n" in text
     assert "\ninception score  50.12 ± 1, shuffled 49.00 ± 2\n" in text
     record["metrics"]["classifier"]["per class"] = {str(n): accuracy for n in range(21)}
     assert "  20" not in summary(tmp_path / "a.npz", record)

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -184,16 +186,37 @@ def test_train_and_val_are_never_confused(folder, tmp_path):
     assert "is of val and not of train; say ref" in refused(open_reference, val, "train", SIZE)
 
 
-def test_what_does_not_tell_its_split_is_not_said_to_be_train(folder, tmp_path, monkeypatch):
+def test_what_does_not_tell_its_split_is_of_train_where_the_command_says_so(
+    folder, tmp_path, monkeypatch
+):
     monkeypatch.setattr(statistics_file, "WIDTH", 3)
     np.savez(tmp_path / "images.npz", np.zeros((3, *SIZE, 3), np.uint8))
     np.savez(tmp_path / "adm.npz", mu=np.zeros(3), sigma=np.eye(3))
     for value in ("images.npz", "adm.npz", "val/bee"):
-        value = str(tmp_path / value)
-        assert open_reference(value, "val", SIZE).split is None
-        assert refused(open_reference, value, "train", SIZE) == (
-            f"reference={value} does not tell its split; leave reference_split out."
-        )
+        for split, told in (("val", None), ("train", "train")):
+            found = open_reference(str(tmp_path / value), split, SIZE)
+            is_file = isinstance(found, StatisticsFile)
+            facts = found.facts() if is_file else reference_facts(found, "ab")
+            assert facts["split"] == told
+
+
+def test_only_the_split_that_is_asked_for_need_be_there(folder):
+    shutil.rmtree(folder / "train")
+    images = opened(folder)
+    assert (list(images.classes), images.labels.tolist()) == (["ant", "bee"], [0, 0, 1, 1])
+    assert refused(opened, folder, "train") == (
+        f"reference={folder} holds neither train/CLASS/* nor images."
+    )
+
+
+def test_a_split_of_a_folder_is_not_the_folder(folder):
+    assert refused(opened, folder / "val") == (
+        f"reference={folder}/val is a split of a folder; use reference={folder}."
+    )
+    assert refused(opened, folder / "train") == (
+        f"reference={folder}/train is a split of a folder; use reference={folder} "
+        "reference_split=train."
+    )
 
 
 def test_a_record_tells_where_images_come_from(folder, tmp_path):

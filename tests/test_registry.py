@@ -130,6 +130,7 @@ def test_a_row_that_is_not_there_or_not_ours(run, value, sentence):
         (lambda row: row["samples"].update(sed=1), "has an unknown key samples.sed. Did you mean"),
         (lambda row: row["samples"].pop("network_sha256"), "has no samples.network_sha256; add"),
         (lambda row: row["reference"].pop("count"), "results/mine.json has no reference.count;"),
+        (lambda row: row["reference"].pop("split"), "results/mine.json has no reference.split;"),
         (
             lambda row: row["numbers"]["inception score"].pop("tolerance"),
             "results/mine.json has no numbers.inception score.tolerance; add it.",

@@ -1,4 +1,5 @@
 import json
+import re
 
 from test_registry import SAMPLES, THEIRS
 from test_row import NAMED, record
@@ -24,11 +25,15 @@ def cells(text, first):
 
 def test_a_column_for_each_row_of_ours():
     text = tables([own("one"), own("two", fid=3.25, intervals={})])
-    assert "`python FID_sample.py verify=one`, `python FID_sample.py verify=two`" in text
+    one = "`python FID_sample.py verify=one weights=FOLDER`"  # whose reference is drawn
+    asked = {"weights": "a", "reference": "data", "train": "data"}
+    (two,) = re.findall(r"`python .*verify=two.*`", tables([own("two", asked=asked)]))
+    assert two == "`python FID_sample.py verify=two weights=FOLDER reference=FOLDER train=FOLDER`"
+    assert f"{one}, `python FID_sample.py verify=two weights=FOLDER`" in text
     assert cells(text, "") == ["one", "two"]
     assert cells(text, "FID") == ["", "3.25"]  # blank where no Inception was at hand
     assert cells(text, "sFID") == ["", ""]
-    assert cells(text, "shapesnet-1 distance") == ["50 ± 4 (44)", "50"]
+    assert cells(text, "shapesnet-1 distance") == ["50 (44 ± 4)", "50"]
     assert cells(text, "shapesnet-1 KID") == ["0 ± 0.5", "0"]
     assert cells(text, "parameters") == ["0.0M", "0.0M"]
     assert cells(text, "samples") == ["40, seed 0"] * 2

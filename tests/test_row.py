@@ -6,6 +6,8 @@ from Metrics.row import numbers_of, row_of, words_of
 from Network.config import UserError
 
 NAMED = {"name": "a", "data": "shapes", "generator": "tiny"}
+REFERENCE = {"name": "val", "sha256": "7" * 64, "count": 64}
+REFERENCE |= {"split": "val", "transform": "none", "image_size": [16, 16]}
 
 
 def record(**changes):
@@ -17,7 +19,7 @@ def record(**changes):
         "samples": {"num_images": 40, "precision": "fp32"},
         "sha256": "5" * 64,
         "features": {"shapesnet-1": "6" * 64},
-        "reference": {"name": "val", "sha256": "7" * 64, "count": 64, "unreadable": {}},
+        "reference": {**REFERENCE, "unreadable": {}},
         "metrics": {
             "shapesnet-1 distance": 50.0,
             "shapesnet-1 KID": 0.0,
@@ -52,7 +54,7 @@ def test_numbers_are_those_of_the_images_alone():
 def test_a_row_has_its_numbers_with_intervals_and_tolerances():
     row = row_of(record(), **NAMED)
     assert (row["set_sha256"], row["parameters"]) == ("5" * 64, 1234)
-    assert row["reference"] == {"name": "val", "sha256": "7" * 64, "count": 64}
+    assert row["reference"] == REFERENCE
     interval = {"low": 40.0, "high": 48.0, "extrapolated": 44.0}
     tolerance = {"same bytes": pytest.approx(0.05), "other bytes": pytest.approx(4 * sqrt(2))}
     assert row["numbers"]["shapesnet-1 distance"] == {

@@ -39,17 +39,17 @@ class Folder:
     """The pictures of one split. Rows follow the sorted class names, then the sorted file names.
 
     `labels` (N,) int64 index `classes`. Nested and linked folders count, hidden ones do not.
-    Raises UserError when a folder or the pictures of a class are missing, or when the classes of
-    `val` are not those of `train`.
+    Raises UserError when a folder or the pictures of a class are missing, or when the classes are
+    not those of the split `classes_of`.
     """
 
     classes: list[str]
     labels: np.ndarray
     draft = 0  # as `read_image` has it
 
-    def __init__(self, root: str | Path, split: Split) -> None:
+    def __init__(self, root: str | Path, split: Split, classes_of: Split = "train") -> None:
         self.root = Path(root)
-        self.classes = _class_names(self.root, split)
+        self.classes = _class_names(self.root, split, classes_of)
         files = [_image_files(self.root / split, name) for name in self.classes]
         _check_counts(self.root / split, self.classes, [len(names) for names in files])
         self.labels = np.repeat(np.arange(len(files)), [len(names) for names in files])
@@ -207,20 +207,20 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 # ----------------------------------------------------------------------------------- folders
-def _class_names(root: Path, split: str) -> list[str]:
-    train = _subfolders(_existing(root, "train"))
-    if not train:
-        raise UserError(f"{root / 'train'} holds no class folders; data.path needs {LAYOUT}.")
-    if split == "train":
-        return train
+def _class_names(root: Path, split: Split, classes_of: Split) -> list[str]:
+    known = _subfolders(_existing(root, classes_of))
+    if not known:
+        raise UserError(f"{root / classes_of} holds no class folders; data.path needs {LAYOUT}.")
+    if split == classes_of:
+        return known
     other = _subfolders(_existing(root, split))
-    if other != train:
-        odd = sorted(set(train) ^ set(other))
+    if other != known:
+        odd = sorted(set(known) ^ set(other))
         raise UserError(
-            f"{root / split} has {len(other)} classes, {root / 'train'} has {len(train)}; "
+            f"{root / split} has {len(other)} classes, {root / classes_of} has {len(known)}; "
             f"only one of them has {_some(odd)}: give both the same class folders."
         )
-    return train
+    return known
 
 
 def _existing(root: Path, split: str) -> Path:
