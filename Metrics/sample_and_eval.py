@@ -247,8 +247,10 @@ def _compare(
             metrics[distance.name] = value
     if samples.count < FEW:
         notes.append(FEW_SAMPLES)
-    if result["inception_score"] is not None and follows_classes(labels):
-        notes.append(SORTED)
+    if result["inception_score"] is not None:
+        are_unknown = bool((labels < 0).all())  # those of images that others have made
+        classes = samples.logits.argmax(1).numpy() if are_unknown else labels
+        notes += [SORTED] * follows_classes(classes)
     if isinstance(reference, Pictures) and reference.are_lossy:
         notes.append(LOSSY)
     features = real.features[-1], samples.features[-1]  # of the Inception network, if any
