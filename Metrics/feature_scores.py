@@ -40,8 +40,25 @@ def feature_scores(
 
     {"metrics": numbers, "intervals": {"low", "high"}, "how" they are counted}, each by name.
     `value` is their `distance`, whose interval is about the extrapolated one where that can be
-    told. Both sets have FEWEST images or more.
+    told; of a reference without features, (0, D), there is that interval alone. Each set that has
+    features has FEWEST images or more.
     """
+    scores: dict[str, dict[str, Any]] = {"metrics": {}, "intervals": {}, "how": {}}
+    if len(real):
+        scores = _of_pairs(real, generated, labels)
+    scores["how"]["intervals"] = HOW_SURE
+    if ends := beyond_bias(generated, labels, distance.of, value):
+        scores["intervals"][distance.name.removeprefix(distance.prefix)] = ends
+    return {
+        key: {distance.prefix + name: value for name, value in each.items()}
+        for key, each in scores.items()
+    }
+
+
+def _of_pairs(
+    real: Tensor, generated: Tensor, labels: NDArray[np.int64]
+) -> dict[str, dict[str, Any]]:
+    """What needs the features of both sets, without the prefix of their network."""
     groups = torch.from_numpy(balanced_groups(labels))
     size = min(SUBSET_SIZE, len(generated), len(real))
     rows, paired = spread(len(generated), MOST_PAIRED), spread(len(real), MOST_PAIRED)
@@ -51,11 +68,5 @@ def feature_scores(
     intervals = {"KID": interval(*of_pairs)._asdict()}
     for name, values in zip(Neighbourhoods._fields, zip(*shares_without)):
         intervals[name] = interval(metrics[name], values)._asdict()
-    if ends := beyond_bias(generated, labels, distance.of, value):
-        intervals[distance.name.removeprefix(distance.prefix)] = ends
-    how = {"KID": HOW_KID.format(size=size), "precision": HOW_NEAR, "intervals": HOW_SURE}
-    scores = {"metrics": metrics, "intervals": intervals, "how": how}
-    return {
-        key: {distance.prefix + name: value for name, value in each.items()}
-        for key, each in scores.items()
-    }
+    how = {"KID": HOW_KID.format(size=size), "precision": HOW_NEAR}
+    return {"metrics": metrics, "intervals": intervals, "how": how}

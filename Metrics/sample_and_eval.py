@@ -138,7 +138,6 @@ class Evaluation:
         keeps, self._left_out = precision_recall and reference is not None, []
         if isinstance(reference, StatisticsFile):
             extractors, self._left_out = reference.known(extractors)
-            keeps &= reference.has_features
         self.extractors = extractors
         self._seen = partial(
             Seen,
@@ -247,14 +246,18 @@ def _compare(
             metrics[distance.name] = value
     if samples.count < FEW:
         notes.append(FEW_SAMPLES)
-    if result["inception_score"] is not None and follows_classes(labels):
-        notes.append(SORTED)
+    if result["inception_score"] is not None:
+        are_unknown = bool((labels < 0).all())  # those of images that others have made
+        classes = samples.logits.argmax(1).numpy() if are_unknown else labels
+        notes += [SORTED] * follows_classes(classes)
     if isinstance(reference, Pictures) and reference.are_lossy:
         notes.append(LOSSY)
     features = real.features[-1], samples.features[-1]  # of the Inception network, if any
-    if 0 < min(map(len, features)) < FEWEST:
+    if not len(features[1]):
+        return
+    if min(len(rows) for rows in features if len(rows)) < FEWEST:
         notes.append(TOO_FEW)
-    elif len(features[0]) > 0:
+    else:
         scores = feature_scores(*features, labels, distances[-1], values[-1])
         metrics |= scores["metrics"]
         result["intervals"] |= scores["intervals"]

@@ -32,8 +32,8 @@ ABOUT, LABELS, FEATURES = "about", "labels", "features"
 MOMENTS, SPATIAL = ("mu", "sigma"), ("mu_s", "sigma_s")
 NO_IMAGES = "the reference has no images: no near training images, no spreads of the shapes"
 NO_FEATURES = (
-    "the reference has no features of its images: no KID, precision, recall, density, coverage and "
-    "intervals"
+    "the reference has no features of its images: no KID, precision, recall, density and coverage, "
+    "nor their intervals"
 )
 DAMAGE = (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError, zlib.error)
 

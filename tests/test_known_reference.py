@@ -13,10 +13,11 @@ from MaskGIL.data.shapes import CLASSES, Shapes
 from Metrics import published, reference_statistics, statistics_file
 from Metrics.features import SHA256
 from Metrics.inception import NETWORK, OFFICIAL, InceptionNetwork, InceptionOutputs
-from Metrics.inception_metrics import frechet_distance
+from Metrics.inception_metrics import Gaussian, frechet_distance
+from Metrics.intervals import beyond_bias
 from Metrics.reference import open_reference
 from Metrics.reference_statistics import PROGRAM, StatisticsConfig
-from Metrics.sample_and_eval import FEW_SAMPLES, evaluate
+from Metrics.sample_and_eval import FEW_SAMPLES, TOO_FEW, evaluate
 from Metrics.sample_config import SampleConfig
 from Metrics.statistics_file import NO_FEATURES, NO_IMAGES, StatisticsFile
 from Network.config import UserError
@@ -100,7 +101,7 @@ def test_without_features_there_are_distances_and_the_reason(statistics, drawn):
     found = evaluate([drawn[0]], drawn[1], statistics(inception=False), inception=Colours())
     name = "shapesnet-1 distance"
     assert found["metrics"] == {name: pytest.approx(expected["metrics"][name], rel=1e-9)}
-    assert found["intervals"] == {}
+    assert found["intervals"] == {}  # too few samples a feature
     unknown = f"the reference has no statistics of {NETWORK}"
     assert found["notes"] == [FEW_SAMPLES, NO_IMAGES, NO_FEATURES, unknown]
     assert found["fid"] is found["sfid"] is found["inception_score"] is None
@@ -128,6 +129,20 @@ def test_adm_s_statistics_need_no_images(drawn):
     expected = frechet_distance(spatial.mean(0), spatial.T.cov(), mean / 9, covariance / 9)
     found = evaluate([drawn[0]], drawn[1], adm, inception=Colours())
     assert found["sfid"] == pytest.approx(expected)
+    for name, rows, ratio in (("FID", features, 1), ("sFID", spatial, 9)):
+        known = Gaussian.of(mean / ratio, covariance / ratio)
+
+        def distance(statistics, known=known):
+            return statistics.gaussian().distance(known)
+
+        ends = beyond_bias(rows, drawn[1], distance, found[name.lower()])
+        assert found["intervals"].pop(name) == pytest.approx(ends)
+    assert found["intervals"].keys() == {"shuffled inception score"}
+    alone = evaluate([drawn[0]], drawn[1], adm, inception=Colours(), precision_recall=False)
+    assert alone["intervals"].keys() == {"shuffled inception score"}
+    few = evaluate([drawn[0][:19]], drawn[1][:19], adm, inception=Colours())
+    assert TOO_FEW in few["notes"]
+    assert "FID" not in few["intervals"]
     with pytest.raises(UserError) as error:
         evaluate([drawn[0]], drawn[1], adm)
     assert str(error.value) == (

@@ -272,6 +272,15 @@ class TestEvaluate:
         assert result["notes"] == [FEW_SAMPLES, SORTED]
         assert SORTED not in evaluate([images], labels, reference, **words)["notes"]
 
+    def test_of_samples_without_labels_the_classes_are_those_that_inception_sees(
+        self, drawn, reference
+    ):
+        images, unknown = drawn[0], np.full(COUNT, -1)
+        words = {"inception": Colours(), "precision_recall": False}
+        order = images.float().mean((2, 3)).argmax(1).argsort(stable=True)
+        assert SORTED in evaluate([images[order]], unknown, reference, **words)["notes"]
+        assert SORTED not in evaluate([images], unknown, reference, **words)["notes"]
+
     @pytest.mark.parametrize("suffix", ["JPEG", "jpg", "png"])
     def test_a_reference_of_jpeg_files_is_told(self, drawn, tmp_path, suffix):
         images, labels = drawn
