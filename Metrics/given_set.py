@@ -98,7 +98,7 @@ def open_given(value: str) -> tuple[ImageSet, tuple[int, int]]:
             raise UserError(f"samples={value} is neither an .npz nor a folder.")
         return (file := SampleFile(value)), file.size
     below = (file.relative_to(root) for file in root.rglob("*") if is_image(file.name))
-    names = sorted(file.as_posix() for file in below)
+    names = sorted(file.as_posix() for file in below if not _is_hidden(file))
     if not names:
         raise UserError(f"samples={value} is a folder without images in it.")
     width, height = first = _size(root / names[0])
@@ -114,6 +114,10 @@ def open_given(value: str) -> tuple[ImageSet, tuple[int, int]]:
     labels = labels if len(classes) > 1 else np.full(len(names), -1)
     files = Files(root, root.name, names, labels, [])
     return Pictures(value, files, None, np.arange(len(names)), width), (height, width)
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith(".") for part in file.parts)
 
 
 def _size(file: Path) -> tuple[int, int]:

@@ -140,7 +140,7 @@ def _check_places(row: Row, places: Mapping[str, str]) -> None:
     network = f" The network has the sha256 {row['samples']['network_sha256']}."
     raise UserError(
         f"{row['name']} needs what is not at hand, there is no "
-        f"{' and no '.join(dict.fromkeys(missing.values()))}: say where it lies, {keys}."
+        f"{' and no '.join(dict.fromkeys(missing.values()))}: give {keys}."
         + network
         * ("weights" in missing)
     )

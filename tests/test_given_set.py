@@ -83,7 +83,7 @@ def test_a_folder_of_png_files_is_the_same_set_and_one_of_jpeg_files_is_told(giv
 
 
 def test_class_folders_are_read_and_told_to_be_sorted(tmp_path):
-    for name, colour in (("bee", 9), ("ant", 5)):
+    for name, colour in (("bee", 9), ("ant", 5), (".thumbnails", 1)):
         save(np.full((2, SIDE, SIDE, 3), colour, np.uint8), tmp_path / name, "png")
     images, size = given_set.open_given(str(tmp_path))
     (batch,) = images

@@ -193,7 +193,7 @@ def test_statistics_take_the_place_of_images_on_the_command_line(statistics, fid
     first = record()
     code, out, err = fid_sample("reference=a.npz")
     assert (code, err) == (0, "")
-    assert "reference  a.npz: statistics, without images\n" in out
+    assert "reference  a.npz: statistics of val, without images\n" in out
     assert f"reference              a.npz, {COUNT}\n" in out
     second = record()
     assert second["reference"]["sha256"] == first["reference"]["sha256"]
@@ -208,7 +208,7 @@ def test_given_images_are_scored_against_statistics(statistics, drawn, capsys):
     np.savez("given.npz", drawn[0][:40].permute(0, 2, 3, 1).numpy())
     words = ["samples=given.npz", "reference=a.npz", "device=cpu"]
     assert run_command(FID_sample.main, SampleConfig, words, program="", about="") == 0
-    assert "reference  a.npz: statistics, without images\n" in capsys.readouterr().out
+    assert "reference  a.npz: statistics of val, without images\n" in capsys.readouterr().out
     with open("scores.json", encoding="utf-8") as file:
         found = json.load(file)
     assert found["metrics"].keys() >= {"shapesnet-1 distance", "shapesnet-1 precision"}

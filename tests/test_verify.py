@@ -85,14 +85,14 @@ def test_weights_and_row_may_lie_elsewhere(verify, tmp_path):
     code, _, err = verify()
     assert code == 2
     assert err.startswith(
-        "error: tiny needs what is not at hand, there is no weights: say where it lies, "
-        "weights=FOLDER. The network has the sha256 "
+        "error: tiny needs what is not at hand, there is no weights: give weights=FOLDER."
+        " The network has the sha256 "
     )
     code, _, err = verify("reference=data", "train=data")
     assert (code, err.partition(". The network")[0]) == (
         2,
-        "error: tiny needs what is not at hand, there is no weights and no data: say where it "
-        "lies, weights=FOLDER reference=FOLDER train=FOLDER",
+        "error: tiny needs what is not at hand, there is no weights and no data: give "
+        "weights=FOLDER reference=FOLDER train=FOLDER",
     )
     (tmp_path / "results/tiny.json").rename(tmp_path / "row.json")
     code, _, err = verify("weights=moved", "verify=row.json", "out=new/again.npz")
@@ -177,7 +177,7 @@ def test_other_bytes_are_compared_by_their_intervals(verify, tmp_path):
         (["verify=a-quoted"], "a-quoted is quoted from https://a.org: only rows of ours can be me"),
         (["score.yaml"], "verify takes its settings from the row, not from score.yaml; leave it "),
         (["sweep=num_steps=1 2", "train="], "verify makes one set of samples: leave sweep, reco"),
-        (["reference=nowhere"], "tiny needs what is not at hand, there is no nowhere: say where "),
+        (["reference=nowhere"], "tiny needs what is not at hand, there is no nowhere: give refe"),
         (["num_images=1"], "num_images must be at least 2, not 1."),
         (["out=results"], "out=results must end in .npz."),
     ],
