@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from MaskGIL.data.sampler import spread
-from Metrics.intervals import PER_FEATURE, beyond_bias, interval
+from Metrics.intervals import (
+    FEWEST_COUNTED,
+    PER_FEATURE,
+    beyond_bias,
+    interval,
+    interval_of_share,
+)
 from Metrics.jackknife import GROUPS, balanced_groups
 from Metrics.kid import SEED, SUBSET_SIZE, SUBSETS, kernel_distance, squared_mmd
 from Metrics.neighbourhoods import DENSITY_K, K, Neighbourhoods, neighbourhoods
@@ -28,8 +34,9 @@ HOW_KID = (
 HOW_NEAR = f"precision and recall at k={K}, density and coverage at k={DENSITY_K}"
 HOW_SURE = (
     f"95 %, from {GROUPS} groups of the samples, against these very reference images; those of "
-    "recall and coverage are rather too wide; extrapolated is the distance of endlessly many "
-    f"samples, told from {PER_FEATURE} samples a feature on"
+    "recall and coverage are rather too wide; a share near 0 or 1, with fewer than "
+    f"{FEWEST_COUNTED} images inside or outside of it, has none; extrapolated is the distance of "
+    f"endlessly many samples, told from {PER_FEATURE} samples a feature on"
 )
 
 
@@ -66,7 +73,11 @@ def _of_pairs(
     metrics = {"KID": kernel_distance(real, generated, size=size)[0], **shares._asdict()}
     of_pairs = squared_mmd(real[paired], generated[rows], groups[rows])
     intervals = {"KID": interval(*of_pairs)._asdict()}
+    counted = {"precision": len(generated), "recall": len(real), "coverage": len(real)}
     for name, values in zip(Neighbourhoods._fields, zip(*shares_without)):
-        intervals[name] = interval(metrics[name], values)._asdict()
+        if name == "density":  # no share: it may be larger than 1
+            intervals[name] = interval(metrics[name], values)._asdict()
+        elif ends := interval_of_share(metrics[name], values, counted[name]):
+            intervals[name] = ends._asdict()
     how = {"KID": HOW_KID.format(size=size), "precision": HOW_NEAR}
     return {"metrics": metrics, "intervals": intervals, "how": how}

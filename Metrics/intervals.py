@@ -20,7 +20,8 @@ from Metrics.inception_metrics import FeatureStatistics
 from Metrics.jackknife import GROUPS, balanced_groups, standard_error, without_each
 
 SHARE = 0.95
-PER_FEATURE = 3  # at 1 image a feature an extrapolated distance falls below 0
+PER_FEATURE = 6  # at 3 images a feature an extrapolated distance is still too small
+FEWEST_COUNTED = 10  # images inside and outside of a share: of fewer the groups tell too little
 
 
 class Interval(NamedTuple):
@@ -33,6 +34,16 @@ class Interval(NamedTuple):
 def interval(centre: float, without: Sequence[float]) -> Interval:
     """About a number, from those without each of g groups: Student's t of g - 1, 2.26 at g = 10."""
     return _about(centre, standard_error(without), len(without))
+
+
+def interval_of_share(share: float, without: Sequence[float], num_images: int) -> Interval | None:
+    """As `interval`, of a share of so many images; None near 0 and 1, by FEWEST_COUNTED.
+
+    There hardly a group changes it, and the interval would be far too narrow.
+    """
+    if round(min(share, 1 - share) * num_images) < FEWEST_COUNTED:
+        return None
+    return interval(share, without)
 
 
 def interval_of_blocks(mean: float, deviation: float, num_blocks: int) -> Interval:

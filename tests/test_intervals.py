@@ -6,7 +6,15 @@ import torch
 
 from Metrics.inception_metrics import FeatureStatistics, Gaussian
 from Metrics.inception_score import inception_score
-from Metrics.intervals import beyond_bias, extrapolated, interval, interval_of_blocks
+from Metrics.intervals import (
+    FEWEST_COUNTED,
+    PER_FEATURE,
+    beyond_bias,
+    extrapolated,
+    interval,
+    interval_of_blocks,
+    interval_of_share,
+)
 from Metrics.jackknife import GROUPS
 from Metrics.kid import squared_mmd
 from Metrics.neighbourhoods import neighbourhoods
@@ -67,6 +75,26 @@ def test_intervals_hold_the_true_frechet_distance():
     assert abs(np.mean(limits) - true) < 3 * error  # and extrapolated it is not
 
 
+def test_intervals_hold_it_from_the_fewest_images_a_feature_on():
+    """Of a flat spectrum, whose distance is the last to become a line in 1 / N."""
+    random = torch.Generator().manual_seed(0)
+    width, sets, shift = 96, 60, 0.1
+    known = Gaussian.of(torch.zeros(width), torch.eye(width).double())
+
+    def distance(statistics):
+        return statistics.gaussian().distance(known)
+
+    found, labels = [], np.zeros(PER_FEATURE * width, dtype=np.int64)
+    for _ in range(sets):
+        images = torch.randn(len(labels), width, generator=random, dtype=torch.float64) + shift
+        statistics = FeatureStatistics()
+        statistics.update(images)
+        _, *ends = beyond_bias(images, labels, distance, distance(statistics)).values()
+        found.append(ends)
+    assert beyond_bias(images[1:], labels[1:], distance, 1.0) == {}
+    assert covered(width * shift**2, found) >= 0.9
+
+
 def test_intervals_hold_the_true_kernel_distance():
     """In one dimension (x y + 1)^3 needs the first three moments alone."""
     random = torch.Generator().manual_seed(1)
@@ -106,6 +134,51 @@ def test_intervals_hold_the_true_precision_and_density(number):
         value, *without = scores(draw(SIZE), GROUP_OF)
         found.append(interval(value, without))
     assert 0.9 <= covered(true, found) <= 0.99
+
+
+RECALL, COVERAGE = 1, 3
+
+
+def shares(number, num_real, width, scale, sets=100):
+    """Of sets of SIZE: (share, those without each group) by number in `Neighbourhoods`."""
+    random = torch.Generator().manual_seed(2)
+    real = torch.randn(num_real, width, generator=random, dtype=torch.float64)
+    found = []
+    for _ in range(sets):
+        images = torch.randn(SIZE, width, generator=random, dtype=torch.float64) * scale
+        value, *without = (each[number] for each in neighbourhoods(real, images, GROUP_OF))
+        found.append((value, without))
+    return found, np.mean([value for value, _ in found])
+
+
+@pytest.mark.parametrize(
+    ("number", "scale", "expected"),
+    [(RECALL, 0.7, 0.52), (COVERAGE, 0.3, 0.76), (RECALL, 1.0, 0.88), (COVERAGE, 1.3, 0.92)],
+)
+def test_intervals_hold_the_true_recall_and_coverage(number, scale, expected):
+    """Of sets of one size, as for the inception score; they are rather too wide."""
+    found, true = shares(number, 200, 8, scale)
+    assert true == pytest.approx(expected, abs=0.03)
+    told = [ends for each in found if (ends := interval_of_share(*each, 200))]
+    assert len(told) > 0.8 * len(found)
+    assert covered(true, told) >= 0.9
+
+
+@pytest.mark.parametrize("number", [RECALL, COVERAGE])
+def test_near_one_there_is_no_interval_rather_than_one_that_is_too_narrow(number):
+    found, true = shares(number, 30, 2, 1.5)
+    assert 0.97 < true <= 1
+    assert covered(true, [interval(*each) for each in found]) < 0.9
+    assert not any(interval_of_share(*each, 30) for each in found)
+
+
+def test_a_share_has_an_interval_from_a_few_images_on_inside_and_outside():
+    for count in range(101):
+        share = count / 100
+        without = [share, share + 0.01, share - 0.01]
+        is_told = FEWEST_COUNTED <= count <= 100 - FEWEST_COUNTED
+        expected = interval(share, without) if is_told else None
+        assert interval_of_share(share, without, 100) == expected
 
 
 def test_intervals_hold_the_true_inception_score_of_sets_of_one_size():

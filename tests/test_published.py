@@ -23,7 +23,7 @@ from Network.config import UserError
 
 SIDE, COUNT = 16, 24
 LABELS = np.arange(COUNT) % 3
-SPATIAL_WIDTH = 7  # of the stand-in: a distance of 2023 numbers takes seconds
+SPATIAL_WIDTH = 4  # of the stand-in: a distance of 2023 numbers takes seconds
 
 
 class Patches(InceptionNetwork):

@@ -229,7 +229,9 @@ class TestEvaluate:
         by_features = ["KID", "precision", "recall", "density", "coverage"]
         assert list(result["metrics"]) == ["shapesnet-1 distance", *by_features]
         others = {"FID", "sFID", "shuffled inception score"}
-        assert result["intervals"].keys() == {*others, *by_features}
+        near_one = {"precision", "coverage"}
+        assert min(result["metrics"][name] for name in near_one) > 0.94
+        assert result["intervals"].keys() == {*others, *by_features} - near_one
         assert result["sfid"] == pytest.approx(expected / 255**2)
         logits = images.float().mean((2, 3)) / 100
         assert result["inception_score"] == pytest.approx(adm_inception_score(logits)[0])
