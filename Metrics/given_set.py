@@ -51,6 +51,11 @@ class GivenSet:
         if self.out.exists():
             raise UserError(f"out={self.out} is there already; name another.")
         self.images, self.size = open_given(config.samples)
+        if config.num_images not in (0, len(self.images)):
+            raise UserError(
+                f"samples={config.samples} has {len(self.images):,} images, num_images asks for "
+                f"{config.num_images:,}; give all of them, or leave num_images out."
+            )
         split, count = config.reference_split, config.num_reference
         self.reference = open_reference(config.reference, split, self.size, count)
         check_reference(config, self.reference)

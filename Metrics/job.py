@@ -108,12 +108,12 @@ class Job:
         self.pipe = open_pipeline(config)
         self.geometry = find_geometry(self.pipe, config)
         png = Path(config.png) if config.png else None
-        self.partial = PartialSet(self.out, config.num_images, self.geometry.kept, png)
+        self.partial = PartialSet(self.out, config.count, self.geometry.kept, png)
         if not self.out.exists():
             self.partial.check()
         self.reference, self.train = self._open_images()
         self.labels = choose_labels(
-            self.pipe, config.classes, config.num_images, config.seed, self.reference
+            self.pipe, config.classes, config.count, config.seed, self.reference
         )
         facts = {"seed": config.seed, "chunk": config.chunk, "ema": config.ema}
         self.samples = describe_samples(self.pipe, self.labels, **facts) | self.geometry.identity
@@ -127,7 +127,7 @@ class Job:
     def check_scores(self, reference: Reference) -> None:
         """Raise UserError for what could only fail when all images are there."""
         config, classes = self.config, self.pipe.classes
-        num_images = [config.num_images, len(reference)]
+        num_images = [config.count, len(reference)]
         check_reference(config, reference)
         if isinstance(reference, StatisticsFile):
             if self.train:
@@ -204,7 +204,7 @@ class Job:
         """What will be done, for people."""
         config, (height, width) = self.config, self.geometry.drawn
         lines = [
-            f"samples    {config.num_images:,} of {height}x{width}, {', '.join(config.classes)}, "
+            f"samples    {config.count:,} of {height}x{width}, {', '.join(config.classes)}, "
             f"seed {config.seed}, in chunks of {config.chunk}",
             *(
                 [f"resized    to {config.resize}x{config.resize}, {FILTER}"]
@@ -231,7 +231,7 @@ class Job:
         config, reference = self.config, self.reference
         if reference is None:
             return []
-        lines, count = [reference_line(reference)], config.num_images + num_seen(reference)
+        lines, count = [reference_line(reference)], config.count + num_seen(reference)
         if self.train and config.ladder:
             count += 3 * min(len(reference), len(self.train))
         return lines + network_lines(config, count, self.pipe.device)
@@ -261,7 +261,7 @@ class Job:
     def _check_whole(self) -> None:
         """Raise UserError unless the file is what its record says, as far as a glance tells."""
         file, png = SampleFile(self.out), self.partial.png
-        if (len(file), file.size) != (self.config.num_images, self.geometry.kept):
+        if (len(file), file.size) != (self.config.count, self.geometry.kept):
             raise UserError(self._changed())
         if png is not None and not (png.is_dir() and any(png.iterdir())):
             raise UserError(
@@ -280,7 +280,7 @@ class Share:
     """
 
     def __init__(self, job: Job) -> None:
-        self.pieces = chunks(job.config.num_images, job.config.chunk)
+        self.pieces = chunks(job.config.count, job.config.chunk)
         self.num_made, self.seconds = 0, 0.0
         self._job = job
 

@@ -9,12 +9,14 @@ from Metrics.jackknife import GROUPS
 from Metrics.similarity import WINDOW
 from Network.config import UserError, setting
 
+NUM_IMAGES = 50_000  # of the sets that published FIDs are of
 OF_RECONSTRUCTIONS = ("image_size", "vgg", "grid")
 USED_BY_RECONSTRUCTIONS = {"reconstruct", "reference", "reference_split", "num_reference", "out",
                            "inception", "chunk", "device", "precision",
                            *OF_RECONSTRUCTIONS}  # fmt: skip
-USED_BY_GIVEN_SAMPLES = {"samples", "reference", "reference_split", "num_reference", "inception",
-                         "dinov2", "precision_recall", "out", "device"}  # fmt: skip
+USED_BY_GIVEN_SAMPLES = {"samples", "num_images", "reference", "reference_split",
+                         "num_reference", "inception", "dinov2", "precision_recall", "out",
+                         "device"}  # fmt: skip
 OF_REFERENCE = ("num_reference", "reference_split", "precision_recall", "dinov2")
 OF_ONE_SET = ("height", "width", "resize", "png", "train", "ladder", "classifier", "nearest",
               "precision_recall", "dinov2")  # fmt: skip
@@ -24,7 +26,9 @@ OF_ONE_SET = ("height", "width", "resize", "png", "train", "ladder", "classifier
 class SampleConfig(SamplingKeys):
     """A set of samples and what it is scored against."""
 
-    num_images: int = setting(50_000, "images of the set")
+    num_images: int = setting(
+        0, "images of the set, of samples=... a check; 0: 50,000, of samples=... all there are"
+    )
     out: str = setting(
         "samples.npz", "file of the set, never overwritten; its record: .json beside"
     )
@@ -119,7 +123,7 @@ class SampleConfig(SamplingKeys):
         super().__post_init__()
         if self.verify:
             return  # its keys are looked at beside those of the row
-        require_at_least("num_images", self.num_images, 2)
+        require_at_least("num_images", self.count, 2)
         require_at_least("chunk", self.chunk, 1)
         for key in ("num_reference", "height", "width", "resize"):
             require_at_least(key, getattr(self, key), 0)
@@ -147,6 +151,11 @@ class SampleConfig(SamplingKeys):
         if self.inception not in ("auto", "none") and not self.reference:
             raise UserError("inception needs a reference: an FID is the distance to one.")
 
+    @property
+    def count(self) -> int:
+        """Images of a set that is sampled."""
+        return self.num_images or NUM_IMAGES
+
     def _refuse_what_has_no_effect(self) -> None:
         changed = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
         if self.sweep:
@@ -167,8 +176,8 @@ class SampleConfig(SamplingKeys):
     def _check_sweep(self) -> None:
         if not self.reference:
             raise UserError("sweep scores its cells against a reference: give reference=... too.")
-        if self.num_images < 2 * GROUPS:
+        if self.count < 2 * GROUPS:
             raise UserError(
-                f"num_images={self.num_images} is too few for the errors of a sweep, which are of "
+                f"num_images={self.count} is too few for the errors of a sweep, which are of "
                 f"{GROUPS} groups; give {2 * GROUPS} or more."
             )

@@ -68,7 +68,7 @@ class Sweep:
         )
         check_reference(config, self.reference)
         self.labels = choose_labels(
-            self.pipe, config.classes, config.num_images, config.seed, self.reference
+            self.pipe, config.classes, config.count, config.seed, self.reference
         )
         self.ar_network = describe_ar_network(self.pipe)
         self.facts = {
@@ -93,7 +93,7 @@ class Sweep:
         finished = len(self.cells) - len(self._missing())
         lines = [
             f"cells      {len(self.cells)}, of which {finished} are finished",
-            f"samples    {config.num_images:,} of {height}x{width} each, "
+            f"samples    {config.count:,} of {height}x{width} each, "
             f"{', '.join(config.classes)}, seed {config.seed}, in chunks of {config.chunk}",
             f"device     {self.pipe.device}, {self.facts['set']['precision']}",
             f"reference  {self.reference.name}: {len(self.reference):,} images",

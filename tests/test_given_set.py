@@ -92,7 +92,8 @@ def test_class_folders_are_read_and_told_to_be_sorted(tmp_path):
 
 
 def test_a_dry_run_leaves_nothing(given, tmp_path):
-    assert given[0]("--dry-run")[0] == 0
+    for words in ([], ["num_images=24"]):
+        assert given[0]("--dry-run", *words)[0] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
@@ -109,6 +110,12 @@ def test_a_dry_run_leaves_nothing(given, tmp_path):
             ["reference=large.npz"],
             "reference=large.npz holds images of 32x32, the samples have 16x",
         ),
+        (
+            ["num_images=25"],
+            "samples=a.npz has 24 images, num_images asks for 25; give all of them, or leave num_i",
+        ),
+        (["num_images=50000"], "samples=a.npz has 24 images, num_images asks for 50,000; give all"),
+        (["num_images=23"], "samples=a.npz has 24 images, num_images asks for 23; give all of the"),
         (["reference=shapes:1"], "reference=shapes:1 is one image; a distance needs two."),
         (["out=scores.npz"], "out=scores.npz must end in .json."),
     ],

@@ -41,13 +41,25 @@ def test_sentences(words, sentence):
     assert str(error.value).startswith(sentence)
 
 
+def test_a_set_is_of_as_many_images_as_published_ones_unless_it_is_told():
+    assert SampleConfig().count == 50_000
+    assert SampleConfig(num_images=99).count == 99
+
+
 def test_grids_are_separated_by_commas_and_their_values_by_blanks():
     words = ["reference=a", "sweep=num_steps=1 2,a name plan=ar"]
     found = load_config(SampleConfig, None, words)
     assert found.sweep == ("num_steps=1 2", "a name plan=ar")
 
 
-OTHER = {"png": "a", "nearest": "a.png", "classes": ("ant",), "vgg": "none", "grid": "a.png"}
+OTHER = {
+    "num_images": 99,
+    "png": "a",
+    "nearest": "a.png",
+    "classes": ("ant",),
+    "vgg": "none",
+    "grid": "a.png",
+}
 
 
 def different(field):
@@ -77,7 +89,7 @@ def test_every_key_that_is_not_read_is_refused(way, what):
         "without reconstruct=...": redrawn,
         "on a sweep": {"reconstruct", "samples", "png"} | redrawn | scores | size,
         "where nothing is sampled": {"num_images", "png", "classes"} | size | scores | sampler,
-        "on images that are given": {"num_images", "png", "classes", "chunk", "precision"}
+        "on images that are given": {"png", "classes", "chunk", "precision"}
         | (size | redrawn | sampler | scores | {"reconstruct"}) - {"precision_recall", "dinov2"},
     }[what]
     for field in fields(SampleConfig):
