@@ -73,8 +73,8 @@ def test_a_set_and_its_record(fid_sample, weights, tmp_path):
         "near training images",
     ]
     assert f"shapesnet-1 distance   {record['metrics']['shapesnet-1 distance']:.4g}\n" in out
-    assert f"shapesnet-1 recall     {record['metrics']['shapesnet-1 recall']:.4g} ± " in out
-    assert "FID, sFID, IS          none (no Inception weights at hand: inception=FILE or" in out
+    assert f"shapesnet-1 recall     {record['metrics']['shapesnet-1 recall']:.4g}\n" in out
+    assert f"shapesnet-1 KID        {record['metrics']['shapesnet-1 KID']:.4g} ± " in out
 
 
 def test_features_need_not_be_kept(fid_sample, tmp_path):
