@@ -79,8 +79,7 @@ def sample_rows(
     """Images (B, 3, H, W) uint8, on the device, of some rows of the set with labels (N,).
 
     Drawn on a `grid` (h, w) of tokens, that of the weights by default, and with `resize` brought to
-    this side (`Metrics.geometry`). Raises UserError for pixels that are
-    not finite.
+    this side (`Metrics.geometry`). Raises UserError for pixels that are not finite.
     """
     indices = torch.arange(rows.start, rows.stop, device=pipe.device)
     known = torch.from_numpy(labels[rows.start : rows.stop]).to(pipe.device)
