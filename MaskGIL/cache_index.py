@@ -4,7 +4,6 @@
 CHUNK images. Nothing in it depends on time, machine or ranks. R rows, C crops, h w token grid.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from MaskGIL.data import Images, images_hash
 from MaskGIL.data.crops import num_crops
 from MaskGIL.durable import sha256, to_json
+from MaskGIL.json_index import AGAIN, damaged, misfit, read_json_index
 from Network.config import UserError
 from Network.tokenizer import Tokenizer
 
@@ -23,7 +23,6 @@ VERSION = 2
 UNKNOWN = "unknown"  # the precision of tokens that others have encoded
 CHUNK = 256  # images
 Index = dict[str, Any]  # what index.json holds
-_AGAIN = "delete the folder {} and run the command that wrote it again."
 _FORM = {  # the types of what stands in an index, of all that is read from there
     "complete": bool,
     "dtype": str,
@@ -90,20 +89,9 @@ def read_index(folder: Path) -> Index:
 
     Raises UserError when it is missing, not of this VERSION, or damaged.
     """
-    path = folder / "index.json"
-    if not path.exists():
-        raise UserError(
-            f"No token cache in {folder}: index.json is missing; write the cache first."
-        )
-    try:
-        index = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); {_AGAIN.format(folder)}") from error
-    found = index.get("version") if isinstance(index, dict) else None
-    if found != VERSION:
-        raise UserError(f"{path} has version {found}, not {VERSION}; {_AGAIN.format(folder)}")
+    index = read_json_index(folder, VERSION, "token cache")
     if key := misfit(index, _FORM) or _contradiction(index):
-        raise UserError(f"{path} is damaged at {key}; {_AGAIN.format(folder)}")
+        raise damaged(folder, key)
     index["transform"].setdefault("precision", "fp32")  # all there was before it was written down
     return index
 
@@ -144,15 +132,15 @@ def check_files(folder: Path, index: Index, verify: bool) -> None:
     for path, size in ((part.path, part.size), (labels, 4 * part.rows)):
         found = path.stat().st_size if path.exists() else 0
         if found != size:
-            raise UserError(f"{path} has {found} bytes, not {size}; {_AGAIN.format(folder)}")
+            raise UserError(f"{path} has {found} bytes, not {size}; {AGAIN.format(folder)}")
     data, num_classes = labels.read_bytes(), len(index["classes"])
     if sha256(data) != index["labels_sha256"]:
-        raise UserError(f"{labels} is damaged (sha256 differs); {_AGAIN.format(folder)}")
+        raise UserError(f"{labels} is damaged (sha256 differs); {AGAIN.format(folder)}")
     numbers = np.frombuffer(data, "<i4")
     if not -1 <= numbers.min() <= numbers.max() < max(num_classes, 1):  # without classes all are 0
         raise UserError(
             f"{labels} has labels from {numbers.min()} to {numbers.max()}, but index.json "
-            f"{num_classes} classes; {_AGAIN.format(folder)}"
+            f"{num_classes} classes; {AGAIN.format(folder)}"
         )
     if verify:
         _check_tokens(folder, index, part)
@@ -164,13 +152,13 @@ def _check_tokens(folder: Path, index: Index, part: "Part") -> None:
         data = part.read(chunk)
         if sha256(data) != expected:
             raise UserError(
-                f"{part.path} is damaged in chunk {chunk} (sha256 differs); {_AGAIN.format(folder)}"
+                f"{part.path} is damaged in chunk {chunk} (sha256 differs); {AGAIN.format(folder)}"
             )
         largest = np.frombuffer(data, index["dtype"]).max()
         if largest >= codebook_size:
             raise UserError(
                 f"{part.path} has token {largest} in chunk {chunk}, outside of the codebook of "
-                f"{codebook_size}; {_AGAIN.format(folder)}"
+                f"{codebook_size}; {AGAIN.format(folder)}"
             )
 
 
@@ -212,23 +200,6 @@ class Part:
     def hash_of(self, chunk: int) -> str:
         """Sha256 of the chunk as it lies on disk."""
         return sha256(self.read(chunk))
-
-
-def misfit(value: Any, form: Any, key: str = "") -> str:
-    """The first key whose value is missing or not of its form, if there is one.
-
-    A form is a type, or a dict or list of forms.
-    """
-    if isinstance(form, type):
-        return "" if type(value) is form else key
-    if type(value) is not type(form):
-        return key
-    if isinstance(form, list):
-        form, value = (dict(enumerate(items)) for items in (form, value))
-        if len(form) != len(value):
-            return key
-    inner = ((value.get(name), kind, f"{key}.{name}".lstrip(".")) for name, kind in form.items())
-    return next(filter(None, (misfit(*arguments) for arguments in inner)), "")
 
 
 def class_to_idx(classes: Sequence[str]) -> dict[str, int]:

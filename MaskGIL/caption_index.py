@@ -14,15 +14,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from MaskGIL.cache_index import misfit
 from MaskGIL.durable import sha256
+from MaskGIL.json_index import AGAIN, damaged, misfit, read_json_index
 from Network.config import UserError
 from Network.text import TextEncoder
 
 VERSION = 1
 CHUNK = 1024  # captions: enough of every length for the encoder's batches to be full
 Index = dict[str, Any]  # what index.json holds
-_AGAIN = "delete the folder {} and run the command that wrote it again."
 _ENCODER = {  # what the features depend on, then the name, which tells people
     **{"width": int, "num_tokens": int, "most_tokens": int, "precision": str},
     **{"fingerprint": str, "name": str},
@@ -95,7 +94,7 @@ class Offsets:
             path = folder / name
             data = path.read_bytes() if path.exists() else b""
             if sha256(data) != expected:
-                raise UserError(f"{path} is damaged (sha256 differs); {_AGAIN.format(folder)}")
+                raise UserError(f"{path} is damaged (sha256 differs); {AGAIN.format(folder)}")
             arrays.append(np.frombuffer(data, "<i8"))
         return cls(*arrays)
 
@@ -164,21 +163,12 @@ def read_index(folder: Path) -> Index:
 
     Raises UserError when it is missing, not of this VERSION, or damaged.
     """
-    path = folder / "index.json"
-    if not path.exists():
-        raise UserError(f"No caption cache in {folder}: index.json is missing; write it first.")
-    try:
-        index = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); {_AGAIN.format(folder)}") from error
-    found = index.get("version") if isinstance(index, dict) else None
-    if found != VERSION:
-        raise UserError(f"{path} has version {found}, not {VERSION}; {_AGAIN.format(folder)}")
+    index = read_json_index(folder, VERSION, "caption cache")
     key = misfit(index, _FORM)
     if not key and index["chunk"] != CHUNK:
         key = "chunk"
     if key:
-        raise UserError(f"{path} is damaged at {key}; {_AGAIN.format(folder)}")
+        raise damaged(folder, key)
     return index
 
 
@@ -212,11 +202,11 @@ def check_features(folder: Path, index: Index, offsets: Offsets, verify: bool) -
     found = features.path.stat().st_size if features.path.exists() else 0
     if found != features.size:
         raise UserError(
-            f"{features.path} has {found} bytes, not {features.size}; {_AGAIN.format(folder)}"
+            f"{features.path} has {found} bytes, not {features.size}; {AGAIN.format(folder)}"
         )
     for chunk in range(offsets.num_chunks if verify else 0):
         if index["sha256"][chunk : chunk + 1] != [features.hash_of(chunk)]:
             raise UserError(
                 f"{features.path} is damaged in chunk {chunk} (sha256 differs); "
-                f"{_AGAIN.format(folder)}"
+                f"{AGAIN.format(folder)}"
             )

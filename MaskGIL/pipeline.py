@@ -186,7 +186,7 @@ class Pipeline:
         """
         settings, grid = settings or self.sampling, (tokens.shape[1], tokens.shape[2])
         steps, plan = self.plan(settings, grid), plan_kind(self.objective, settings.plan)
-        if not self.network.null_label:  # the only one: nothing to be guided away from
+        if not self.network.config.is_conditional:  # there is nothing to be guided away from
             settings = replace(settings, guidance_scale=1.0)
         predictors = {
             kind: PREDICTORS[kind](self.networks[kind], labels, settings) for kind in PLANS[plan]
@@ -205,7 +205,7 @@ class Pipeline:
     def settings(self, num_inference_steps: int | None = None, **changes: Any) -> SamplingConfig:
         """The sampler of the weights with what a call changes; None leaves a setting."""
         given = {"num_inference_steps": num_inference_steps, **changes}
-        return self.sampling.changed(**read_settings(given, bool(self.network.null_label)))
+        return self.sampling.changed(**read_settings(given, self.network.config.is_conditional))
 
     def plan(
         self, settings: SamplingConfig | None = None, grid: tuple[int, int] | None = None

@@ -12,25 +12,38 @@ from torch import Tensor
 
 from MaskGIL.guidance import PartLogits, guide, scale_at
 from MaskGIL.sampling import SamplingConfig
+from Network.condition import Captions
 from Network.context import Context, KVCache
 from Network.gpt import GPT
+
+Condition = Tensor | Captions
 
 
 class GuidedPredictor:
     """Logits of a bidirectional network under guidance: any rows, for masked plans."""
 
-    def __init__(self, network: GPT, labels: Tensor, sampling: SamplingConfig):
-        """Labels (B,) int64, or shares of classes (B, num_classes + 1)."""
-        self.network, self.labels, self.sampling = network, labels, sampling
+    def __init__(
+        self,
+        network: GPT,
+        condition: Condition,
+        sampling: SamplingConfig,
+        null: Condition | None = None,
+    ):
+        """Labels (B,) int64, shares of classes (B, num_classes + 1), or captions of B images.
+
+        `null` is what guidance leads away from, None for the null condition of the network.
+        """
+        self.network, self.condition, self.sampling = network, condition, sampling
+        self.null_condition = network.condition.without(condition) if null is None else null
         self.conditional = Context()  # `start` encodes the conditions
         self.both: list[Context] = []  # passes of a guided step: condition, then null condition
 
     def start(self, tokens: Tensor) -> None:
         """Encode the conditions of tokens (B, h, w)."""
-        assert len(tokens) == len(self.labels)
-        self.conditional = self.network.encode(self.labels)
+        assert len(tokens) == len(self.condition)
+        self.conditional = self.network.encode(self.condition)
         if self.sampling.guidance_scale != 1:
-            self.both = [self.conditional, self.network.encode(_null_labels(self))]
+            self.both = [self.conditional, self.network.encode(self.null_condition)]
             if not self.sampling.two_passes:
                 self.both = [Context.cat(self.both)]
 
@@ -71,21 +84,28 @@ class CausalPredictor:
     opens, in one forward over all tokens so far, and is dropped when it closes.
     """
 
-    def __init__(self, network: GPT, labels: Tensor, sampling: SamplingConfig):
+    def __init__(
+        self,
+        network: GPT,
+        condition: Condition,
+        sampling: SamplingConfig,
+        null: Condition | None = None,
+    ):
         """As `GuidedPredictor`."""
-        self.network, self.labels, self.sampling = network, labels, sampling
+        self.network, self.condition, self.sampling = network, condition, sampling
+        self.null_condition = network.condition.without(condition) if null is None else null
         self.conditional = self.null = Context()  # `start` encodes them
         self.branches: list[Branch] = []
         self.num_tokens = self.asked = 0
 
     def start(self, tokens: Tensor) -> None:
         """Encode the conditions of tokens (B, h, w), none of which is seen yet."""
-        assert len(tokens) == len(self.labels)
+        assert len(tokens) == len(self.condition)
         self.num_tokens, self.asked = tokens[0].numel(), 0
-        self.conditional = self.network.encode(self.labels, causal=True)
+        self.conditional = self.network.encode(self.condition, causal=True)
         self.branches = [Branch(self.conditional, KVCache(self.num_tokens))]
         if self.sampling.guidance_scale != 1:
-            self.null = self.network.encode(_null_labels(self), causal=True)
+            self.null = self.network.encode(self.null_condition, causal=True)
 
     def __call__(self, tokens: Tensor, rows: Tensor, progress: float) -> Tensor | PartLogits:
         """Tokens (B, h, w) and the next rows (B, M) -> guided logits (B, 1, V) of the last one."""
@@ -111,7 +131,7 @@ class CausalPredictor:
     def _drop_null(self) -> None:
         first = self.branches[0]
         if first.conditions == 2:
-            first = Branch(self.conditional, first.cache.first(len(self.labels)))
+            first = Branch(self.conditional, first.cache.first(len(self.condition)))
         self.branches = [first]
 
 
@@ -133,8 +153,3 @@ def guided(
     if network.head_is_linear:  # then mixing before the head is the same, at half the cost
         return network.head(guide(conditional, null, scale), rows)
     return guide(network.head(conditional, rows), network.head(null, rows), scale)
-
-
-def _null_labels(predictor: GuidedPredictor | CausalPredictor) -> Tensor:
-    labels, null = predictor.labels, predictor.network.null_label
-    return torch.full((len(labels),), null, device=labels.device)

@@ -101,7 +101,7 @@ def check_keys(keys: SamplingKeys, pipe: Pipeline, samplers: Sequence[SamplingCo
 def sampler_of(pipe: Pipeline, settings: SamplingConfig) -> Sampler:
     """What `settings` become with the networks of `pipe`."""
     kind = plan_kind(pipe.objective, settings.plan)
-    return Sampler(settings, kind, pipe.plan(settings), bool(pipe.network.null_label))
+    return Sampler(settings, kind, pipe.plan(settings), pipe.network.config.is_conditional)
 
 
 def sampler_line(pipe: Pipeline) -> str:

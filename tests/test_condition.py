@@ -136,6 +136,33 @@ def test_the_null_caption_keeps_the_mask():
     assert null.mask is given.mask
 
 
+def test_captions_are_cut_to_some_images():
+    given = captions(3, padding=(0, 3, 1))
+    rows = torch.tensor([2, 0])
+    assert [len(given), len(given[1:]), len(given[rows])] == [3, 2, 2]
+    assert torch.equal(given[rows].features, given.features[rows])
+    assert torch.equal(given[rows].mask, given.mask[rows])
+    assert Captions(given.features)[rows].mask is None
+    moved = given.to("meta")
+    assert moved.features.device == moved.mask.device == torch.device("meta")
+
+
+def test_captions_are_as_long_as_the_network_says():
+    assert network().condition.num_tokens == 120
+    short = network(caption_tokens=5)
+    assert short.condition.null_features.shape == (5, 6)
+    with pytest.raises(UserError, match=r"^network.caption_tokens=5 has no effect without captio"):
+        tiny.network_config(caption_tokens=5)
+    with pytest.raises(UserError, match=r"^network.caption_tokens must be at least 1, not 0"):
+        tiny.network_config(num_classes=0, caption_width=6, caption_tokens=0)
+
+
+def test_the_null_label_takes_the_place_of_labels_and_of_shares():
+    condition = ClassCondition(5, 8)
+    for labels in (torch.tensor([4, 5]), torch.eye(6)[:2]):
+        assert condition.without(labels).tolist() == [5, 5]
+
+
 @pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
 def test_padding_does_not_matter(causal):
     """The same caption, once without padding: what stands there is seen by nobody else."""

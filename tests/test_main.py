@@ -350,7 +350,9 @@ def test_too_many_unreadable_files_end_the_run(main_py, folder, kind, workers):
     photos = [word.replace("HERE", str(folder)) for word in PHOTOS]
     words = [*photos, "data.max_bad=0.01", f"data.tokens={kind}", f"data.workers={workers}"]
     found = complaint(main_py(*words))
-    assert re.match(r"[12] of 16 images cannot be read \(limit data.max_bad=0.01\); mend or ", found)
+    assert re.match(
+        r"[12] of 16 images cannot be read \(limit data.max_bad=0.01\); mend or ", found
+    )
     assert not (folder / "generator" / "weights").exists()
 
 

@@ -9,6 +9,7 @@ from MaskGIL.guidance import GUIDANCE, scale_at
 from MaskGIL.predictor import CausalPredictor, GuidedPredictor
 from MaskGIL.sampling import SamplingConfig
 from Network import build_network
+from Network.condition import ClassCondition
 from Network.gpt import Context
 
 NULL = 9
@@ -17,7 +18,7 @@ NULL = 9
 class Toy:
     """Hidden state (label, row, tokens' sum); a head linear or not. Counts what it is asked."""
 
-    null_label = NULL
+    condition = ClassCondition(NULL, 1)
     config = SimpleNamespace(part_sizes=(3,))
 
     def __init__(self, head_is_linear):
@@ -211,7 +212,7 @@ def test_no_null_pass_outside_the_interval(two_passes, guided):
     rows, seen = torch.tensor([[5, 0, 15], [3, 1, 2], [9, 9, 8]]), passes(predictor.network)
     found = {progress: predictor(tokens, rows, progress) for progress in (0.2, 0.3, 0.7, 0.8)}
     assert seen == [(3, 16), *guided, *guided, (3, 16)]
-    conditional = predictor.network(tokens, predictor.labels)
+    conditional = predictor.network(tokens, predictor.condition)
     null = predictor.network(tokens, torch.full((3,), predictor.network.null_label))
     for progress, logits in found.items():
         every = conditional if progress in (0.2, 0.8) else null + 3 * (conditional - null)
@@ -228,7 +229,7 @@ def test_a_null_branch_is_there_while_the_interval_is_open(two_passes):
     for row in range(16):
         found = predictor(tokens, torch.full((3, 1), row), row / 15)
         scale = 3.0 if 5 <= row <= 10 else 1.0
-        expected = plain_next(predictor.network, tokens, predictor.labels, row, scale)
+        expected = plain_next(predictor.network, tokens, predictor.condition, row, scale)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)  # float64
         caches[row] = [branch.cache.buffers[0].shape[1] for branch in predictor.branches if row]
         seen[:] = [each for each in seen if each != (3, 16)]  # of `plain_next`
