@@ -23,7 +23,8 @@ from Metrics.statistics_file import StatisticsFile
 from Network.config import UserError
 from Network.files import fingerprint, read_tensors
 
-WEIGHTS = ("network_sha256", "ar_network_sha256", "tokenizer", "tokenizer_sha256")
+WEIGHTS = ("network_sha256", "ar_network_sha256", "tokenizer", "tokenizer_sha256", "text_encoder",
+           "text_encoder_sha256")  # fmt: skip
 NAMES = ("name", "of")  # of a reference, which may lie elsewhere
 
 

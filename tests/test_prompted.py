@@ -10,6 +10,7 @@ from tiny_weights import CODES, GRID, SIDE
 
 from FID_sample import main
 from MaskGIL.command import run_command
+from MaskGIL.durable import to_json
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling import SamplingConfig
 from MaskGIL.text_source import TextOrigin
@@ -19,7 +20,10 @@ from Metrics.attributes import Drawings
 from Metrics.caption_set import open_caption_set
 from Metrics.clip_score import HOW
 from Metrics.prompted import Prompted
+from Metrics.registry import OURS
+from Metrics.row import row_of, words_of
 from Metrics.sample_config import SampleConfig
+from Metrics.schema import check_kind
 from Network.condition import Captions
 
 SMALL = ("chunk=16", "device=cpu", "precision=fp32", "out=a.npz", "inception=none")
@@ -103,6 +107,10 @@ def test_a_set_of_captions_and_its_record(fid_sample, weights, tmp_path):
     assert f"captions scenes:40, 40 of val, sha256 {captions.sha256[:8]}" in lines
     told = record["attributes"]["count as asked"]
     assert told["asked"] == 40
+    row = row_of(record, name="tiny", data="scenes", generator="tiny")
+    check_kind(json.loads(to_json(row)), OURS, tmp_path)
+    assert row["numbers"]["count as asked"]["value"] == told["rate"]
+    assert "captions=scenes:40" in words_of(row)
     rate, low, high, chance, shuffled, ceiling = (
         f"{told[name]:.1%}" for name in ("rate", "low", "high", "chance", "shuffled", "ceiling")
     )
