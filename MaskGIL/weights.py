@@ -22,7 +22,7 @@ from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
 from MaskGIL.json_index import misfit
 from MaskGIL.public import GENERATORS, public_file
 from MaskGIL.sampling import SamplingConfig
-from MaskGIL.text_source import PRECISIONS, TextOrigin
+from MaskGIL.text_source import TextOrigin
 from MaskGIL.values import choices, did_you_mean
 from Network import build_network, build_tokenizer
 from Network.config import NetworkConfig, TokenizerConfig, UserError
@@ -263,7 +263,7 @@ def read_config(folder: Path) -> dict:
         raise UserError(f"{file} is damaged (objective); write the weights again.")
     needed = {"tokenizer", "classes", "sampling"} if "network" in config else {"tokenizer"}
     text = config.get("text")
-    if text and (misfit(text, _TEXT, "text") or text["precision"] not in PRECISIONS):
+    if text and (misfit(text, _TEXT, "text") or text["precision"] not in ("fp32", "bf16")):
         raise UserError(f"{file} is damaged (text); write the weights again.")
     if missing := sorted(needed - config.keys()):
         raise UserError(f"{file} is damaged (no {missing[0]!r}); write the weights again.")

@@ -31,7 +31,7 @@ def network():
 def origin(folder, precision="fp32", **changes):
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     encoder = load_text_encoder(folder, num_tokens=TOKENS, dtype=dtype)
-    return TextOrigin(str(folder), encoder.fingerprint, precision)._replace(**changes)
+    return TextOrigin(str(folder), precision, encoder.fingerprint)._replace(**changes)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -108,7 +108,9 @@ def test_texts_are_cut_as_labels_are(folder, network):
 def test_minilm_by_its_name():
     encoder = load_text_encoder(tiny_text.minilm(), name="all-minilm-l6-v2")
     wide = tiny_text.tiny.network(num_classes=0, caption_width=384, caption_tokens=16).float()
-    found = PromptEncoder(wide, TextOrigin("all-minilm-l6-v2", encoder.fingerprint))(["two rings"])
+    found = PromptEncoder(wide, TextOrigin("all-minilm-l6-v2", "fp32", encoder.fingerprint))(
+        ["two rings"]
+    )
     assert found.features.shape == (1, 16, 384)
     assert torch.equal(
         found.features[0, -4:], encoder.features(["two rings"])[0].bfloat16().float()
@@ -155,7 +157,7 @@ def test_an_encoder_of_another_width(folder):
 
 def test_the_extra_is_named(folder, network, monkeypatch):
     monkeypatch.setattr(text, "find_spec", lambda name: None)
-    told = sentence(network, TextOrigin(str(folder), ""))
+    told = sentence(network, TextOrigin(str(folder), "fp32", ""))
     assert told == "A text encoder needs the extra t2i: pip install -e .[t2i]."
 
 

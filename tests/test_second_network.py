@@ -64,13 +64,17 @@ def test_a_second_network_of_the_wrong_kind(tmp_path, pair):
 
 
 def test_both_read_the_features_of_one_text_encoder(tmp_path):
-    origins = {"mar": ("here", "ab12"), "alike": ("there", "ab12"), "other": ("here", "cd34")}
+    origins = {
+        "mar": ("here", "fp32", "ab12"),
+        "alike": ("there", "fp32", "ab12"),
+        "other": ("here", "fp32", "cd34"),
+    }
     for name, origin in origins.items():
         save_weights(
             tmp_path / name, tiny.tokenizer(), network=text_network(),
             objective="mar" if name == "mar" else "ar", text=TextOrigin(*origin),
         )  # fmt: skip
     found = Pipeline.from_pretrained(tmp_path / "mar", ema=False, ar_folder=tmp_path / "alike")
-    assert found.text == TextOrigin("here", "ab12")
+    assert found.text == TextOrigin("here", "fp32", "ab12")
     with pytest.raises(UserError, match=r"have another text encoder than weights="):
         Pipeline.from_pretrained(tmp_path / "mar", ema=False, ar_folder=tmp_path / "other")

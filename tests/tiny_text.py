@@ -71,7 +71,7 @@ def text_network(**changes):
 def text_pipeline(folder, text=None, **changes):
     """4x4 tokens, 8x8 pixels, drawn sharply; `text` tells more of the encoder in `folder`."""
     encoder = load_text_encoder(folder, num_tokens=10)
-    origin = TextOrigin(str(folder), encoder.fingerprint)._replace(**(text or {}))
+    origin = TextOrigin(str(folder), "fp32", encoder.fingerprint)._replace(**(text or {}))
     settings = SamplingConfig(num_steps=5, temperature=0.5)
     return Pipeline(
         text_network(),
