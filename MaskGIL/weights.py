@@ -174,8 +174,8 @@ def open_generator(file: Path, tokenizer: VQTokenizer, name: str = "") -> Weight
         )
     network = _filled(read._replace(config=config), file)
     classes = list(imagenet_synsets()) if config.num_classes == NUM_CLASSES else []
-    sampling = row.sampling if row else SamplingConfig()
-    return Weights(network, tokenizer, classes, sampling, read.objective)
+    sampling, text = (row.sampling, row.text) if row else (SamplingConfig(), None)
+    return Weights(network, tokenizer, classes, sampling, read.objective, text)
 
 
 def load_tokenizer(folder: str | Path) -> VQTokenizer:
