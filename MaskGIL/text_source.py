@@ -32,7 +32,9 @@ class TextOrigin(NamedTuple):
     """What made the features that a network has learned from: an encoder as it was called there."""
 
     encoder: str
-    fingerprint: str
+    precision: str  # "fp32" or "bf16", which the fingerprint tells apart too
+    fingerprint: str  # empty where nobody has told it
+    lower_case: bool = False  # whether texts were put into lower case before
 
 
 def open_text_encoder(
