@@ -42,7 +42,7 @@ from MaskGIL.prompts import read_prompts
 from Metrics.reference import is_drawn, open_drawn
 from Network.config import UserError
 
-Texts = Sequence[tuple[str, ...]]  # one or several captions of each entry
+Entries = Sequence[tuple[str, ...]]  # one or several captions of each
 
 DRAWN = "entries in an order by the seed, over again when all were had; of several captions one"
 
@@ -58,7 +58,7 @@ class CaptionSet:
         self,
         name: str,
         split: Split | None,
-        captions: Texts,
+        captions: Entries,
         num_images: int,
         seed: int,
         scenes: Scenes | None = None,
@@ -79,7 +79,7 @@ class CaptionSet:
     @property
     def sha256(self) -> str:
         """Of the texts in their order."""
-        return sha256("\0".join(self.texts).encode("utf-8", "replace"))
+        return texts_sha256(self.texts)
 
     def facts(self) -> dict[str, Any]:
         """What a record tells of them."""
@@ -90,6 +90,11 @@ class CaptionSet:
             "sha256": self.sha256,
             "how": DRAWN,
         }
+
+
+def texts_sha256(texts: Sequence[str]) -> str:
+    """Of texts in UTF-8, with a zero between two."""
+    return sha256("\0".join(texts).encode("utf-8", "replace"))
 
 
 def open_caption_set(
@@ -103,7 +108,7 @@ def open_caption_set(
     scenes = None
     if is_drawn(value):
         images = open_drawn("captions", value, split, size)
-        captions: Texts = open_captions(DataConfig(), split, images)
+        captions: Entries = open_captions(DataConfig(), split, images)
         scenes = images if isinstance(images, Scenes) else None
     elif Path(value).is_dir():
         captions = folder_captions(value, split, open_layout(value, split), key="captions")

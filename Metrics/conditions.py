@@ -1,7 +1,7 @@
 """What each image of a set is drawn from: the label of a class, or a caption.
 
-Either is a sequence of N conditions that is cut by [start:stop], as chunks are sampled.
-C width of features, P condition tokens.
+Either is a sequence of N conditions that is cut by [start:stop], as chunks are sampled: the
+features of 30,000 captions would be 15 GB.
 """
 
 import numpy as np
@@ -12,28 +12,14 @@ from torch import Tensor
 from MaskGIL.config import require_at_least
 from MaskGIL.durable import sha256
 from MaskGIL.pipeline import Pipeline
-from Metrics.caption_set import CaptionSet, open_caption_set
+from MaskGIL.prompting import Texts
+from Metrics.caption_set import CaptionSet, open_caption_set, texts_sha256
 from Metrics.labels import Classed, choose_labels
 from Metrics.sample_config import SampleConfig
 from Network.condition import Captions
 from Network.config import UserError
 
-
-class Encoded:
-    """The captions of a set, encoded when they are cut: those of 30,000 would be 15 GB."""
-
-    def __init__(self, pipe: Pipeline, captions: CaptionSet) -> None:
-        self.captions, self._pipe = captions, pipe
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def __getitem__(self, rows: slice) -> Captions:
-        """Features (B, P, C) and mask (B, P), on the device of the pipeline."""
-        return self._pipe.encode_prompts(self.captions.texts[rows])
-
-
-Conditions = NDArray[np.int64] | Encoded  # labels (N,), or captions
+Conditions = NDArray[np.int64] | Texts  # labels (N,), or captions that are encoded when cut
 
 
 def open_captions(pipe: Pipeline, config: SampleConfig, size: tuple[int, int]) -> CaptionSet | None:
@@ -69,7 +55,7 @@ def choose_conditions(
 ) -> Conditions:
     """The captions, or labels as a command asks for. Raises UserError as `choose_labels`."""
     if captions:
-        return Encoded(pipe, captions)
+        return Texts(pipe.encode_prompts, captions.texts)
     return choose_labels(pipe, config.classes, config.count, config.seed, reference)
 
 
@@ -81,16 +67,16 @@ def take(conditions: Conditions, rows: range, device: torch.device) -> Tensor | 
 
 def labels_of(conditions: Conditions) -> NDArray[np.int64]:
     """The labels (N,), -1 for captions, which are of no class."""
-    if isinstance(conditions, Encoded):
+    if isinstance(conditions, Texts):
         return np.full(len(conditions), -1)
     return conditions
 
 
 def describe_conditions(pipe: Pipeline, conditions: Conditions) -> dict[str, str]:
     """What identifies them in the record of a set."""
-    if not isinstance(conditions, Encoded):
+    if not isinstance(conditions, Texts):
         return {"labels_sha256": sha256(conditions.tobytes())}
-    facts = {"captions_sha256": conditions.captions.sha256}
+    facts = {"captions_sha256": texts_sha256(conditions.texts)}
     if pipe.text:
         facts |= {"text_encoder": pipe.text.encoder, "text_encoder_sha256": pipe.text.fingerprint}
     return facts

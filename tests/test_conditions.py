@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from MaskGIL.config import load_config
+from MaskGIL.prompting import Texts
 from MaskGIL.text_source import TextOrigin
 from Metrics.caption_set import CaptionSet
 from Metrics.conditions import (
-    Encoded,
     choose_conditions,
     describe_conditions,
     labels_of,
@@ -44,7 +44,8 @@ def config(*words):
 
 
 def test_captions_are_encoded_when_they_are_cut():
-    encoded = Encoded(pipe := Pipe(), CAPTIONS)
+    pipe = Pipe()
+    encoded = choose_conditions(pipe, config(), CAPTIONS, None)
     assert (len(encoded), pipe.asked) == (9, [])
     found = take(encoded, range(2, 5), CPU)
     assert pipe.asked == [CAPTIONS.texts[2:5]]
@@ -63,8 +64,8 @@ def test_what_they_are_is_told():
     labels = np.arange(5)
     expected = hashlib.sha256(labels.tobytes()).hexdigest()
     assert describe_conditions(Pipe(0), labels) == {"labels_sha256": expected}
-    pipe = Pipe(text=TextOrigin("minilm", "ab"))
-    assert describe_conditions(pipe, Encoded(pipe, CAPTIONS)) == {
+    pipe = Pipe(text=TextOrigin("minilm", "fp32", "ab"))
+    assert describe_conditions(pipe, Texts(pipe.encode_prompts, CAPTIONS.texts)) == {
         "captions_sha256": CAPTIONS.sha256,
         "text_encoder": "minilm",
         "text_encoder_sha256": "ab",
@@ -76,7 +77,7 @@ def test_weights_and_captions_must_go_together():
     assert choose_conditions(Pipe(0), config("num_images=6"), None, None).tolist().count(1) == 2
     found = open_captions(Pipe(), config("captions=scenes:5", "seed=3"), (16, 16))
     assert (len(found), found.split, found.scenes.size) == (5, "val", (16, 16))
-    assert isinstance(choose_conditions(Pipe(), config(), found, None), Encoded)
+    assert isinstance(choose_conditions(Pipe(), config(), found, None), Texts)
     many = config("captions=scenes:5", "num_images=12", "captions_split=train")
     assert (len(open_captions(Pipe(), many, (16, 16)))) == 12
 

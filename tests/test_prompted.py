@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from tiny_text import save_encoder
 from tiny_weights import CODES, GRID, SIDE
 
 from FID_sample import main
 from MaskGIL.command import run_command
+from MaskGIL.config import load_config
 from MaskGIL.durable import to_json
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling import SamplingConfig
@@ -24,7 +26,7 @@ from Metrics.registry import OURS
 from Metrics.row import row_of, words_of
 from Metrics.sample_config import SampleConfig
 from Metrics.schema import check_kind
-from Network.condition import Captions
+from Network.text import load_text_encoder
 
 SMALL = ("chunk=16", "device=cpu", "precision=fp32", "out=a.npz", "inception=none")
 SIZE = (64, 64)
@@ -39,32 +41,27 @@ class Clip:
         return torch.tensor([float(len(text)) for text in texts]) + images[:, 0, 0, 0] / 3
 
 
-def encode(pipe, texts):
-    """Features of the letters, as an encoder would have them; in front of them padding."""
-    rows = [torch.tensor([[ord(letter) / 99] * 16 for letter in text[:9]]) for text in texts]
-    return Captions.padded(rows, 10)
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
+    """Those of a generator of captions, which names a text encoder beside it."""
+    home = tmp_path_factory.mktemp("run")
+    encoder = load_text_encoder(save_encoder(home / "encoder"), num_tokens=20)
     network = tiny.network(
-        num_classes=0, caption_width=16, caption_tokens=10, grid=(GRID, GRID), codebook_size=CODES
+        num_classes=0, caption_width=16, caption_tokens=20, grid=(GRID, GRID), codebook_size=CODES
     )
     save_weights(
-        folder := tmp_path_factory.mktemp("run") / "weights",
+        home / "weights",
         tiny.tokenizer(),
         network=network.float(),
         sampling=SamplingConfig(num_steps=3),
-        text=TextOrigin("tiny", "ab"),
+        text=TextOrigin(str(home / "encoder"), "fp32", encoder.fingerprint),
     )
-    return folder
+    return home / "weights"
 
 
 @pytest.fixture
 def fid_sample(weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Pipeline, "text", TextOrigin("tiny", "ab"), raising=False)
-    monkeypatch.setattr(Pipeline, "encode_prompts", encode, raising=False)
 
     def fid_sample(*words):
         words = [f"weights={weights}", *SMALL, *words]
@@ -88,8 +85,7 @@ def test_a_set_of_captions_and_its_record(fid_sample, weights, tmp_path):
     assert (images.shape, labels.tolist()) == ((40, SIDE, SIDE, 3), [-1] * 40)
     pipe = Pipeline.from_pretrained(weights, "cpu", torch.float32)
     with torch.no_grad():
-        tokens = pipe.sample_tokens(encode(pipe, captions.texts[:16]), pipe.seeds(4, 16))
-        expected = (127.5 * pipe.pixels(tokens) + 128).clamp(0, 255).to(torch.uint8)
+        expected = pipe(prompt=captions.texts[:16], generator=4, output_type="uint8").images
     assert np.array_equal(images[:16], expected.permute(0, 2, 3, 1).numpy())
 
     record = record_of(tmp_path)
@@ -97,7 +93,10 @@ def test_a_set_of_captions_and_its_record(fid_sample, weights, tmp_path):
     samples = record["samples"]
     assert "labels_sha256" not in samples
     assert samples["captions_sha256"] == captions.sha256
-    assert (samples["text_encoder"], samples["text_encoder_sha256"]) == ("tiny", "ab")
+    assert (samples["text_encoder"], samples["text_encoder_sha256"]) == (
+        pipe.text.encoder,
+        pipe.text.fingerprint,
+    )
     assert record["reference"]["name"] == "scenes (val)"
     assert {"shapesnet-1 distance", "near training images", "everything as asked"} < set(
         record["metrics"]
@@ -124,7 +123,7 @@ def test_the_same_command_scores_again_and_other_captions_are_another_set(
     assert fid_sample("captions=scenes:20", "num_images=24")[0] == 0
     before = record_of(tmp_path)
     with monkeypatch.context() as missing:  # a whole set needs no text encoder
-        missing.delattr(Pipeline, "encode_prompts")
+        missing.setattr(Pipeline, "encode_prompts", None)
         code, out, _ = fid_sample("captions=scenes:20", "num_images=24", "reference=scenes:20")
     assert (code, "scoring it again" in out) == (0, True)
     after = record_of(tmp_path)
@@ -150,6 +149,21 @@ def test_it_goes_on_where_it_was(fid_sample, tmp_path, monkeypatch):
     assert (code, "continued  16 images are there already" in out) == (0, True)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert record_of(tmp_path)["metrics"] == record_of(tmp_path, "whole")["metrics"]
+
+
+def test_any_rank_makes_the_same_bytes(fid_sample, weights, tmp_path, monkeypatch):
+    assert fid_sample("captions=scenes:40")[0] == 0
+    with np.load(tmp_path / "a.npz") as arrays:
+        alone = torch.from_numpy(arrays["arr_0"]).permute(0, 3, 1, 2)
+    words = [f"weights={weights}", *SMALL, "captions=scenes:40", "out=b.npz"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    share = job.Share(made := job.Job(load_config(SampleConfig, None, words)))
+    made.partial.begin(made.samples)
+    images = torch.cat(list(share))
+    rows = [row for piece in share.pieces for row in piece]
+    assert 0 < len(rows) < 40
+    assert torch.equal(images, alone[rows])
 
 
 def test_a_perfect_generator_is_at_the_ceiling_and_a_deaf_one_at_chance(
