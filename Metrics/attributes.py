@@ -21,6 +21,7 @@ from Metrics.samples import BATCH
 class Attribute(NamedTuple):
     """The rate of an attribute among the pictures whose prompts ask for it, and its interval.
 
+    The interval is of pictures of different prompts: of several a prompt it is too narrow.
     `chance` is the mean over all ways of giving each picture the prompt of another, `shuffled` the
     rate in one of them; None where the ceiling was asked less than twice.
     """

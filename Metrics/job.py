@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from MaskGIL.command import notes
 from MaskGIL.distributed import barrier, chunks, first_rank_first, gather, is_main, world_size
 from MaskGIL.output import output_path
 from MaskGIL.sampling_keys import open_pipeline, sampler_line
@@ -258,7 +259,8 @@ class Job:
         redraw, clip = partial(self.reconstruct, resize=self.config.resize), self.config.clip
         with first_rank_first():
             if self.record is None:
-                _ = self.conditions[:1]
+                with notes():
+                    _ = self.conditions[:1]
             return open_prompted(clip, self.captions, self.pipe.device, redraw, progress)
 
     def _open_images(self) -> tuple[Reference | None, ImageSet | None]:
@@ -314,10 +316,9 @@ class Share:
 
     def _sample(self, rows: range) -> Tensor:
         job, started = self._job, time.monotonic()
-        images = sample_rows(
-            job.pipe, job.conditions, job.config.seed, rows, job.geometry.grid, job.config.resize
-        )
-        images = images.cpu()
+        given = job.pipe, job.conditions, job.config.seed
+        with notes():  # of captions that are cut
+            images = sample_rows(*given, rows, job.geometry.grid, job.config.resize).cpu()
         job.partial.write(rows.start, images)
         self.num_made += len(rows)
         self.seconds += time.monotonic() - started

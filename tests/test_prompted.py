@@ -186,13 +186,14 @@ def test_a_perfect_generator_is_at_the_ceiling_and_a_deaf_one_at_chance(
 
 
 def test_prompts_of_a_file_are_sampled_and_not_read_back(fid_sample, tmp_path, monkeypatch):
-    (tmp_path / "prompts.txt").write_text("a cat\na dog\na house\n")
+    (tmp_path / "prompts.txt").write_text(f"a cat\na dog\na {'red ' * 20}house\n")
     monkeypatch.setattr(prompted, "open_clip", lambda value, device: Clip() if value else None)
     words = ("captions=prompts.txt", "num_images=8", "reference=scenes:20")
     code, out, err = fid_sample(*words, "clip=tiny")
     assert (code, err) == (0, "")
     record = record_of(tmp_path)
     assert "attributes" not in record
+    assert out.count("note       A caption of 24 tokens is cut to 20, the most for encoder") == 1
     with np.load(tmp_path / "a.npz") as arrays:
         images = torch.from_numpy(arrays["arr_0"]).permute(0, 3, 1, 2)
     texts = open_caption_set("prompts.txt", "val", 8, 0, SIZE).texts
