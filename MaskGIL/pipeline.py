@@ -27,6 +27,7 @@ from MaskGIL.plans import OBJECTIVES, PLANS, Step, make_plan, plan_kind
 from MaskGIL.predictor import PREDICTORS
 from MaskGIL.sampling import SamplingConfig
 from MaskGIL.weights import Weights, load_weights
+from Network.condition import Captions
 from Network.config import UserError
 from Network.gpt import GPT
 from Network.tokenizer.vq import VQTokenizer
@@ -160,7 +161,7 @@ class Pipeline:
     @torch.no_grad()
     def sample_tokens(
         self,
-        labels: Tensor,
+        labels: Tensor | Captions,
         seeds: Tensor,
         settings: SamplingConfig | None = None,
         grid: tuple[int, int] | None = None,
@@ -175,7 +176,7 @@ class Pipeline:
     def fill_tokens(
         self,
         tokens: Tensor,
-        labels: Tensor,
+        labels: Tensor | Captions,
         seeds: Tensor,
         settings: SamplingConfig | None = None,
         on_step: OnStep | None = None,

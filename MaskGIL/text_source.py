@@ -31,6 +31,7 @@ class TextOrigin(NamedTuple):
     """What made the features that a network has learned from: an encoder as it was called there."""
 
     encoder: str
+    precision: str  # "fp32" or "bf16", which the fingerprint tells apart too
     fingerprint: str
 
 

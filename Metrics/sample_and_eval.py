@@ -36,6 +36,7 @@ from Metrics.published import (
 from Metrics.reference import ImageSet, LabelledImages, Pictures, Reference, reference_facts
 from Metrics.seen import DRAWS, Extractor, Seen, in_draws
 from Metrics.statistics_file import Known, StatisticsFile
+from Network.condition import Captions
 from Network.config import UserError
 
 FEW_SAMPLES = (
@@ -57,12 +58,12 @@ LOSSY = (
 
 
 def sample_chunks(
-    pipe: Pipeline, labels: NDArray[np.int64], seed: int, chunk: int
+    pipe: Pipeline, labels: NDArray[np.int64] | Captions, seed: int, chunk: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """This rank's share of the set with labels (N,): (number of the first, images), uint8.
+    """This rank's share of the set with labels or captions (N,): (number of the first, images).
 
-    Images (B, 3, H, W) come in the same chunks for any number of ranks, because the rounding of a
-    matrix product, and so a token, may depend on the batch.
+    Images (B, 3, H, W) uint8 come in the same chunks for any number of ranks, because the rounding
+    of a matrix product, and so a token, may depend on the batch.
     """
     for rows in chunks(len(labels), chunk):
         yield rows.start, sample_rows(pipe, labels, seed, rows)
@@ -70,19 +71,20 @@ def sample_chunks(
 
 def sample_rows(
     pipe: Pipeline,
-    labels: NDArray[np.int64],
+    labels: NDArray[np.int64] | Captions,
     seed: int,
     rows: range,
     grid: tuple[int, int] | None = None,
     resize: int = 0,
 ) -> Tensor:
-    """Images (B, 3, H, W) uint8, on the device, of some rows of the set with labels (N,).
+    """Images (B, 3, H, W) uint8, on the device, of rows of the set with labels or captions (N,).
 
     Drawn on a `grid` (h, w) of tokens, that of the weights by default, and with `resize` brought to
     this side (`Metrics.geometry`). Raises UserError for pixels that are not finite.
     """
     indices = torch.arange(rows.start, rows.stop, device=pipe.device)
-    known = torch.from_numpy(labels[rows.start : rows.stop]).to(pipe.device)
+    part = labels[rows.start : rows.stop]
+    known = (part if isinstance(part, Captions) else torch.from_numpy(part)).to(pipe.device)
     tokens = pipe.sample_tokens(known, image_seeds(seed, indices), grid=grid)
     images = pipe.pixels(tokens, clamp=False)
     finite = images.isfinite().flatten(1).all(1)  # (B,)
