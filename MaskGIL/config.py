@@ -274,8 +274,6 @@ def _wrong_value(leaf: Setting, value: object, place: str) -> str:
 def _unknown_key(key: str, place: str, schema: type) -> str:
     """Suggest the key that is alike in its full and in its last name, or list the neighbours."""
     known = [field.key for field in _fields(schema())]
-    if key == "prompt" and "ar_weights" in known:  # of a command that samples
-        return "Samples are of classes, not of prompts: use class_labels=NAME."
 
     def likeness(name: str) -> float:
         ends = name.rpartition(".")[2], key.rpartition(".")[2]

@@ -1,10 +1,9 @@
 """`python -m MaskGIL edit`: a picture edited by a generator, beside what it was.
 
-A row for each class: the image, what the generator sees of it, and what it makes of that.
+A row for each class or prompt: the image, what the generator sees of it, and what it makes of that.
 """
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -16,23 +15,26 @@ from PIL import Image
 from torch import Tensor
 
 from MaskGIL.border import Output, fit_picture, read_pictures
-from MaskGIL.command import Flags
+from MaskGIL.command import Flags, notes
 from MaskGIL.config import require_at_least, require_within
 from MaskGIL.editing import at_random, check_classes, check_soft_edge, token_margins, touched
-from MaskGIL.generate import label_names, sampler_lines
+from MaskGIL.generate import sampler_lines
 from MaskGIL.output import new_folder, output_path
 from MaskGIL.pictures import MASKED_GREY, grey_out, save_grid, save_images
 from MaskGIL.pipeline import Pipeline, image_seeds
 from MaskGIL.regions import REGIONS, read_region
-from MaskGIL.sampling_keys import SamplingKeys, open_pipeline
+from MaskGIL.sampling_keys import SamplingKeys, check_negative_prompt, open_pipeline
+from MaskGIL.subjects import label_names
+from MaskGIL.values import quote
 from MaskGIL.windows import Margins
 from Network.config import UserError, setting
 
 # kind -> the keys that have an effect on it; the others have one on all
+OF_PICTURES = ("image", "prompt", "negative_prompt")
 KEYS = {
-    "inpaint": ("image", "mask", "paste", "soft_edge"),
-    "outpaint": ("image", "left", "right", "top", "bottom", "paste", "soft_edge"),
-    "vary": ("image", "strength"),
+    "inpaint": (*OF_PICTURES, "mask", "paste", "soft_edge"),
+    "outpaint": (*OF_PICTURES, "left", "right", "top", "bottom", "paste", "soft_edge"),
+    "vary": (*OF_PICTURES, "strength"),
     "interpolate": (),
 }
 MOST_IMAGES = 64
@@ -56,6 +58,10 @@ class EditConfig(SamplingKeys):
     class_labels: tuple[str, ...] = setting(
         (), "names or numbers of classes, a row for each, a,b; empty: no class"
     )
+    prompt: str = setting(
+        "", "of weights that know prompts: what to draw, one text, commas and all; not interpolate"
+    )
+    negative_prompt: str = setting("", "text that guidance leads away from; empty: from no text")
     num_images: int = setting(0, "images in a row; 0: 3, of interpolate 8")
     strength: float = setting(0.5, "of vary: share of the tokens that is drawn anew, 0 to 1")
     left: int = setting(0, "of outpaint: pixels to go on by on this side")
@@ -101,18 +107,16 @@ def edit(config: EditConfig, flags: Flags) -> None:
     path, folder = _outputs(config)
     pipe = open_pipeline(config)
     check_soft_edge(pipe, config.soft_edge)
+    check_negative_prompt(pipe, config.negative_prompt)
     columns, planned = row_length(config), EDITS[config.kind](pipe, config)
-    labels = pipe.labels(config.class_labels or None)
-    print(f"edit       {' of '.join(filter(None, (config.kind, config.image)))}")
-    print(f"images     {columns} in a row, {label_names(pipe, labels)}, seed {config.seed}")
-    print(sampler_lines(pipe))
-    if flags.dry_run:
-        return
-    with warnings.catch_warnings(record=True) as remarks:
-        warnings.simplefilter("always")
+    with notes():
+        subject = _subject(pipe, config)
+        print(f"edit       {' of '.join(filter(None, (config.kind, config.image)))}")
+        print(f"images     {columns} in a row, {subject}, seed {config.seed}")
+        print(sampler_lines(pipe))
+        if flags.dry_run:
+            return
         images = planned.draw().images
-    for remark in remarks or ():
-        print(f"note       {remark.message}")
     assert isinstance(images, Tensor)
     if path:
         cells = arrange(planned, images.cpu(), columns)
@@ -206,6 +210,15 @@ def _outputs(config: EditConfig) -> tuple[Path | None, Path | None]:
     return path, new_folder("images", config.images) if config.images else None
 
 
+def _subject(pipe: Pipeline, config: EditConfig) -> str:
+    """What people should read for the classes or the prompt. Raises as `Pipeline.condition`."""
+    given = (config.class_labels, config.prompt, config.negative_prompt)
+    condition, _ = pipe.condition(*(each or None for each in given))
+    if isinstance(condition, Tensor):
+        return label_names(pipe, condition)
+    return quote(config.prompt) if config.prompt else "no prompt"
+
+
 def _read(pipe: Pipeline, config: EditConfig) -> tuple[Image.Image, Tensor]:
     """The picture as it is, and (1, 3, H, W) in the size of the generator."""
     if not config.image:
@@ -219,10 +232,12 @@ def _asked(config: EditConfig, original: Tensor) -> dict[str, Any]:
     columns = row_length(config)
     classes = [name for name in config.class_labels for _ in range(columns)]
     count = len(classes) or columns
-    own = [key for key in KEYS[config.kind] if key not in ("image", "mask")]
+    own = [key for key in KEYS[config.kind] if key not in (*OF_PICTURES, "mask")]
     return {
         "images": original.expand(count, -1, -1, -1),
         "class_labels": classes or None,
+        "prompt": config.prompt or None,
+        "negative_prompt": config.negative_prompt or None,
         "generator": image_seeds(config.seed, torch.arange(count)),
         "output_type": "uint8",
         **{key: getattr(config, key) for key in own},

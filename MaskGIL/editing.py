@@ -33,10 +33,11 @@ from MaskGIL.windows import Margins, fill_outward
 from Network.config import UserError
 
 if TYPE_CHECKING:
-    from MaskGIL.pipeline import Pipeline
+    from MaskGIL.pipeline import Labels, Pipeline
+    from MaskGIL.predictor import Condition
+    from MaskGIL.prompting import Prompts
     from MaskGIL.sampling import SamplingConfig
 
-Labels = int | str | Sequence[int | str] | None
 MOST_PIXELS = 2**22  # of a canvas: 2048 x 2048
 CALLER = 4  # frames above a warning: those of a remark, of an edit and of its decorator lie between
 
@@ -48,26 +49,29 @@ def inpaint(
     masks: Pictures,
     class_labels: Labels = None,
     *,
+    prompt: Prompts | None = None,
+    negative_prompt: Prompts | None = None,
     generator: Seeds = 0,
     paste: bool = True,
     soft_edge: int = 0,
     output_type: str = "pil",
     **sampling: Any,
 ) -> Output:
-    """Draw anew what is white or True in the masks, as of the given classes (None: of no class).
+    """Draw anew what is white or True in the masks, of the given classes or prompts (None: of any).
 
-    Another class than that of an image swaps it where the mask is. Of images, masks and
-    class_labels there are as many each, or one for all; `read_pictures` says what they may be. A
+    Another class than that of an image swaps it where the mask is. Of images, masks, class_labels
+    and prompts there are as many each, or one for all; `read_pictures` says what they may be. A
     token is drawn if the mask touches one of its pixels; the others stay. `paste` puts back the
     pixels that are not masked, and blends over `soft_edge` pixels outside of the mask.
-    `generator`, `output_type` and `sampling` are those of a call of the pipeline. Raises UserError
-    for masks of another size than their image and for what is out of range.
+    `negative_prompt`, `generator`, `output_type` and `sampling` are those of a call of the
+    pipeline. Raises UserError for masks of another size than their image and for what is out of
+    range.
     """
     check_output_type(output_type)
     check_soft_edge(pipe, soft_edge)
-    settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
-    labels, (pictures, covers) = _as_many(
-        labels, images=read_pictures(images), masks=read_masks(masks)
+    settings, pictures, covers = pipe.settings(**sampling), read_pictures(images), read_masks(masks)
+    condition, null, (pictures, covers) = _as_many(
+        *pipe.condition(class_labels, prompt, negative_prompt), images=pictures, masks=covers
     )
     originals = _fit(pipe, pictures)
     fitted = [fit_mask(*pair, *pipe.image_size) for pair in zip(covers, pictures)]
@@ -76,7 +80,8 @@ def inpaint(
     tokens = tokens.masked_fill(touched(mask, pipe.tokenizer.stride), pipe.network.mask_id)
     _remark_extent(mask)
     _remark_order(pipe, tokens, settings)
-    tokens = pipe.fill_tokens(tokens, labels, pipe.seeds(generator, len(labels)), settings)
+    seeds = pipe.seeds(generator, len(condition))
+    tokens = pipe.fill_tokens(tokens, condition, seeds, settings, null=null)
     return _output(pipe, tokens, originals, mask, soft_edge if paste else None, output_type)
 
 
@@ -86,6 +91,8 @@ def outpaint(
     images: Pictures,
     class_labels: Labels = None,
     *,
+    prompt: Prompts | None = None,
+    negative_prompt: Prompts | None = None,
     left: int = 0,
     right: int = 0,
     top: int = 0,
@@ -105,15 +112,17 @@ def outpaint(
     check_output_type(output_type)
     check_soft_edge(pipe, soft_edge)
     margins = token_margins(pipe, left=left, right=right, top=top, bottom=bottom)
-    settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
-    labels, (pictures,) = _as_many(labels, images=read_pictures(images))
+    settings, pictures = pipe.settings(**sampling), read_pictures(images)
+    condition, null, (pictures,) = _as_many(
+        *pipe.condition(class_labels, prompt, negative_prompt), images=pictures
+    )
     originals = _fit(pipe, pictures)
-    seeds = pipe.seeds(generator, len(labels))
+    seeds = pipe.seeds(generator, len(condition))
     tokens, mask_id = pipe.tokenizer.encode(to_float(originals)), pipe.network.mask_id
     _remark_order(pipe, margins.pad(tokens, mask_id), settings)
 
     def fill(view: Tensor, seeds: Tensor) -> Tensor:
-        return pipe.fill_tokens(view, labels, seeds, settings)
+        return pipe.fill_tokens(view, condition, seeds, settings, null=null)
 
     tokens = fill_outward(tokens, margins, seeds, mask_id, fill)
     pixels = Margins(left, right, top, bottom)
@@ -129,6 +138,8 @@ def vary(
     strength: float,
     class_labels: Labels = None,
     *,
+    prompt: Prompts | None = None,
+    negative_prompt: Prompts | None = None,
     generator: Seeds = 0,
     output_type: str = "pil",
     **sampling: Any,
@@ -139,14 +150,16 @@ def vary(
     Other arguments as in `inpaint`. Raises UserError for a strength outside of [0, 1].
     """
     check_output_type(output_type)
-    settings, labels = pipe.settings(**sampling), pipe.labels(class_labels)
-    labels, (pictures,) = _as_many(labels, images=read_pictures(images))
-    seeds = pipe.seeds(generator, len(labels))
+    settings, pictures = pipe.settings(**sampling), read_pictures(images)
+    condition, null, (pictures,) = _as_many(
+        *pipe.condition(class_labels, prompt, negative_prompt), images=pictures
+    )
+    seeds = pipe.seeds(generator, len(condition))
     mask = at_random(strength, seeds, pipe.network.config.grid)
     tokens = pipe.tokenizer.encode(to_float(_fit(pipe, pictures)))
     tokens = tokens.masked_fill(mask, pipe.network.mask_id)
     _remark_order(pipe, tokens, settings)
-    tokens = pipe.fill_tokens(tokens, labels, seeds, settings)
+    tokens = pipe.fill_tokens(tokens, condition, seeds, settings, null=null)
     return as_output(to_uint8(pipe.pixels(tokens)), tokens, output_type)
 
 
@@ -245,16 +258,18 @@ def token_margins(pipe: Pipeline, **pixels: int) -> Margins:
 
 
 def _as_many(
-    labels: Tensor, **pictures: Sequence[Image.Image]
-) -> tuple[Tensor, list[list[Image.Image]]]:
-    """Labels (B,) and pictures, each as often as the longest; one of a kind is repeated."""
-    counts = {**{name: len(each) for name, each in pictures.items()}, "classes": len(labels)}
+    condition: Condition, null: Condition | None, **pictures: Sequence[Image.Image]
+) -> tuple[Condition, Condition | None, list[list[Image.Image]]]:
+    """Condition, null and pictures of B images; what there is one of is repeated."""
+    kind = "classes" if isinstance(condition, Tensor) else "prompts"
+    counts = {**{name: len(each) for name, each in pictures.items()}, kind: len(condition)}
     most = max(counts.values())
     if not set(counts.values()) <= {1, most}:
         found = ", ".join(f"{count} {name}" for name, count in counts.items())
         raise UserError(f"There are {found}; give as many of each, or one for all.")
     repeated = [[*each] * (most // len(each)) for each in pictures.values()]
-    return labels.repeat(most // len(labels)), repeated
+    rows = torch.arange(most) % len(condition)
+    return condition[rows], None if null is None else null[rows], repeated
 
 
 def _fit(pipe: Pipeline, pictures: Sequence) -> Tensor:

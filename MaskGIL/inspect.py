@@ -140,7 +140,11 @@ def _describe_weights(folder: Path, config: InspectConfig, flags: Flags) -> None
         _say("network", f"{made_of.kind}{size}, {_parameters(network)} parameters")
         _say("", f"{made_of.depth} blocks, width {made_of.width}, {made_of.heads} heads")
         _say("tokens", f"{height}x{width} of {made_of.codebook_size} codes")
-        _say("classes", _some(weights.classes, made_of.num_classes))
+        if made_of.caption_width:
+            by = weights.text.encoder if weights.text else "an unknown text encoder"
+            _say("captions", f"{made_of.caption_tokens} x {made_of.caption_width} by {by}")
+        else:
+            _say("classes", _some(weights.classes, made_of.num_classes))
         _say("objective", weights.objective)
         settings = to_dict(weights.sampling).items()
         _say("sampler", ", ".join(f"{key}={value}" for key, value in settings))

@@ -32,7 +32,8 @@ class TextOrigin(NamedTuple):
 
     encoder: str
     precision: str  # "fp32" or "bf16", which the fingerprint tells apart too
-    fingerprint: str
+    fingerprint: str  # empty where nobody has told it
+    lower_case: bool = False  # whether texts were put into lower case before
 
 
 def open_text_encoder(

@@ -145,7 +145,8 @@ class PretrainedEncoder:
     def features(self, captions: Sequence[str]) -> list[Tensor]:
         """Features (n, C) of each caption. Warns once if one is cut."""
         tokens = self._tokens(captions)
-        features = [torch.empty(0, self.width, dtype=self.model.dtype)] * len(tokens)
+        nothing = torch.empty(0, self.width, dtype=self.model.dtype, device=self.model.device)
+        features = [nothing] * len(tokens)
         for length in sorted({len(row) for row in tokens} - {0}):
             alike = [index for index, row in enumerate(tokens) if len(row) == length]
             for start in range(0, len(alike), BATCH):

@@ -3,6 +3,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from tiny_text import save_encoder, save_text_weights
 from tiny_weights import GRID, SIDE, save_tiny_weights
 
 from MaskGIL.__main__ import main
@@ -241,6 +242,39 @@ def test_mistakes_end_with_a_sentence_and_code_2(edit, tmp_path, words, sentence
     assert set(tmp_path.iterdir()) == before
 
 
+def test_an_edit_by_prompt(edit, tmp_path, capsys):
+    folder = save_text_weights(tmp_path / "weights", save_encoder(tmp_path / "encoder"))
+    text = Pipeline.from_pretrained(folder, "cpu", torch.float32)
+    capsys.readouterr()
+    words = ["edit", "prompt=a red star, dark", "num_images=2", "device=cpu", "precision=fp32"]
+    beside = [f"weights={folder}", "image=small.png", "negative_prompt=blue", "seed=5"]
+    Image.open("cat.png").resize((8, 8)).save("small.png")
+    for kind, more in {"inpaint": {"mask": "left"}, "outpaint": {"right": 4}, "vary": {}}.items():
+        keys = [f"{key}={value}" for key, value in more.items()]
+        assert main([*words, f"kind={kind}", *keys, *beside, f"images={kind}"]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert "images     2 in a row, 'a red star, dark', seed 5\n" in out
+        asked = {"prompt": ["a red star, dark"] * 2, "negative_prompt": "blue", "generator": 5}
+        if kind == "inpaint":
+            mask = torch.zeros(8, 8, dtype=torch.bool)
+            mask[:, :4] = True
+            more = {"masks": mask}
+        elif kind == "vary":
+            more = {"strength": 0.5}
+        expected = getattr(text, kind)("small.png", **asked, **more).images
+        for name, image in zip(("00.png", "01.png"), expected):
+            assert np.array_equal(np.asarray(Image.open(f"{kind}/{name}")), np.asarray(image))
+    assert main([*words[:1], "interpolate", "prompt=a star", f"weights={folder}"]) == 2
+    assert "error: prompt has no effect on interpolate; leave it out." in capsys.readouterr().err
+
+
+def test_a_prompt_needs_weights_that_know_it(edit):
+    code, _, err = edit("vary", IMAGE, "prompt=a star", "--dry-run")
+    told = "error: prompt is not for these weights, which know classes; use class_labels=...\n"
+    assert (code, err) == (2, told)
+
+
 def test_weights_of_a_tokenizer_and_of_captions(edit, tmp_path, capsys):
     save_weights(tmp_path / "tokenizer", tiny.tokenizer())
     words = ["edit", "vary", IMAGE, "device=cpu"]
@@ -249,4 +283,4 @@ def test_weights_of_a_tokenizer_and_of_captions(edit, tmp_path, capsys):
     network = tiny.network(num_classes=0, caption_width=6, grid=(GRID, GRID)).float()
     save_weights(tmp_path / "captions", tiny.tokenizer(), network=network)
     assert main([*words, f"weights={tmp_path / 'captions'}"]) == 2
-    assert "error: This generator takes captions (features of a" in capsys.readouterr().err
+    assert "error: These weights do not say which text encoder t" in capsys.readouterr().err
