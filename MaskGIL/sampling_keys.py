@@ -11,7 +11,7 @@ from MaskGIL.config import LARGEST_SEED, require_within
 from MaskGIL.device import Precision, choose_device, choose_precision
 from MaskGIL.effects import Sampler, check_effects
 from MaskGIL.pipeline import Pipeline
-from MaskGIL.plans import plan_kind
+from MaskGIL.plans import PLANS, plan_kind
 from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError, setting
 
@@ -87,9 +87,17 @@ def given_settings(keys: SamplingKeys) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def check_keys(keys: SamplingKeys, pipe: Pipeline, samplers: Sequence[SamplingConfig]) -> None:
-    """Raise UserError for a key that makes no difference to any of the `samplers` of `pipe`."""
-    found = [sampler_of(pipe, settings) for settings in samplers]
+def check_keys(
+    keys: SamplingKeys,
+    pipe: Pipeline,
+    samplers: Sequence[SamplingConfig],
+    grid: tuple[int, int] | None = None,
+) -> None:
+    """Raise UserError for a key that makes no difference to any of the `samplers` of `pipe`.
+
+    They make images of a grid of tokens (h, w), None: of that of training.
+    """
+    found = [sampler_of(pipe, settings, grid) for settings in samplers]
     check_effects(given_settings(keys), found)
     if keys.ar_weights and all(sampler.kind == "mar" for sampler in found):
         raise UserError(
@@ -98,10 +106,14 @@ def check_keys(keys: SamplingKeys, pipe: Pipeline, samplers: Sequence[SamplingCo
         )
 
 
-def sampler_of(pipe: Pipeline, settings: SamplingConfig) -> Sampler:
-    """What `settings` become with the networks of `pipe`."""
-    kind = plan_kind(pipe.objective, settings.plan)
-    return Sampler(settings, kind, pipe.plan(settings), pipe.network.config.is_conditional)
+def sampler_of(
+    pipe: Pipeline, settings: SamplingConfig, grid: tuple[int, int] | None = None
+) -> Sampler:
+    """What `settings` become with the networks of `pipe`, for a grid (h, w), None: as trained."""
+    kind, config = plan_kind(pipe.objective, settings.plan), pipe.network.config
+    configs = [network.config for each, network in pipe.networks.items() if each in PLANS[kind]]
+    extends = any(each.extends(grid or config.grid) for each in configs)
+    return Sampler(settings, kind, pipe.plan(settings, grid), config.is_conditional, extends)
 
 
 def sampler_line(pipe: Pipeline) -> str:

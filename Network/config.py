@@ -107,6 +107,11 @@ class NetworkConfig:
     )
     num_classes: int = setting(1000, "classes of the condition; 0 trains without condition")
     grid: tuple[int, int] = setting((16, 16), "height, width of the token grid")
+    longest: tuple[int, int] | None = setting(
+        None,
+        "longest height and longest width of the token grids of training, beyond which "
+        "sampling.positions tells how it goes on; null: those of grid",
+    )
     norm: Norm = setting("post", "where the normalisation of a branch stands")
     qk_norm: bool = setting(True, "RMSNorm over each head of queries and keys")
     embed_norm: bool = setting(True, "RMSNorm of embedded tokens and condition")
@@ -143,6 +148,7 @@ class NetworkConfig:
                 f"network.num_classes={self.num_classes} must not be negative, and network.grid="
                 f"{self.grid[0]},{self.grid[1]} needs at least 1,1."
             )
+        self._check_longest()
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.dropout must lie in [0, 1), not {self.dropout}.")
         self._check_kind()
@@ -159,9 +165,38 @@ class NetworkConfig:
         return self.learned_positions or self.kind != "gpt"
 
     @property
+    def longest_sides(self) -> tuple[int, int]:
+        """Height and width in tokens up to which training has shown positions."""
+        return self.longest or self.grid
+
+    def extends(self, grid: tuple[int, int]) -> bool:
+        """Whether a grid has rotary positions beyond those of training, which can be moved."""
+        return self._turns and any(side > most for side, most in zip(grid, self.longest_sides))
+
+    @property
+    def _turns(self) -> bool:
+        """Whether positions are rotary in two dimensions alone, so of any grid."""
+        return self.rotary != "published" and not self.learns_places
+
+    @property
     def is_conditional(self) -> bool:
         """Whether there is a condition, classes or captions, and so a null condition beside it."""
         return bool(self.num_classes or self.caption_width)
+
+    def _check_longest(self) -> None:
+        if self.longest is None:
+            return
+        written = f"network.longest={self.longest[0]},{self.longest[1]}"
+        if not self._turns:
+            raise UserError(
+                f"{written} has no effect without rotary positions in two dimensions on any grid; "
+                "leave it out."
+            )
+        if any(most < side for most, side in zip(self.longest, self.grid)):
+            raise UserError(
+                f"{written} is shorter than network.grid={self.grid[0]},{self.grid[1]}, which is "
+                "a grid of training too; raise it, or leave it out."
+            )
 
     def _check_kind(self) -> None:
         """Raise UserError for a setting that was given and has no effect."""

@@ -95,7 +95,7 @@ class GPT(nn.Module):
         if causal:
             return self._hidden_causal(tokens, grid, context, rows, cache)
         assert cache is None
-        x, table = self._embed(tokens, grid), self._table(grid, tokens.device)
+        x, table = self._embed(tokens, grid), self._table(grid, tokens.device, context.positions)
         mask = with_seen(None, context.mask, x.shape[1])
         for index, block in enumerate(self.blocks):
             last = index == len(self.blocks) - 1
@@ -150,7 +150,7 @@ class GPT(nn.Module):
             first = cache.length
             asked = asked if rows is None else cache.rows + rows.shape[1]
         x = self._embed(tokens[:, first : asked - 1], grid, first)  # (B, n, D)
-        table = self._table(grid, tokens.device)[first : asked - 1]
+        table = self._table(grid, tokens.device, context.positions)[first : asked - 1]
         num_earlier = context.keys[0].shape[2] + first
         mask = causal_mask(x.shape[1], num_earlier, x.device) if x.shape[1] > 1 else None
         mask = with_seen(mask, context.mask, first + x.shape[1])
@@ -188,8 +188,11 @@ class GPT(nn.Module):
             x = x + self.position_embedding.weight[first : first + tokens.shape[1]]
         return self.dropout(self.embed_norm(x))
 
-    def _table(self, grid: tuple[int, int], device: torch.device) -> Tensor:
-        return rotary_table(*grid, self.config.width // self.config.heads, device)
+    def _table(
+        self, grid: tuple[int, int], device: torch.device, positions: str = "none"
+    ) -> Tensor:
+        head_dim = self.config.width // self.config.heads
+        return rotary_table(*grid, head_dim, device, positions, self.config.longest_sides)
 
     def _grid(self, tokens: Tensor) -> tuple[tuple[int, int], Tensor]:
         if tokens.dim() == 3:

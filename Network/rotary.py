@@ -5,6 +5,7 @@ are neighbours (2k, 2k + 1), as in LlamaGen, so its weights load without reorder
 Source: RoFormer (Su et al., 2021), axial in two dimensions as in LlamaGen.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -13,28 +14,69 @@ from torch import Tensor
 BASE = 10000.0
 
 
-def grid_angles(height: int, width: int, head_dim: int) -> Tensor:
-    """Angles (height * width, head_dim / 2) of a grid in row-major order.
+def as_trained(frequencies: Tensor, stretch: float) -> Tensor:
+    """Positions go on as they begin: those beyond training turn further than it has shown."""
+    return frequencies
+
+
+def linear(frequencies: Tensor, stretch: float) -> Tensor:
+    """Positions are divided by the stretch (position interpolation, Chen et al., 2023)."""
+    return frequencies / stretch
+
+
+def ntk(frequencies: Tensor, stretch: float) -> Tensor:
+    """The base grows by stretch^(d / (d - 2)), d = 2 n: VisionNTK of FiT (Lu et al., 2024).
+
+    So frequency i of n is divided by stretch^(i / (n - 1)): the fastest keeps its pace and tells
+    neighbours apart as before, the slowest turns no further than it did in training.
+    """
+    return frequencies * stretch ** -torch.linspace(0, 1, len(frequencies))
+
+
+# Frequencies (n,), the fastest first, of an axis `stretch` >= 1 times as long as in training
+INTERPOLATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "none": as_trained,
+    "linear": linear,
+    "ntk": ntk,
+}
+
+
+def grid_angles(
+    grid: tuple[int, int], head_dim: int, positions: str, longest: tuple[int, int]
+) -> Tensor:
+    """Angles (h * w, head_dim / 2) of a grid in row-major order.
 
     The first half of the pairs turns with the row, the second half with the column:
-    position * BASE^(-2 i / (head_dim / 2)) for i = 0 .. head_dim / 4 - 1.
+    position * BASE^(-2 i / (head_dim / 2)) for i = 0 .. head_dim / 4 - 1. An axis beyond the
+    `longest` of training has its frequencies by the row `positions` of INTERPOLATIONS.
     """
-    half = head_dim // 2
+    half, (height, width) = head_dim // 2, grid
     frequencies = BASE ** (-torch.arange(0, half, 2, dtype=torch.float32) / half)
-    by_row = torch.arange(height).float()[:, None] * frequencies  # (h, D/4)
-    by_column = torch.arange(width).float()[:, None] * frequencies  # (w, D/4)
+    by_row, by_column = (
+        torch.arange(side).float()[:, None]
+        * INTERPOLATIONS[positions](frequencies, max(1.0, side / trained))
+        for side, trained in zip(grid, longest)
+    )  # (h, D/4), (w, D/4)
     rows = by_row[:, None].expand(height, width, -1)
     columns = by_column[None].expand(height, width, -1)
     return torch.cat([rows, columns], -1).flatten(0, 1)  # (h w, D/2)
 
 
 @torch.compiler.assume_constant_result  # else each compiled step would compute it anew
-def rotary_table(height: int, width: int, head_dim: int, device: torch.device) -> Tensor:
+def rotary_table(
+    height: int,
+    width: int,
+    head_dim: int,
+    device: torch.device,
+    positions: str = "none",
+    longest: tuple[int, int] = (1, 1),
+) -> Tensor:
     """Complex table (height * width, head_dim / 2) of the image tokens on `device`.
 
-    Raises ValueError unless head_dim is a multiple of 4.
+    `longest` are the sides up to which nothing is interpolated, whatever `positions` says. Raises
+    ValueError unless head_dim is a multiple of 4.
     """
-    return _remembered_table(height, width, head_dim, device)
+    return _remembered_table((height, width), head_dim, device, positions, longest)
 
 
 def condition_table(layout: str, num_tokens: int, head_dim: int, device: torch.device) -> Tensor:
@@ -79,8 +121,14 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # a table remembered from inference must serve training too
-def _remembered_table(height: int, width: int, head_dim: int, device: torch.device) -> Tensor:
+def _remembered_table(
+    grid: tuple[int, int],
+    head_dim: int,
+    device: torch.device,
+    positions: str,
+    longest: tuple[int, int],
+) -> Tensor:
     if head_dim % 4:
         raise ValueError(f"head_dim must be a multiple of 4 for two dimensions, not {head_dim}")
-    angles = grid_angles(height, width, head_dim)
+    angles = grid_angles(grid, head_dim, positions, longest)
     return torch.polar(torch.ones_like(angles), angles).to(device)
