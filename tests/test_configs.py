@@ -22,8 +22,8 @@ from MaskGIL.plans import OBJECTIVES, PLANS, make_plan
 from MaskGIL.values import choices
 from Metrics.sample_config import SampleConfig
 from Network import build_network, build_tokenizer
-from Network.config import SIZES_OF
 from Network.rotary import INTERPOLATIONS
+from Network.sizes import SIZES_OF
 from Network.tokenizer import FAMILIES
 from Trainer.config import RunConfig
 from Trainer.optim import learning_rate

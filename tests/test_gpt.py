@@ -1,7 +1,6 @@
 """Expected numbers: a plain formulation with one head at a time; those of LlamaGen's own classes
 are in test_generator_files.py."""
 
-from dataclasses import astuple, replace
 from itertools import product
 
 import pytest
@@ -12,9 +11,8 @@ from torch import nn
 
 from Network import build_network
 from Network.attention import attend
-from Network.config import SIZES, NetworkConfig, UserError
+from Network.config import NetworkConfig, UserError
 from Network.context import Context, KVCache
-from Network.feed_forward import feed_forward_width
 
 NORMS = [
     {"norm": norm, "qk_norm": qk_norm, "embed_norm": embed_norm}
@@ -34,24 +32,6 @@ def rows_of(*rows):
 
 
 # Architecture
-
-
-# 111M to 1.4B of the MaskGIL paper, to four digits: 12 D^2 per block in attention and SwiGLU
-# (8/3 D rounded up to 256), plus tables of 16,385 tokens, 1,001 classes and 16,384 outputs.
-@pytest.mark.parametrize(
-    ("size", "millions"),
-    [("B", 110.9), ("L", 342.9), ("XL", 774.7), ("XXL", 1411.0), ("3B", 3100.0)],
-)
-def test_parameters_of_the_named_sizes(size, millions):
-    with torch.device("meta"):
-        network = build_network(NetworkConfig(size=size))
-    found = sum(parameter.numel() for parameter in network.parameters())
-    assert found / 1e6 == pytest.approx(millions, rel=0.005)
-    assert (network.config.depth, network.config.width, network.config.heads) == SIZES[size]
-    depth, width, _ = SIZES[size]
-    block = 4 * width**2 + 3 * width * feed_forward_width(width)
-    tables = (2 * 16384 + 1 + 1001) * width
-    assert found == pytest.approx(depth * block + tables, rel=0.001)  # the rest are gains
 
 
 def test_the_head_has_no_mask_token():
@@ -408,11 +388,7 @@ def test_runs_in_bfloat16(norms, causal):
     assert not torch.equal(found, exact)
 
 
-def test_sentences_for_sizes():
-    with pytest.raises(
-        UserError, match=r"^Unknown network.size 'xl'. Did you mean 'XL'\? Known: B"
-    ):
-        build_network(NetworkConfig(size="xl"))
+def test_sentences_for_heads_and_the_null_condition():
     with pytest.raises(UserError, match=r"^network.heads=5 must divide network.width=192 into"):
         build_network(NetworkConfig(heads=5))
     with pytest.raises(UserError, match=r"^network.heads=96 must divide .* a multiple of 4.$"):
@@ -424,21 +400,6 @@ def test_sentences_for_sizes():
         NetworkConfig(kind="vit", kv_heads=2)
     with pytest.raises(UserError, match=r"^network.null_condition=mask_token takes the place of t"):
         NetworkConfig(null_condition="mask_token", num_classes=0)
-
-
-def test_a_named_size_fills_in_its_numbers():
-    config = NetworkConfig(size="B", depth=12)
-    assert (config.size, config.depth, config.width, config.heads) == ("B", 12, 768, 12)
-    assert replace(config) == config
-    assert astuple(NetworkConfig())[2:5] == (6, 192, 6)
-    assert NetworkConfig(depth=3).width == 192
-    with pytest.raises(UserError) as error:
-        NetworkConfig(size="B", depth=3, heads=12)
-    assert str(error.value) == (
-        "network.size=B has network.depth=12 network.width=768 network.heads=12, but "
-        "network.depth=3 network.width=0 network.heads=12 is asked for; write network.depth=0 "
-        "network.width=0 network.heads=0 with it, or network.size= without."
-    )
 
 
 @pytest.mark.gpu
