@@ -31,7 +31,7 @@ def setting(default: Any, help: str, *, free: bool = False, follows: str = "") -
 
 # What only kind gpt has a choice of; learned positions the others always have
 GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "caption_width", "caption_tokens",
-            "low_bits", "kv_heads", "null_condition")  # fmt: skip
+            "low_bits", "kv_heads", "null_condition", "size_condition")  # fmt: skip
 CAPTION_TOKENS = 120  # LlamaGen pads and cuts every caption to as many
 LARGEST_UNSPLIT = 65_536  # codes that are predicted at once
 
@@ -88,6 +88,9 @@ class NetworkConfig:
     embed_norm: bool = setting(True, "RMSNorm of embedded tokens and condition")
     rotary: Rotary = setting("grid2d", "layout of the rotary positions")
     learned_positions: bool = setting(False, "add a learned embedding of each place in the grid")
+    size_condition: bool = setting(
+        False, "add a learned embedding of height and width, of use where grids differ"
+    )
     dropout: float = setting(0.0, "dropout of embedded tokens and of both branches")
     mlp_width: int = setting(0, "of kind vit: inner width of its feed-forward; 0: 4 x width")
     caption_width: int = setting(
@@ -198,6 +201,11 @@ class NetworkConfig:
             raise UserError(
                 f"network.caption_tokens={self.caption_tokens} has no effect without captions; "
                 "give network.caption_width, or leave it out."
+            )
+        if self.size_condition and self.learned_positions:
+            raise UserError(
+                "network.size_condition=true tells grids of several sizes apart, and there is one "
+                "with network.learned_positions=true; leave one of them out."
             )
         if self.null_condition == "mask_token" and not self.num_classes:
             raise UserError(

@@ -20,6 +20,7 @@ from Network.feed_forward import FeedForward
 from Network.head import build_embedding, build_head
 from Network.norm import RMSNorm
 from Network.rotary import condition_table, rotary_table
+from Network.size_condition import SizeCondition
 
 
 class GPT(nn.Module):
@@ -37,6 +38,7 @@ class GPT(nn.Module):
         self.position_embedding = (
             nn.Embedding(num_tokens, width) if config.learned_positions else None
         )
+        self.size_condition = SizeCondition(width) if config.size_condition else None
         self.embed_norm = RMSNorm(width) if config.embed_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -186,6 +188,8 @@ class GPT(nn.Module):
                     f"not {grid[0]}x{grid[1]}"
                 )
             x = x + self.position_embedding.weight[first : first + tokens.shape[1]]
+        if self.size_condition is not None:
+            x = x + self.size_condition(grid)
         return self.dropout(self.embed_norm(x))
 
     def _table(

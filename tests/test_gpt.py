@@ -1,6 +1,7 @@
 """Expected numbers: a plain formulation with one head at a time; those of LlamaGen's own classes
 are in test_generator_files.py."""
 
+import math
 from itertools import product
 
 import pytest
@@ -22,6 +23,7 @@ VARIANTS = [
     {"learned_positions": True},
     {"heads": 4, "kv_heads": 2},
     {"null_condition": "mask_token"},
+    {"size_condition": True},
 ]
 EXACT = {"rtol": 0, "atol": 1e-11}  # float64
 LABELS = torch.tensor([1, 3])
@@ -132,6 +134,10 @@ def plain_logits(network, tokens, label, causal):
         x[0] = network.condition.table.weight[label]
     if network.config.learned_positions:
         x[1:] += network.position_embedding.weight
+    if network.config.size_condition:
+        angles = [2.0 ** torch.arange(-3, 5) * math.log2(side) for side in (h, w)]
+        waves = torch.cat([wave for each in angles for wave in (each.sin(), each.cos())])
+        x[1:] += network.size_condition.weight @ waves.double()
     x = plain_norm(network.embed_norm, x)
     allowed = torch.ones(len(x), len(x), dtype=torch.bool)
     allowed[0, 1:] = False
