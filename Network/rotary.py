@@ -1,7 +1,7 @@
-"""Rotary positions: a complex table with one row per token, and the rotation itself.
+"""Rotary positions: a table with one row per token, and the rotation itself.
 
-A row holds exp(i angle) for every pair of channels; a zero row multiplies its token by zero. Pairs
-are neighbours (2k, 2k + 1), as in LlamaGen, so its weights load without reordering.
+A row holds (cos, sin) of an angle for every pair of channels; a zero row multiplies its token by
+zero. Pairs are neighbours (2k, 2k + 1), as in LlamaGen, so its weights load without reordering.
 Source: RoFormer (Su et al., 2021), axial in two dimensions as in LlamaGen.
 """
 
@@ -71,7 +71,7 @@ def rotary_table(
     positions: str = "none",
     longest: tuple[int, int] = (1, 1),
 ) -> Tensor:
-    """Complex table (height * width, head_dim / 2) of the image tokens on `device`.
+    """Table (height * width, head_dim / 2, 2) of the image tokens on `device`.
 
     `longest` are the sides up to which nothing is interpolated, whatever `positions` says. Raises
     ValueError unless head_dim is a multiple of 4.
@@ -80,43 +80,45 @@ def rotary_table(
 
 
 def condition_table(layout: str, num_tokens: int, head_dim: int, device: torch.device) -> Tensor:
-    """Complex table (num_tokens, head_dim / 2) of the condition tokens.
+    """Table (num_tokens, head_dim / 2, 2) of the condition tokens.
 
     `grid2d` leaves them at angle 0; `llamagen` multiplies their queries and keys by zero, a
     quirk that its published weights were trained with. For `published`, see `published_table`.
     """
-    fill = {"grid2d": 1.0, "llamagen": 0.0}[layout]
-    return torch.full((num_tokens, head_dim // 2), fill, dtype=torch.complex64, device=device)
+    cosine = {"grid2d": 1.0, "llamagen": 0.0}[layout]
+    cosines = torch.full((num_tokens, head_dim // 2), cosine, device=device)
+    return torch.stack([cosines, torch.zeros_like(cosines)], -1)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def published_table(num_tokens: int, head_dim: int, device: torch.device) -> Tensor:
-    """Complex table (num_tokens + 1, head_dim / 2) of the published MaskGIL: one dimension.
+    """Table (num_tokens + 1, head_dim / 2, 2) of the published MaskGIL: one dimension.
 
     The class token stands last, but the zero row, which was meant for it, first: image token 0 is
     multiplied by zero, token i has the angle of position i - 1.
     """
     frequencies = BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     angles = torch.arange(num_tokens).float()[:, None] * frequencies  # (N, D/2)
-    table = torch.polar(torch.ones_like(angles), angles)
+    table = _waves(angles)
     return torch.cat([torch.zeros_like(table[:1]), table]).to(device)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate x (B, N, H, head_dim) by table (N, head_dim / 2) or (B, N, head_dim / 2).
+    """Rotate x (B, N, H, head_dim) by table (N, head_dim / 2, 2) or (B, N, head_dim / 2, 2).
 
     Computed in float32 or wider.
     """
-    table = table.unsqueeze(-2)  # one row for all heads
+    table = table.unsqueeze(-3)  # one row for all heads
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     pairs = x.unflatten(-1, (-1, 2))  # (B, N, H, D/2, 2)
     if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, not complex
         real, imaginary = pairs.unbind(-1)
-        cosine, sine = torch.view_as_real(table).unbind(-1)
+        cosine, sine = table.unbind(-1)
         turned = [real * cosine - imaginary * sine, real * sine + imaginary * cosine]
         return torch.stack(turned, -1).flatten(-2)
-    return torch.view_as_real(torch.view_as_complex(pairs) * table).flatten(-2)
+    turned = torch.view_as_complex(pairs) * torch.view_as_complex(table)  # one pass over memory
+    return torch.view_as_real(turned).flatten(-2)
 
 
 @lru_cache(maxsize=64)
@@ -131,4 +133,9 @@ def _remembered_table(
     if head_dim % 4:
         raise ValueError(f"head_dim must be a multiple of 4 for two dimensions, not {head_dim}")
     angles = grid_angles(grid, head_dim, positions, longest)
-    return torch.polar(torch.ones_like(angles), angles).to(device)
+    return _waves(angles).to(device)
+
+
+def _waves(angles: Tensor) -> Tensor:
+    """Cosines and sines (..., 2) of angles (...)."""
+    return torch.view_as_real(torch.polar(torch.ones_like(angles), angles))
