@@ -80,11 +80,10 @@ def _describe_cache(folder: Path, config: InspectConfig, flags: Flags) -> None:
     index, cache = read_index(folder), TokenCache.open(folder, tokenizer=tokenizer)
     encoder, transform = index["tokenizer"], index["transform"]
     height, width = cache.grid
+    size = "x".join(map(str, np.atleast_1d(transform["image_size"])))
     _say("token cache", folder)
     _say("images", f"{len(cache):,} in {len(cache.classes)} classes, {index['skipped']} unreadable")
-    _say(
-        "crops", f"{cache.num_crops} each ({transform['crops']}), {transform['image_size']} pixels"
-    )
+    _say("crops", f"{cache.num_crops} each ({transform['crops']}), {size} pixels")
     _say("tokens", f"{height}x{width} of {cache.codebook_size} codes, {cache.num_bytes:,} bytes")
     _say("tokenizer", f"{encoder['name']}, fingerprint {encoder['fingerprint'][:16]}")
     precision = transform["precision"]

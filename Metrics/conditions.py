@@ -59,10 +59,10 @@ def choose_conditions(
     return choose_labels(pipe, config.classes, config.count, config.seed, reference)
 
 
-def take(conditions: Conditions, rows: range, device: torch.device) -> Tensor | Captions:
+def take(conditions: Conditions | Captions, rows: range, device: torch.device) -> Tensor | Captions:
     """Those of some rows, on the device."""
     found = conditions[rows.start : rows.stop]
-    return found if isinstance(found, Captions) else torch.from_numpy(found).to(device)
+    return (found if isinstance(found, Captions) else torch.from_numpy(found)).to(device)
 
 
 def labels_of(conditions: Conditions) -> NDArray[np.int64]:

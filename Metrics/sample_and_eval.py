@@ -39,6 +39,7 @@ from Metrics.published import (
 from Metrics.reference import ImageSet, LabelledImages, Pictures, Reference, reference_facts
 from Metrics.seen import DRAWS, Extractor, Seen, in_draws
 from Metrics.statistics_file import Known, StatisticsFile
+from Network.condition import Captions
 from Network.config import UserError
 
 FEW_SAMPLES = (
@@ -60,12 +61,12 @@ LOSSY = (
 
 
 def sample_chunks(
-    pipe: Pipeline, conditions: Conditions, seed: int, chunk: int
+    pipe: Pipeline, conditions: Conditions | Captions, seed: int, chunk: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """This rank's share of the set of N conditions: (number of the first, images), uint8.
+    """This rank's share of the set of N conditions: (number of the first, images).
 
-    Images (B, 3, H, W) come in the same chunks for any number of ranks, because the rounding of a
-    matrix product, and so a token, may depend on the batch.
+    Images (B, 3, H, W) uint8 come in the same chunks for any number of ranks, because the rounding
+    of a matrix product, and so a token, may depend on the batch.
     """
     for rows in chunks(len(conditions), chunk):
         yield rows.start, sample_rows(pipe, conditions, seed, rows)
@@ -73,7 +74,7 @@ def sample_chunks(
 
 def sample_rows(
     pipe: Pipeline,
-    conditions: Conditions,
+    conditions: Conditions | Captions,
     seed: int,
     rows: range,
     grid: tuple[int, int] | None = None,

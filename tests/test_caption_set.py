@@ -52,7 +52,7 @@ def test_captions_of_drawn_scenes_are_those_of_the_data_set():
     scenes = Scenes("val", 20, SIZE)
     assert len(found) == found.num_entries == 20
     assert all(text in scenes.captions(row) for text, row in zip(found.texts, found.rows))
-    assert found.scenes.size == SIZE
+    assert found.scenes.shapes == (SIZE,)
     assert all(found.scenes.description(row).is_held_out for row in range(20))
     assert not any(opened("scenes:20", "train").scenes.description(row).is_held_out for row in (0,))
     assert (len(opened("scenes:5", num_images=7)), opened("shapes:5").scenes) == (7, None)

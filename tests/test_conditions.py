@@ -76,7 +76,7 @@ def test_weights_and_captions_must_go_together():
     assert open_captions(Pipe(0), config(), (16, 16)) is None
     assert choose_conditions(Pipe(0), config("num_images=6"), None, None).tolist().count(1) == 2
     found = open_captions(Pipe(), config("captions=scenes:5", "seed=3"), (16, 16))
-    assert (len(found), found.split, found.scenes.size) == (5, "val", (16, 16))
+    assert (len(found), found.split, found.scenes.shapes) == (5, "val", ((16, 16),))
     assert isinstance(choose_conditions(Pipe(), config(), found, None), Texts)
     many = config("captions=scenes:5", "num_images=12", "captions_split=train")
     assert (len(open_captions(Pipe(), many, (16, 16)))) == 12
