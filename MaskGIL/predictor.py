@@ -138,6 +138,11 @@ class CausalPredictor:
         self.branches = [first]
 
 
+def placed(context: Context, sampling: SamplingConfig) -> Context:
+    """The context for image tokens at the positions that the sampler asks for."""
+    return replace(context, positions=sampling.positions)
+
+
 def conditions(
     network: GPT, condition: Condition, null: Condition | None
 ) -> tuple[Condition, Condition]:
@@ -146,11 +151,6 @@ def conditions(
     if isinstance(condition, Captions) and isinstance(null, Captions):
         return cut_padding(condition, null)
     return condition, null
-
-
-def placed(context: Context, sampling: SamplingConfig) -> Context:
-    """The context for image tokens at the positions that the sampler asks for."""
-    return replace(context, positions=sampling.positions)
 
 
 PREDICTORS = {"mar": GuidedPredictor, "ar": CausalPredictor}  # by plan

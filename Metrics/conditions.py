@@ -19,7 +19,8 @@ from Metrics.sample_config import SampleConfig
 from Network.condition import Captions
 from Network.config import UserError
 
-Conditions = NDArray[np.int64] | Texts  # labels (N,), or captions that are encoded when cut
+# Labels (N,), or captions, of which `Texts` are encoded when they are cut
+Conditions = NDArray[np.int64] | Texts | Captions
 
 
 def open_captions(pipe: Pipeline, config: SampleConfig, size: tuple[int, int]) -> CaptionSet | None:
@@ -59,7 +60,7 @@ def choose_conditions(
     return choose_labels(pipe, config.classes, config.count, config.seed, reference)
 
 
-def take(conditions: Conditions | Captions, rows: range, device: torch.device) -> Tensor | Captions:
+def take(conditions: Conditions, rows: range, device: torch.device) -> Tensor | Captions:
     """Those of some rows, on the device."""
     found = conditions[rows.start : rows.stop]
     return (found if isinstance(found, Captions) else torch.from_numpy(found)).to(device)
@@ -67,15 +68,16 @@ def take(conditions: Conditions | Captions, rows: range, device: torch.device) -
 
 def labels_of(conditions: Conditions) -> NDArray[np.int64]:
     """The labels (N,), -1 for captions, which are of no class."""
-    if isinstance(conditions, Texts):
-        return np.full(len(conditions), -1)
-    return conditions
+    if isinstance(conditions, np.ndarray):
+        return conditions
+    return np.full(len(conditions), -1)
 
 
 def describe_conditions(pipe: Pipeline, conditions: Conditions) -> dict[str, str]:
     """What identifies them in the record of a set."""
-    if not isinstance(conditions, Texts):
+    if isinstance(conditions, np.ndarray):
         return {"labels_sha256": sha256(conditions.tobytes())}
+    assert isinstance(conditions, Texts), "a set of images is of captions that somebody wrote"
     facts = {"captions_sha256": texts_sha256(conditions.texts)}
     if pipe.text:
         facts |= {"text_encoder": pipe.text.encoder, "text_encoder_sha256": pipe.text.fingerprint}

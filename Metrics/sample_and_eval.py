@@ -39,7 +39,6 @@ from Metrics.published import (
 from Metrics.reference import ImageSet, LabelledImages, Pictures, Reference, reference_facts
 from Metrics.seen import DRAWS, Extractor, Seen, in_draws
 from Metrics.statistics_file import Known, StatisticsFile
-from Network.condition import Captions
 from Network.config import UserError
 
 FEW_SAMPLES = (
@@ -61,9 +60,9 @@ LOSSY = (
 
 
 def sample_chunks(
-    pipe: Pipeline, conditions: Conditions | Captions, seed: int, chunk: int
+    pipe: Pipeline, conditions: Conditions, seed: int, chunk: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """This rank's share of the set of N conditions: (number of the first, images).
+    """This rank's share of the set of N conditions: (number of the first, images), uint8.
 
     Images (B, 3, H, W) uint8 come in the same chunks for any number of ranks, because the rounding
     of a matrix product, and so a token, may depend on the batch.
@@ -74,7 +73,7 @@ def sample_chunks(
 
 def sample_rows(
     pipe: Pipeline,
-    conditions: Conditions | Captions,
+    conditions: Conditions,
     seed: int,
     rows: range,
     grid: tuple[int, int] | None = None,

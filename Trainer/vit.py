@@ -183,7 +183,7 @@ class GeneratorTrainer(Trainer):
         pipe, scorer = self._pipeline(), self.scorer
         if self.source.captions:
             captions = self.source.said("val", scorer.rows)
-            images = sample_chunks(pipe, captions.to(self.device), 0, self.chunk)
+            images = sample_chunks(pipe, captions, 0, self.chunk)
             return scorer.score(pictures for _, pictures in images)
         proportions = "data" if self.config.network.num_classes else "balanced"
         labels = choose_labels(pipe, [proportions], len(scorer), 0, scorer)
