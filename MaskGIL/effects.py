@@ -20,7 +20,8 @@ OF_GUIDANCE = ("guidance_scale", "guidance", "guidance_power", "guidance_from", 
 BESIDE = ("negative_prompt",)  # no settings of a sampler, and as idle as those of guidance
 OF_DRAWS = ("top_k", "top_p", "min_p")
 # Values that ask for nothing, beside 0, false and an empty list
-OFF = {"guidance_scale": 1, "guidance_power": 1, "guidance_until": 1, "top_p": 1}
+OFF = {"guidance_scale": 1, "guidance_power": 1, "guidance_until": 1, "top_p": 1,
+       "positions": "none"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Sampler:
     kind: str  # a key of plans.PLANS
     steps: Sequence[Step]
     has_null: bool  # whether the network knows a null condition
+    extends: bool = False  # whether its positions go beyond those of training, and can be moved
 
     @property
     def guided(self) -> bool:
@@ -62,6 +64,12 @@ RULES: Sequence[tuple[Sequence[str], Callable[[Sampler], bool], str]] = (
         "no step has guidance: look at guidance_scale, guidance_from and guidance_until",
     ),
     (OF_DRAWS, lambda s: s.greedy, "temperature=0 takes the most likely code"),
+    (
+        ("positions",),
+        lambda s: not s.extends,
+        "no side is longer than those of training, or its positions are not those of rows and "
+        "columns alone",
+    ),
 )
 
 

@@ -5,7 +5,7 @@ after the other, or the condition alone where the guidance scale is 1.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,9 +41,10 @@ class GuidedPredictor:
     def start(self, tokens: Tensor) -> None:
         """Encode the conditions of tokens (B, h, w)."""
         assert len(tokens) == len(self.condition)
-        self.conditional = self.network.encode(self.condition)
+        self.conditional = placed(self.network.encode(self.condition), self.sampling)
         if self.sampling.guidance_scale != 1:
-            self.both = [self.conditional, self.network.encode(self.null_condition)]
+            null = placed(self.network.encode(self.null_condition), self.sampling)
+            self.both = [self.conditional, null]
             if not self.sampling.two_passes:
                 self.both = [Context.cat(self.both)]
 
@@ -102,10 +103,12 @@ class CausalPredictor:
         """Encode the conditions of tokens (B, h, w), none of which is seen yet."""
         assert len(tokens) == len(self.condition)
         self.num_tokens, self.asked = tokens[0].numel(), 0
-        self.conditional = self.network.encode(self.condition, causal=True)
+        encoded = self.network.encode(self.condition, causal=True)
+        self.conditional = placed(encoded, self.sampling)
         self.branches = [Branch(self.conditional, KVCache(self.num_tokens))]
         if self.sampling.guidance_scale != 1:
-            self.null = self.network.encode(self.null_condition, causal=True)
+            encoded = self.network.encode(self.null_condition, causal=True)
+            self.null = placed(encoded, self.sampling)
 
     def __call__(self, tokens: Tensor, rows: Tensor, progress: float) -> Tensor | PartLogits:
         """Tokens (B, h, w) and the next rows (B, M) -> guided logits (B, 1, V) of the last one."""
@@ -133,6 +136,11 @@ class CausalPredictor:
         if first.conditions == 2:
             first = Branch(self.conditional, first.cache.first(len(self.condition)))
         self.branches = [first]
+
+
+def placed(context: Context, sampling: SamplingConfig) -> Context:
+    """The context for image tokens at the positions that the sampler asks for."""
+    return replace(context, positions=sampling.positions)
 
 
 PREDICTORS = {"mar": GuidedPredictor, "ar": CausalPredictor}  # by plan

@@ -16,6 +16,7 @@ Plan = Literal["auto", "mar", "ar", "hybrid"]
 Order = Literal["confidence", "random", "halton", "local"]
 Remask = Literal["random", "confidence"]
 Guidance = Literal["constant", "linear", "cosine"]
+Positions = Literal["none", "linear", "ntk"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class SamplingConfig:
     )
     min_p: float = setting(
         0.0, "draw only codes with at least this share of the probability of the most likely one"
+    )
+    positions: Positions = setting(
+        "none",
+        "rotary positions of an image that is longer than those of training: none: as they come; "
+        "linear: squeezed into those of training; ntk: the slower a frequency, the more",
     )
 
     def __post_init__(self):

@@ -11,7 +11,7 @@ from MaskGIL.config import LARGEST_SEED, require_within
 from MaskGIL.device import Precision, choose_device, choose_precision
 from MaskGIL.effects import Sampler, check_effects
 from MaskGIL.pipeline import Pipeline
-from MaskGIL.plans import plan_kind
+from MaskGIL.plans import PLANS, plan_kind
 from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError, setting
 
@@ -99,7 +99,10 @@ def check_keys(
     samplers: Sequence[SamplingConfig],
     grid: tuple[int, int] | None = None,
 ) -> None:
-    """Raise UserError for a key that makes no difference to any of the `samplers` of `pipe`."""
+    """Raise UserError for a key that makes no difference to any of the `samplers` of `pipe`.
+
+    They make images of a grid of tokens (h, w), None: of that of training.
+    """
     found = [sampler_of(pipe, settings, grid) for settings in samplers]
     check_effects(given_settings(keys), found)
     if keys.ar_weights and all(sampler.kind == "mar" for sampler in found):
@@ -117,9 +120,11 @@ def check_negative_prompt(pipe: Pipeline, text: str) -> None:
 def sampler_of(
     pipe: Pipeline, settings: SamplingConfig, grid: tuple[int, int] | None = None
 ) -> Sampler:
-    """What `settings` become with the networks of `pipe`, on a grid (h, w) of tokens."""
-    kind = plan_kind(pipe.objective, settings.plan)
-    return Sampler(settings, kind, pipe.plan(settings, grid), pipe.network.config.is_conditional)
+    """What `settings` become with the networks of `pipe`, for a grid (h, w), None: as trained."""
+    kind, config = plan_kind(pipe.objective, settings.plan), pipe.network.config
+    configs = [network.config for each, network in pipe.networks.items() if each in PLANS[kind]]
+    extends = any(each.extends(grid or config.grid) for each in configs)
+    return Sampler(settings, kind, pipe.plan(settings, grid), config.is_conditional, extends)
 
 
 def sampler_line(pipe: Pipeline, grid: tuple[int, int] | None = None) -> str:

@@ -6,7 +6,9 @@ Every floor declares its own settings with `setting`; the run's configuration ne
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from math import gcd
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+from Network.sizes import SIZES_OF, UNNAMED, Size
 
 Norm = Literal["pre", "post", "sandwich"]
 Rotary = Literal["grid2d", "llamagen", "published"]
@@ -27,40 +29,9 @@ def setting(default: Any, help: str, *, free: bool = False, follows: str = "") -
     return field(default=default, metadata={"help": help, "free": free, "follows": follows})
 
 
-class Size(NamedTuple):
-    """Depth, width and heads of a named size."""
-
-    depth: int
-    width: int
-    heads: int
-
-
-SIZES = {
-    "B": Size(12, 768, 12),  # 111M at 16,384 codes and 1,000 classes
-    "L": Size(24, 1024, 16),  # 343M
-    "XL": Size(36, 1280, 20),  # 775M
-    "XXL": Size(48, 1536, 24),  # 1.4B
-    "3B": Size(24, 3200, 32),  # 3.1B, LlamaGen's autoregressive one
-}
-SIZES_OF = {
-    "gpt": SIZES,
-    "vit": {  # of the published repository's transformer.py (synbol/MaskGIL 4edf674)
-        "small": Size(24, 768, 16),
-        "big": Size(32, 1024, 16),
-        "huge": Size(48, 1024, 16),
-    },
-    "halton": {  # of Halton-MaskGIT (f61b0a1)
-        "tiny": Size(6, 384, 6),
-        "small": Size(12, 512, 6),  # heads of 85, 510 in all
-        "base": Size(12, 768, 12),
-        "large": Size(24, 1024, 16),
-        "xlarge": Size(28, 1152, 16),
-    },
-}
-UNNAMED = Size(6, 192, 6)
 # What only kind gpt has a choice of; learned positions the others always have
 GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "caption_width", "caption_tokens",
-            "low_bits", "kv_heads", "null_condition")  # fmt: skip
+            "low_bits", "kv_heads", "null_condition", "size_condition")  # fmt: skip
 CAPTION_TOKENS = 120  # LlamaGen pads and cuts every caption to as many
 LARGEST_UNSPLIT = 65_536  # codes that are predicted at once
 
@@ -107,11 +78,19 @@ class NetworkConfig:
     )
     num_classes: int = setting(1000, "classes of the condition; 0 trains without condition")
     grid: tuple[int, int] = setting((16, 16), "height, width of the token grid")
+    longest: tuple[int, int] | None = setting(
+        None,
+        "longest height and longest width of the token grids of training, beyond which "
+        "sampling.positions tells how it goes on; null: those of grid",
+    )
     norm: Norm = setting("post", "where the normalisation of a branch stands")
     qk_norm: bool = setting(True, "RMSNorm over each head of queries and keys")
     embed_norm: bool = setting(True, "RMSNorm of embedded tokens and condition")
     rotary: Rotary = setting("grid2d", "layout of the rotary positions")
     learned_positions: bool = setting(False, "add a learned embedding of each place in the grid")
+    size_condition: bool = setting(
+        False, "add a learned embedding of height and width, of use where grids differ"
+    )
     dropout: float = setting(0.0, "dropout of embedded tokens and of both branches")
     mlp_width: int = setting(0, "of kind vit: inner width of its feed-forward; 0: 4 x width")
     caption_width: int = setting(
@@ -143,6 +122,7 @@ class NetworkConfig:
                 f"network.num_classes={self.num_classes} must not be negative, and network.grid="
                 f"{self.grid[0]},{self.grid[1]} needs at least 1,1."
             )
+        self._check_longest()
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.dropout must lie in [0, 1), not {self.dropout}.")
         self._check_kind()
@@ -159,9 +139,38 @@ class NetworkConfig:
         return self.learned_positions or self.kind != "gpt"
 
     @property
+    def longest_sides(self) -> tuple[int, int]:
+        """Height and width in tokens up to which training has shown positions."""
+        return self.longest or self.grid
+
+    def extends(self, grid: tuple[int, int]) -> bool:
+        """Whether a grid has rotary positions beyond those of training, which can be moved."""
+        return self._turns and any(side > most for side, most in zip(grid, self.longest_sides))
+
+    @property
+    def _turns(self) -> bool:
+        """Whether positions are rotary in two dimensions alone, so of any grid."""
+        return self.rotary != "published" and not self.learns_places
+
+    @property
     def is_conditional(self) -> bool:
         """Whether there is a condition, classes or captions, and so a null condition beside it."""
         return bool(self.num_classes or self.caption_width)
+
+    def _check_longest(self) -> None:
+        if self.longest is None:
+            return
+        written = f"network.longest={self.longest[0]},{self.longest[1]}"
+        if not self._turns:
+            raise UserError(
+                f"{written} has no effect without rotary positions in two dimensions on any grid; "
+                "leave it out."
+            )
+        if any(most < side for most, side in zip(self.longest, self.grid)):
+            raise UserError(
+                f"{written} is shorter than network.grid={self.grid[0]},{self.grid[1]}, which is "
+                "a grid of training too; raise it, or leave it out."
+            )
 
     def _check_kind(self) -> None:
         """Raise UserError for a setting that was given and has no effect."""
@@ -192,6 +201,11 @@ class NetworkConfig:
             raise UserError(
                 f"network.caption_tokens={self.caption_tokens} has no effect without captions; "
                 "give network.caption_width, or leave it out."
+            )
+        if self.size_condition and self.learned_positions:
+            raise UserError(
+                "network.size_condition=true tells grids of several sizes apart, and there is one "
+                "with network.learned_positions=true; leave one of them out."
             )
         if self.null_condition == "mask_token" and not self.num_classes:
             raise UserError(

@@ -21,6 +21,7 @@ class Context:
     tokens that nobody may look at, None where there are none such.
     Other networks have instead `tokens` (B, P, D), the embedded condition, where it attends jointly
     with the image; or `vectors`, per block (B, 6, D) and at the end (B, 2, D), of adaptive norms.
+    `positions` is how those of a grid beyond training are had, a row of `INTERPOLATIONS`.
     """
 
     keys: list[Tensor] = field(default_factory=list)
@@ -29,6 +30,7 @@ class Context:
     mask: Tensor | None = None
     tokens: Tensor | None = None
     vectors: list[Tensor] = field(default_factory=list)
+    positions: str = "none"
 
     @staticmethod
     def cat(contexts: list[Context]) -> Context:
@@ -80,7 +82,10 @@ class KVCache:
 
 
 def _cat(parts: list[Any]) -> Any:
-    """Join tensors, or lists of them place by place; nothing stays nothing."""
+    """Join tensors, or lists of them place by place; nothing and a word, alike in all, stay."""
     if isinstance(parts[0], list):
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
-    return None if parts[0] is None else torch.cat(parts)
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    assert all(part == parts[0] for part in parts)
+    return parts[0]

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from Network.config import SIZES_OF, NetworkConfig, UserError
+from Network.config import NetworkConfig, UserError
 from Network.files import read_contents, unwrapped
+from Network.sizes import SIZES_OF
 
 State = Mapping[str, Tensor]
 # The first that a file has is read, else it is flat: DDP, DeepSpeed, MaskGIL's and others' trainers

@@ -20,6 +20,7 @@ from Network.feed_forward import FeedForward
 from Network.head import build_embedding, build_head
 from Network.norm import RMSNorm
 from Network.rotary import condition_table, rotary_table
+from Network.size_condition import SizeCondition
 
 
 class GPT(nn.Module):
@@ -37,6 +38,7 @@ class GPT(nn.Module):
         self.position_embedding = (
             nn.Embedding(num_tokens, width) if config.learned_positions else None
         )
+        self.size_condition = SizeCondition(width) if config.size_condition else None
         self.embed_norm = RMSNorm(width) if config.embed_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -95,7 +97,7 @@ class GPT(nn.Module):
         if causal:
             return self._hidden_causal(tokens, grid, context, rows, cache)
         assert cache is None
-        x, table = self._embed(tokens, grid), self._table(grid, tokens.device)
+        x, table = self._embed(tokens, grid), self._table(grid, tokens.device, context.positions)
         mask = with_seen(None, context.mask, x.shape[1])
         for index, block in enumerate(self.blocks):
             last = index == len(self.blocks) - 1
@@ -150,7 +152,7 @@ class GPT(nn.Module):
             first = cache.length
             asked = asked if rows is None else cache.rows + rows.shape[1]
         x = self._embed(tokens[:, first : asked - 1], grid, first)  # (B, n, D)
-        table = self._table(grid, tokens.device)[first : asked - 1]
+        table = self._table(grid, tokens.device, context.positions)[first : asked - 1]
         num_earlier = context.keys[0].shape[2] + first
         mask = causal_mask(x.shape[1], num_earlier, x.device) if x.shape[1] > 1 else None
         mask = with_seen(mask, context.mask, first + x.shape[1])
@@ -186,10 +188,15 @@ class GPT(nn.Module):
                     f"not {grid[0]}x{grid[1]}"
                 )
             x = x + self.position_embedding.weight[first : first + tokens.shape[1]]
+        if self.size_condition is not None:
+            x = x + self.size_condition(grid)
         return self.dropout(self.embed_norm(x))
 
-    def _table(self, grid: tuple[int, int], device: torch.device) -> Tensor:
-        return rotary_table(*grid, self.config.width // self.config.heads, device)
+    def _table(
+        self, grid: tuple[int, int], device: torch.device, positions: str = "none"
+    ) -> Tensor:
+        head_dim = self.config.width // self.config.heads
+        return rotary_table(*grid, head_dim, device, positions, self.config.longest_sides)
 
     def _grid(self, tokens: Tensor) -> tuple[tuple[int, int], Tensor]:
         if tokens.dim() == 3:

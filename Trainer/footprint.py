@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from MaskGIL.device import autocast
 from Network import rotary
 from Trainer.blocks import blocks_of, recompute
-from Trainer.parallel import BUCKET_BYTES, GRADIENT_BYTES, STATE_BYTES
+from Trainer.parallel import GRADIENT_BYTES, STATE_BYTES
 
 # glibc holds 1.11 to 1.17 bytes per byte of tensors in steps of B and L, and 1.01 where each tensor
 # is mapped by itself (benchmarks/memory.py)
@@ -58,9 +58,11 @@ def footprint(
 ) -> Footprint:
     """The memory of one rank in a step of `loss_of(build())`, whose inputs are of one part.
 
-    Both are called with fake tensors. Weights, two moments and the average stay, in float32, and
-    under DDP its buckets. Not counted: the libraries, and what an allocator cannot use again.
+    Both are called with fake tensors. Weights, two moments and the average stay, in float32; so
+    do gradients, if they wait for those of other parts or lie in DDP's buckets. Not counted: the
+    libraries, and what an allocator cannot use again.
     """
+    waits = way.parts > 1 or way.ranks > 1
     copied = way.shards and way.device.type == "cuda" and way.dtype == torch.bfloat16
     with _fake(way.device):
         module = build()
@@ -72,7 +74,7 @@ def footprint(
         for parameter in parameters:
             if way.shards:  # a block's gradient is handed on as soon as it is there
                 parameter.register_post_accumulate_grad_hook(_forget)
-            elif way.parts > 1:
+            elif waits:
                 parameter.grad = torch.empty_like(parameter)
         with Peak() as peak:
             with autocast(way.device, way.dtype):
@@ -80,10 +82,8 @@ def footprint(
             loss.backward()
     if way.shards:
         return _sharded(module, count, peak.bytes, way)
-    buckets = BUCKET_BYTES * (way.ranks > 1)
     allocator = ALLOCATORS.get(way.device.type, 1.0)
-    step = peak.bytes + GRADIENT_BYTES * count * (way.parts > 1)
-    return Footprint((STATE_BYTES + buckets) * count, step, allocator)
+    return Footprint(STATE_BYTES * count, peak.bytes + GRADIENT_BYTES * count * waits, allocator)
 
 
 class Peak(TorchDispatchMode):

@@ -43,7 +43,7 @@ def fit_into_memory(trainer: "Trainer", before: Mapping[str, int]) -> None:
 
     module.train()
     share = trainer.share.stop - trainer.share.start
-    copies = (0 if trainer.optimizer.state else 2) + (world_size() > 1)  # moments, DDP's buckets
+    copies = 0 if trainer.optimizer.state else 2  # moments
     first = before["parts"] if before.get("ranks") == world_size() else 1
     parts = fewest_parts(share, loss_of, module, copies, trainer.device, trainer.shards, first)
     trainer.cut(parts)
@@ -85,7 +85,8 @@ def fewest_parts(
         available = int(available * (1 - SPARE))
     for parts in dict.fromkeys([first, *divisors(share)]):
         images = share // parts
-        waiting = copies + (parts > 1)  # gradients wait for those of the other parts
+        # Gradients wait for those of the other parts, or lie in DDP's buckets
+        waiting = copies + (parts > 1 or world_size() > 1)
         too_much = constant + each * images > available
         too_much = too_much or (not shards and _runs_out(loss_of, images, module, waiting))
         if all_reduce(torch.tensor(too_much, device=device, dtype=torch.int64)) == 0:

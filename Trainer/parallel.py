@@ -15,15 +15,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from MaskGIL.distributed import all_reduce, is_main, world_size
 from Network.config import UserError
 from Trainer.blocks import blocks_of, compile_blocks
 from Trainer.config import Parallel
 
-# Per parameter, in float32: weight, two moments, average; its gradient, which DDP's buckets hold
-# once more
-STATE_BYTES, GRADIENT_BYTES, BUCKET_BYTES = 16, 4, 4
+# Per parameter, in float32: weight, two moments, average; its gradient, which lies in DDP's buckets
+STATE_BYTES, GRADIENT_BYTES = 16, 4
 Kind = TypeVar("Kind", bound=nn.Module)
 _FROM_MAIN = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
@@ -47,7 +47,7 @@ def is_sharded(parallel: Parallel, outline: nn.Module | None, device: torch.devi
 
 def crowds(parameters: int, memory: float) -> bool:
     """Whether a replica of so many parameters under DDP takes more than half of `memory` bytes."""
-    return (STATE_BYTES + GRADIENT_BYTES + BUCKET_BYTES) * parameters > memory / 2
+    return (STATE_BYTES + GRADIENT_BYTES) * parameters > memory / 2
 
 
 def shard(
@@ -81,7 +81,7 @@ def parallelise(objective: nn.Module, device: torch.device, compile: bool) -> nn
     if world_size() == 1 or isinstance(objective, FSDPModule):
         return objective
     device_ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(objective, device_ids=device_ids)
+    return DistributedDataParallel(objective, device_ids=device_ids, gradient_as_bucket_view=True)
 
 
 def accumulating(module: nn.Module, last: bool) -> AbstractContextManager:
@@ -92,6 +92,11 @@ def accumulating(module: nn.Module, last: bool) -> AbstractContextManager:
     if last or not isinstance(module, DistributedDataParallel):
         return nullcontext()
     return module.no_sync()
+
+
+def forget_gradient(optimizer: Optimizer, shards: bool) -> None:
+    """Give the memory of the gradient free; under DDP set it to 0, since its buckets stay."""
+    optimizer.zero_grad(set_to_none=shards or world_size() == 1)
 
 
 @contextmanager

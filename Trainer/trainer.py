@@ -30,7 +30,7 @@ from Trainer.logger import Logger
 from Trainer.looks import look, report
 from Trainer.memory import fit_into_memory
 from Trainer.optim import EMA, build_optimizer, gradient_norm, learning_rate, set_learning_rate
-from Trainer.parallel import accumulating, holding, is_sharded, parallelise, shard
+from Trainer.parallel import accumulating, forget_gradient, holding, is_sharded, parallelise, shard
 from Trainer.run_folder import as_begun, check_run_folder, open_run_folder
 from Trainer.scoring import Scorer
 from Trainer.signals import Signals
@@ -324,18 +324,18 @@ class Trainer(ABC):
         """
         if not self.scaler.is_enabled():
             step_unless(self.optimizer, verdict.skip)
-            self.optimizer.zero_grad(set_to_none=True)
+            forget_gradient(self.optimizer, self.shards)
             return True
         scale = self.scaler.get_scale()
         if not bool(verdict.total.isfinite()):  # which no scale would change
-            self.optimizer.zero_grad(set_to_none=True)
+            forget_gradient(self.optimizer, self.shards)
             self.scaler.update(scale)  # forgets what it has found, and stays as it was
             return True
         if bool(verdict.skip):  # without gradients nothing moves
             self.optimizer.zero_grad(set_to_none=True)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        forget_gradient(self.optimizer, self.shards)
         smaller = self.scaler.get_scale()
         if smaller < min(scale, 1):
             raise Diverged(

@@ -22,7 +22,8 @@ from MaskGIL.plans import OBJECTIVES, PLANS, make_plan
 from MaskGIL.values import choices
 from Metrics.sample_config import SampleConfig
 from Network import build_network, build_tokenizer
-from Network.config import SIZES_OF
+from Network.rotary import INTERPOLATIONS
+from Network.sizes import SIZES_OF
 from Network.tokenizer import FAMILIES
 from Trainer.config import RunConfig
 from Trainer.optim import learning_rate
@@ -71,6 +72,7 @@ TABLES = {
     "sampling.order": ORDERS,
     "sampling.remask_by": REMASK,
     "sampling.guidance": GUIDANCE,
+    "sampling.positions": INTERPOLATIONS,
     "data.cache_precision": ["fp32", "bf16"],
     "study.job": TRAINERS,
 }

@@ -27,6 +27,7 @@ OTHER = {
     "num_ar": 9, "num_steps": 5, "schedule": "linear", "order": "halton", "noise": 50.0,
     "remask_by": "confidence", "guidance": "constant", "guidance_scale": 9.0, "guidance_from": 0.6,
     "guidance_until": 0.7, "two_passes": True, "top_k": 1, "top_p": 0.01, "min_p": 1.0,
+    "positions": "linear",
 }  # fmt: skip
 CASES = {
     "mar": replace(HYBRID, plan="mar"),
@@ -83,6 +84,28 @@ def test_weights_without_classes_have_no_guidance():
     assert without_effect(sampler).keys() >= set(OF_GUIDANCE)
 
 
+@pytest.mark.parametrize("grid", [(4, 4), (3, 4), (4, 5), (6, 2)])
+@pytest.mark.parametrize("changes", [{}, {"longest": (4, 6)}, {"rotary": "published"}])
+def test_positions_matter_where_a_side_is_longer_than_in_training(changes, grid):
+    pipe = Pipeline(tiny.network(**changes).float(), tiny.tokenizer(), "abc")
+    settings, labels = SamplingConfig(num_steps=3), torch.tensor([0, 1, 2, 0] * 8)
+    none, ntk = (
+        pipe.sample_tokens(labels, torch.arange(32), replace(settings, positions=positions), grid)
+        for positions in ("none", "ntk")
+    )
+    assert none.equal(ntk) == ("positions" in without_effect(sampler_of(pipe, settings, grid)))
+
+
+def test_positions_matter_for_the_networks_of_the_plan():
+    """Of two networks one may have seen longer sides than the other."""
+    ar_network = tiny.network().float()
+    pipe = Pipeline(tiny.network(longest=(6, 6)), tiny.tokenizer(), "abc", ar_network=ar_network)
+    for plan, idle in (("mar", True), ("ar", False), ("hybrid", False)):
+        sampler = sampler_of(pipe, SamplingConfig(plan=plan, num_ar=2), (4, 6))
+        assert ("positions" in without_effect(sampler)) == idle
+        assert sum(step.count for step in sampler.steps) == 24
+
+
 def test_every_name_is_that_of_a_setting():
     known = {field.name for field in fields(SamplingConfig)}
     assert {*OF_MASKS, *OF_GUIDANCE, *OF_DRAWS, *OFF} <= known
@@ -137,6 +160,12 @@ def refusal(given, **settings):
             {"plan": "mar", "temperature": 0},
             "top_k=5 has no effect: temperature=0 takes the most likely code; leave it out.",
         ),
+        (
+            {"positions": "ntk"},
+            {"plan": "mar"},
+            "positions=ntk has no effect: no side is longer than those of training, or its "
+            "positions are not those of rows and columns alone; leave it out.",
+        ),
     ],
 )
 def test_sentences(given, beside, sentence):
@@ -147,6 +176,7 @@ def test_what_asks_for_nothing_is_never_refused():
     settings = SamplingConfig(plan="ar", guidance_scale=1, temperature=0)
     sampler = Sampler(settings, "ar", make_plan(16, settings, "ar"), has_null=True)
     off = {"counts": (), "legacy": False, "remask": 0.0, "two_passes": False, "guidance_from": 0.0}
+    off["positions"] = "none"
     check_effects({**off, "guidance_until": 1.0, "top_p": 1.0, "guidance_scale": 1.0}, [sampler])
 
 

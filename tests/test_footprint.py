@@ -92,13 +92,13 @@ def test_ranks_share_or_copy(tmp_path):
     model = Generator(config("generator", tmp_path))
     count = sum(p.numel() for p in model.build().parameters())
     build, loss_of = model.build, partial(model.loss_of, 2)
-    alone, ddp, fsdp = (
-        footprint(build, loss_of, Way(CPU, ranks=ranks, shards=shards))
-        for ranks, shards in ((1, False), (4, False), (4, True))
+    alone, in_parts, ddp, fsdp = (
+        footprint(build, loss_of, Way(CPU, parts=parts, ranks=ranks, shards=shards))
+        for parts, ranks, shards in ((1, 1, False), (2, 1, False), (1, 4, False), (1, 4, True))
     )
-    assert (alone.state, ddp.state) == (16 * count, 20 * count)  # DDP's buckets
+    assert alone.state == ddp.state == 16 * count
     assert fsdp.state == 4 * count
-    assert ddp.step == alone.step
+    assert alone.step < ddp.step == in_parts.step  # its gradients are there from the start
 
 
 @pytest.mark.parametrize(("available", "parts"), [(100, 1), (50, 2), (32, 4), (10, 12), (1, 12)])

@@ -27,7 +27,8 @@ from MaskGIL.text_source import TextOrigin
 from MaskGIL.weights import load_network, load_weights, read_config, save_weights
 from Metrics.sample_config import SampleConfig
 from Network import build_tokenizer
-from Network.config import SIZES_OF, Size, UserError
+from Network.config import UserError
+from Network.sizes import SIZES_OF, Size
 from Network.tokenizer import NAMED
 
 TOKENIZER = tiny.tokenizer_config(codebook_size=32)

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from MaskGIL.weights import load_network
 from Network import build_network
 from Network.config import UserError
-from Trainer.parallel import accumulating, crowds, is_sharded, parallelise
+from Trainer.parallel import accumulating, crowds, forget_gradient, is_sharded, parallelise
 
 CPU = torch.device("cpu")
 
@@ -51,6 +51,32 @@ def test_gradients_are_exchanged_with_the_last_part_only(group):
     assert wrapped.require_backward_grad_sync
 
 
+def test_gradients_have_one_place_for_all_steps(group):
+    """That of DDP's buckets, also where they add up; it is there once only."""
+    module = nn.Linear(3, 2)
+    wrapped = parallelise(module, CPU, compile=False)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0)
+    places = []
+    for step in range(3):
+        for last in (False, True):
+            with accumulating(wrapped, last):
+                wrapped(torch.ones(1, 3)).sum().backward()
+            if step:  # in the first one DDP learns in which order they come
+                places.append([parameter.grad.data_ptr() for parameter in module.parameters()])
+        assert torch.equal(module.weight.grad, torch.full((2, 3), 2.0))
+        forget_gradient(optimizer, shards=False)
+        assert not module.weight.grad.any()
+    assert places == [places[0]] * 4
+    assert module.weight.grad._base is not None  # a part of a bucket
+
+
+def test_alone_the_gradient_takes_no_memory_between_steps():
+    module = nn.Linear(3, 2)
+    module(torch.ones(1, 3)).sum().backward()
+    forget_gradient(torch.optim.SGD(module.parameters()), shards=False)
+    assert module.weight.grad is None
+
+
 def test_alone_gradients_simply_add_up():
     module = nn.Linear(1, 1)
     for last in (False, True):
@@ -81,9 +107,9 @@ def test_what_is_sharded_is_told_by_the_key(monkeypatch):
      (3100, 80, True)],
 )  # fmt: skip
 def test_a_replica_crowds_what_it_fills_by_half(millions, gigabytes, crowded):
-    """24 bytes a parameter: weight, gradient, its bucket, two moments, average."""
+    """20 bytes a parameter: weight, gradient, two moments, average."""
     assert crowds(millions * 10**6, gigabytes * 10**9) is crowded
-    assert crowded is (24 * millions * 10**6 > gigabytes * 10**9 / 2)
+    assert crowded is (20 * millions * 10**6 > gigabytes * 10**9 / 2)
 
 
 @pytest.mark.slow

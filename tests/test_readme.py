@@ -10,7 +10,7 @@ from MaskGIL.__main__ import main
 from MaskGIL.command import parse
 from MaskGIL.config import load_config
 from Metrics.sample_config import SampleConfig
-from Network.config import SIZES
+from Network.sizes import SIZES
 from Trainer.config import RunConfig
 
 ROOT = Path(__file__).parent.parent

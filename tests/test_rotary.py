@@ -3,7 +3,7 @@ import cmath
 import pytest
 import torch
 
-from Network.rotary import condition_table, rotary_table, rotate
+from Network.rotary import INTERPOLATIONS, condition_table, rotary_table, rotate
 
 CPU = torch.device("cpu")
 
@@ -48,6 +48,54 @@ def test_products_depend_on_the_distance_alone():
         assert pairs == pytest.approx([pairs[0]] * len(pairs), abs=1e-5)
     distances = {round(products[0, 0, r, c].item(), 4) for r in range(6) for c in range(7)}
     assert len(distances) == 42  # each distance has its own product
+
+
+BY_HAND = {  # base of the frequencies and position, of a side `stretch` times that of training
+    "none": lambda position, stretch, d: (10000.0, position),
+    "linear": lambda position, stretch, d: (10000.0, position / stretch),
+    "ntk": lambda position, stretch, d: (10000.0 * stretch ** (d / (d - 2)), position),
+}
+
+
+@pytest.mark.parametrize("head_dim", [4, 16, 100])
+@pytest.mark.parametrize("positions", INTERPOLATIONS)
+def test_positions_beyond_training_are_those_of_the_papers(positions, head_dim):
+    """By the change of base, as FiT writes it: d channels turn with a side."""
+    x, d = states((6, 10), heads=1, head_dim=head_dim), head_dim // 2
+    found = rotate(x, rotary_table(6, 10, head_dim, CPU, positions, (4, 5)))
+    for token in (0, 3, 17, 59):
+        for pair in range(d):
+            axis, index = divmod(pair, d // 2)
+            position, stretch = (divmod(token, 10)[axis], (6 / 4, 10 / 5)[axis])
+            if index == 0 and positions == "ntk":  # whatever the base is
+                angle = position
+            else:
+                base, position = BY_HAND[positions](position, stretch, d)
+                angle = position * base ** (-2 * index / d)
+            expected = complex(*x[1, token, 0, 2 * pair : 2 * pair + 2].tolist())
+            result = complex(*found[1, token, 0, 2 * pair : 2 * pair + 2].tolist())
+            assert result == pytest.approx(expected * cmath.exp(1j * angle), abs=1e-5)
+
+
+@pytest.mark.parametrize("positions", INTERPOLATIONS)
+def test_sides_within_training_are_untouched(positions):
+    plain = rotary_table(4, 7, 16, CPU)
+    assert torch.equal(rotary_table(4, 7, 16, CPU, positions, (4, 7)), plain)
+    assert torch.equal(rotary_table(4, 7, 16, CPU, positions, (9, 8)), plain)
+    longer = rotary_table(4, 7, 16, CPU, positions, (4, 6))  # of its columns
+    assert torch.equal(longer[:, :4], plain[:, :4])
+    assert torch.equal(longer, plain) == (positions == "none")
+    longer = rotary_table(4, 7, 16, CPU, positions, (3, 7))  # of its rows
+    assert torch.equal(longer[:, 4:], plain[:, 4:])
+    assert torch.equal(longer, plain) == (positions == "none")
+
+
+def test_the_longest_side_of_ntk_turns_slowly_as_in_training():
+    """The fastest frequency as it was, the slowest no further than the last row of training."""
+    tables = rotary_table(12, 1, 64, CPU, "ntk", (4, 1)), rotary_table(4, 1, 64, CPU)
+    angles, trained = (torch.view_as_complex(table).angle()[:, :16] for table in tables)
+    torch.testing.assert_close(angles[:4, 0], trained[:, 0])
+    torch.testing.assert_close(angles[::3, -1], trained[:, -1])
 
 
 def test_lengths_stay():

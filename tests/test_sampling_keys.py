@@ -28,7 +28,7 @@ def test_every_key_replaces_its_setting(weights):
     words += ["counts=16,48", "legacy=false", "remask=0.1", "remask_by=confidence"]
     words += ["noise=0", "order=random", "guidance=cosine", "plan=mar", "guidance_power=0.5"]
     words += ["guidance_from=0.25", "guidance_until=0.75", "two_passes=true"]
-    words += ["last_temperature=1", "top_p=0.9", "min_p=0.01"]
+    words += ["last_temperature=1", "top_p=0.9", "min_p=0.01", "positions=linear"]
     keys = load_config(SamplingKeys, None, [f"weights={weights}", *words])
     assert load_pipeline(keys).sampling == SamplingConfig(
         plan="mar",
@@ -51,6 +51,7 @@ def test_every_key_replaces_its_setting(weights):
         top_k=7,
         top_p=0.9,
         min_p=0.01,
+        positions="linear",
     )
 
 
@@ -84,6 +85,11 @@ def test_ema_chooses_the_weights(weights):
         (
             ["noise=2", "order=random"],
             "noise=2.0 has no effect: only order=confidence asks for it; leave it out.",
+        ),
+        (
+            ["positions=ntk"],
+            "positions=ntk has no effect: no side is longer than those of training, or its "
+            "positions are not those of rows and columns alone; leave it out.",
         ),
         (["temperature=-1"], "sampling.temperature must be at least 0, not -1.0."),
         (["top_p=1.5"], "sampling.top_p must lie in [0, 1], not 1.5."),

@@ -78,7 +78,7 @@ def test_a_cell_takes_over_every_other_key_of_the_study(folder):
 def test_a_size_can_be_an_axis(folder):
     base = "network.size=B"  # which fills in depth, width and heads
     sizes = cells_of(tiny_study(folder, *TINY_SIZES, base, "study.axes=network.size=L XL"))
-    assert [cell.config.network.depth for cell in sizes] == [24, 36]  # Network.config.SIZES
+    assert [cell.config.network.depth for cell in sizes] == [24, 36]  # Network.sizes.SIZES
 
 
 TINY_SIZES = ("network.depth=0", "network.width=0", "network.heads=0")
