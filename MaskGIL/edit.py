@@ -119,7 +119,7 @@ def edit(config: EditConfig, flags: Flags) -> None:
     pipe = open_pipeline(config, config.height, config.width)
     grid = _grid(pipe, config)
     check_soft_edge(config.soft_edge, pixels_of(pipe, grid))
-    check_negative_prompt(pipe, config.negative_prompt)
+    check_negative_prompt(pipe, config.negative_prompt, grid)
     columns, planned = row_length(config), EDITS[config.kind](pipe, config)
     with notes():
         subject = _subject(pipe, config)

@@ -99,7 +99,7 @@ def generate(config: GenerateConfig, flags: Flags) -> None:
     pipe = open_pipeline(config, config.height, config.width)
     grid = pipe.grid(config.height or None, config.width or None)
     subjects = choose_subjects(pipe, config)
-    check_negative_prompt(pipe, config.negative_prompt)
+    check_negative_prompt(pipe, config.negative_prompt, grid)
     _check_count(config, len(subjects), bool(paths))
     with notes():
         subjects.condition[:1]  # a text encoder that cannot be had is told now

@@ -112,9 +112,9 @@ def check_keys(
         )
 
 
-def check_negative_prompt(pipe: Pipeline, text: str) -> None:
+def check_negative_prompt(pipe: Pipeline, text: str, grid: tuple[int, int]) -> None:
     """Raise UserError for a negative prompt that the sampler of `pipe` makes nothing of."""
-    check_effects({"negative_prompt": text}, [sampler_of(pipe, pipe.sampling)])
+    check_effects({"negative_prompt": text}, [sampler_of(pipe, pipe.sampling, grid)])
 
 
 def sampler_of(
