@@ -56,7 +56,7 @@ def main(config: SampleConfig, flags: Flags) -> None:
             return
         evaluation = job.evaluation(counted)
         if row:
-            check_evaluators(row, evaluation.extractors)
+            check_evaluators(row, evaluation.evaluators)
         job.begin()
         share = Share(job)
         samples = evaluation.look(counted(share, "samples"), share.pieces)

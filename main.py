@@ -11,10 +11,10 @@ from MaskGIL.device import choose_device
 from MaskGIL.distributed import process_group
 from Trainer.config import RunConfig
 from Trainer.dry_run import dry_run
+from Trainer.generator_data import write_caches
 from Trainer.report import compare, write_report
 from Trainer.run_folder import check_run_folder
 from Trainer.study import run_study
-from Trainer.tokens import write_caches
 from Trainer.vit import GeneratorTrainer
 from Trainer.vqgan import TokenizerTrainer
 

@@ -37,15 +37,12 @@ def read_seeds(generator: Seeds, count: int) -> int | list[int]:
     return [_read_seed(seed) for seed in generator]
 
 
-def read_settings(given: dict[str, Any], classes: bool = True) -> dict[str, Any]:
+def read_settings(given: dict[str, Any]) -> dict[str, Any]:
     """The settings of a sampler that a call names, those that are None left out.
 
     num_inference_steps is another name of num_steps. Raises UserError for an unknown name and for
-    a value of another type; `classes` says whether the weights know any.
+    a value of another type.
     """
-    if "prompt" in given:
-        remedy = "know classes, not prompts; use class_labels=..." if classes else "know no prompts"
-        raise UserError(f"These weights {remedy}.")
     given = {name: value for name, value in given.items() if value is not None}
     if {"num_steps", "num_inference_steps"} <= given.keys():
         raise UserError("num_inference_steps and num_steps are the same; give one of them.")

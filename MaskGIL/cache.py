@@ -28,7 +28,7 @@ from MaskGIL.cache_index import (
 )
 from MaskGIL.chunk_log import finished, log_line, log_path, read_logs, remove_logs
 from MaskGIL.data import Images
-from MaskGIL.data.crops import all_crops, to_float
+from MaskGIL.data.crops import Size, all_crops, shape_of, to_float
 from MaskGIL.data.folders import BadFiles, UnreadableImage
 from MaskGIL.device import without_tf32
 from MaskGIL.durable import replace_file, sha256, to_json, write_durably
@@ -42,7 +42,7 @@ def write_cache(
     tokenizer: Tokenizer,
     *,
     crops: str,
-    image_size: int,
+    image_size: Size,
     bad: BadFiles,
     device: torch.device | str = "cpu",
     encode_batch: int = 64,
@@ -116,7 +116,7 @@ def finish_cache(folder: str | Path, images: Images, bad: BadFiles) -> None:
 
 @torch.no_grad()
 def encode_crops(tokenizer: Tokenizer, crops: Tensor, precision: str = "fp32") -> Tensor:
-    """Tokens (B, h, w) of crops (B, 3, S, S) uint8, on their device, whatever surrounds the call.
+    """Tokens (B, h, w) of crops (B, 3, H, W) uint8, on their device, whatever surrounds the call.
 
     `fp32` is full float32, without the TF32 that cuDNN has on by default. `bf16` autocasts: faster,
     but a latent between two codes may go to the other one. Never fp16: activations overflow it.
@@ -220,9 +220,9 @@ def _begin(folder: Path, index: Index) -> Index:
 
 # ------------------------------------------------------------------------------------ chunks
 class _Crops(Dataset):
-    """All crops of a row (C, 3, S, S) uint8, or why there are none; read in worker processes."""
+    """All crops of a row (C, 3, H, W) uint8, or why there are none; read in worker processes."""
 
-    def __init__(self, images: Images, crops: str, size: int) -> None:
+    def __init__(self, images: Images, crops: str, size: Size) -> None:
         self.images, self.crops, self.size = images, crops, size
 
     def __getitem__(self, row: int) -> Tensor | UnreadableImage:
@@ -242,19 +242,19 @@ def _encode_chunk(
     samples: Iterator, rows: range, index: Index, tokenizer: Tokenizer, device: torch.device | str
 ) -> tuple[bytes, dict[int, UnreadableImage]]:
     """Tokens of a chunk (rows, C, h, w) as bytes, and its unreadable rows, whose tokens are 0."""
-    num_crops, size = index["parts"][0]["crops"], index["transform"]["image_size"]
+    num_crops, shape = index["parts"][0]["crops"], shape_of(index["transform"]["image_size"])
     batch = max(1, index["transform"]["encode_batch"] // num_crops)
     codes, skipped = [], {}
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
-        pictures = torch.zeros(len(part), num_crops, 3, size, size, dtype=torch.uint8)
+        pictures = torch.zeros(len(part), num_crops, 3, *shape, dtype=torch.uint8)
         for picture, row in zip(pictures, part):
             sample = next(samples)
             if isinstance(sample, UnreadableImage):
                 skipped[row] = sample
             else:
                 picture.copy_(sample)
-        crops = pictures.flatten(0, 1).to(device)  # (B * C, 3, S, S)
+        crops = pictures.flatten(0, 1).to(device)  # (B * C, 3, H, W)
         tokens = encode_crops(tokenizer, crops, index["transform"]["precision"])
         codes.append(tokens.reshape(len(part), -1))  # (B, C * h * w)
     # Copied once a chunk: while a GPU encodes a batch, the next one is read

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from MaskGIL.data import Images, images_hash
-from MaskGIL.data.crops import num_crops
+from MaskGIL.data.crops import Size, num_crops, shape_of, show_size
 from MaskGIL.durable import sha256, to_json
 from MaskGIL.json_index import AGAIN, damaged, misfit, read_json_index
 from Network.config import UserError
@@ -27,7 +27,7 @@ _FORM = {  # the types of what stands in an index, of all that is read from ther
     "complete": bool,
     "dtype": str,
     "tokenizer": {"name": str, "fingerprint": str, "codebook_size": int},
-    "transform": {"image_size": int, "crops": str},
+    "transform": {"crops": str},
     "images": {},
     "classes": {},
     "classes_sha256": str,
@@ -43,7 +43,7 @@ def new_index(
     images: Images,
     tokenizer: Tokenizer,
     crops: str,
-    image_size: int,
+    image_size: Size,
     encode_batch: int,
     precision: str = "fp32",
 ) -> Index:
@@ -51,7 +51,8 @@ def new_index(
     grid = token_grid(image_size, tokenizer.stride)
     part = {"file": _file_name(grid), "grid": list(grid), "rows": len(images)}
     # The batch too: the last bit of a latent, and so a token, may depend on it
-    transform = {"image_size": image_size, "crops": crops, "encode_batch": encode_batch}
+    size = image_size if isinstance(image_size, int) else list(image_size)
+    transform: dict[str, Any] = {"image_size": size, "crops": crops, "encode_batch": encode_batch}
     transform["precision"] = precision
     if draft := getattr(images, "draft", 0):
         transform["draft"] = draft
@@ -75,13 +76,16 @@ def new_index(
     }
 
 
-def token_grid(image_size: int, stride: int) -> tuple[int, int]:
-    """(h, w) of a square image. Raises UserError unless the tokenizer's stride divides it."""
-    if image_size % stride:
+def token_grid(image_size: Size, stride: int) -> tuple[int, int]:
+    """(h, w) of an image. Raises UserError unless the tokenizer's stride divides its sides."""
+    height, width = shape_of(image_size)
+    if height % stride or width % stride:
+        key = "image_size" if isinstance(image_size, int) else "buckets"
         raise UserError(
-            f"data.image_size={image_size} is no multiple of {stride}, the stride of the tokenizer."
+            f"data.{key}={show_size(image_size)} is no multiple of {stride}, the stride of the "
+            "tokenizer."
         )
-    return image_size // stride, image_size // stride
+    return height // stride, width // stride
 
 
 def read_index(folder: Path) -> Index:
@@ -222,7 +226,10 @@ def _contradiction(index: Index) -> str:
     part, classes = index["parts"][0], index["classes"]
     num_chunks = -(-part["rows"] // CHUNK) if index["complete"] else len(part["sha256"])
     codebook_size = index["tokenizer"]["codebook_size"]
+    size = index["transform"].get("image_size")
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
     expected = {
+        "transform.image_size": all(type(side) is int for side in sides),
         "tokenizer.codebook_size": codebook_size > 0,
         "dtype": index["dtype"] == dtype_of(codebook_size).str,
         "classes": classes == class_to_idx(classes),

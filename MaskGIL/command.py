@@ -10,7 +10,9 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
@@ -115,6 +117,15 @@ def parse(schema: type, argv: Sequence[str]) -> tuple[str | None, list[str], set
         else:
             path = word
     return path, overrides, flags
+
+
+@contextmanager
+def notes() -> Iterator[None]:
+    """Within it a warning is a line of the output, `note`, printed at once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *rest, **more: print(f"note       {message}")
+        yield
 
 
 def help_text(schema: type, program: str, about: str) -> str:

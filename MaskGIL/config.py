@@ -125,6 +125,11 @@ class DataConfig:
         "", "folder of the images: train/CLASS and val/CLASS, ImageNet, COCO, tar files", free=True
     )
     image_size: int = setting(64, "height and width of an image in pixels")
+    buckets: tuple[str, ...] = setting(
+        (),
+        "HEIGHTxWIDTH,... in pixels: each picture is cut to the one nearest in aspect ratio, and a "
+        "batch has one of them; empty: squares of image_size",
+    )
     num_images: int = setting(16384, "number of training images that source=shapes or scenes draws")
     crops: Literal["center", "flip", "ten"] = setting(
         "center", "center: one centre crop; flip: also its mirror image; ten: 5 crops, mirrored too"
@@ -136,7 +141,8 @@ class DataConfig:
     )
     balance: float = setting(0.0, "0 keeps the class frequencies, 1 shows classes equally often")
     tokens: Literal["cache", "online"] = setting(
-        "cache", "cache encodes every crop once, before training; online encodes in every step"
+        "cache",
+        "cache encodes every crop and caption once, before training; online encodes in every step",
     )
     cache: str = setting(
         "", "folder of the token cache, ours or converted; empty: OUT_DIR/cache", free=True
@@ -162,12 +168,25 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class TextConfig:
+    """The captions of a text-conditional generator."""
+
+    encoder: str = setting(
+        "",
+        "text encoder of the captions: a folder, a name as flan-t5-xl, or OWNER/NAME of the hub; "
+        "empty without network.caption_width",
+        free=True,
+    )
+    precision: Literal["fp32", "bf16"] = setting("fp32", "how captions are encoded")
+
+
+@dataclass(frozen=True)
 class MaskingConfig:
     """The masks of training and the loss on them."""
 
     schedule: Schedule = setting("arccos", "distribution of the mask ratio of a training image")
     label_smoothing: float = setting(0.1, "share of the target spread over the whole codebook")
-    class_drop: float = setting(0.1, "share of labels replaced by the null class, for guidance")
+    class_drop: float = setting(0.1, "share of labels or captions that are dropped, for guidance")
     visible_weight: float = setting(0.0, "weight of the loss on visible tokens; 0 skips them")
 
     def __post_init__(self):
@@ -255,8 +274,6 @@ def _wrong_value(leaf: Setting, value: object, place: str) -> str:
 def _unknown_key(key: str, place: str, schema: type) -> str:
     """Suggest the key that is alike in its full and in its last name, or list the neighbours."""
     known = [field.key for field in _fields(schema())]
-    if key == "prompt" and "ar_weights" in known:  # of a command that samples
-        return "Samples are of classes, not of prompts: use class_labels=NAME."
 
     def likeness(name: str) -> float:
         ends = name.rpartition(".")[2], key.rpartition(".")[2]

@@ -162,6 +162,7 @@ def _convert_generator(config: ConvertConfig, flags: Flags) -> None:
         classes=weights.classes,
         sampling=weights.sampling,
         objective=weights.objective,
+        text=weights.text,
     )
     made_of, (height, width) = network.config, network.config.grid
     count = sum(parameter.numel() for parameter in network.parameters())

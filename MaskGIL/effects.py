@@ -17,6 +17,7 @@ from Network.config import UserError
 OF_MASKS = ("num_steps", "schedule", "counts", "legacy", "order", "noise", "remask", "remask_by")
 OF_GUIDANCE = ("guidance_scale", "guidance", "guidance_power", "guidance_from", "guidance_until",
                "two_passes")  # fmt: skip
+BESIDE = ("negative_prompt",)  # no settings of a sampler, and as idle as those of guidance
 OF_DRAWS = ("top_k", "top_p", "min_p")
 # Values that ask for nothing, beside 0, false and an empty list
 OFF = {"guidance_scale": 1, "guidance_power": 1, "guidance_until": 1, "top_p": 1,
@@ -56,9 +57,9 @@ RULES: Sequence[tuple[Sequence[str], Callable[[Sampler], bool], str]] = (
         "only order=confidence asks for it",
     ),
     (("remask_by",), lambda s: not s.settings.remask, "remask=0 hides no token again"),
-    (OF_GUIDANCE, lambda s: not s.has_null, "these weights know no null class"),
+    ((*OF_GUIDANCE, *BESIDE), lambda s: not s.has_null, "these weights know no null class"),
     (
-        OF_GUIDANCE,
+        (*OF_GUIDANCE, *BESIDE),
         lambda s: not s.guided,
         "no step has guidance: look at guidance_scale, guidance_from and guidance_until",
     ),

@@ -6,9 +6,10 @@ Stands on the pipeline.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from MaskGIL.data.crops import to_uint8
 from MaskGIL.durable import replace_file
 from MaskGIL.pictures import grey_out
 from MaskGIL.pipeline import Pipeline
+from MaskGIL.predictor import Condition
+from MaskGIL.prompting import Texts
+from Network.condition import Captions
 
 BATCH = 64
 
@@ -48,10 +52,20 @@ class History:
         )
 
 
-def sample_history(pipe: Pipeline, labels: Tensor, seeds: Tensor) -> History:
-    """Sample images of labels (B,) and seeds (B,), and keep what each step had."""
-    parts = zip(labels.split(BATCH), seeds.split(BATCH))
-    return History.cat([_sample(pipe, *part) for part in parts])
+def sample_history(
+    pipe: Pipeline,
+    condition: Tensor | Texts,
+    seeds: Tensor,
+    null: Texts | None = None,
+    grid: tuple[int, int] | None = None,
+) -> Iterator[History]:
+    """Sample images of labels (B,) or texts and seeds (B,), and keep what each step had.
+
+    In batches, in order. `null` and `grid` are those of `Pipeline.sample_tokens`.
+    """
+    for start in range(0, len(seeds), BATCH):
+        rows = slice(start, start + BATCH)
+        yield _sample(pipe, condition[rows], seeds[rows], null[rows] if null else None, grid)
 
 
 def spread_steps(num_steps: int, most: int) -> list[int]:
@@ -69,21 +83,34 @@ def frames(pipe: Pipeline, history: History, steps: Sequence[int]) -> list[Tenso
     return [_frame(pipe, history, step) for step in steps]
 
 
-def write_tokens(path: Path, history: History, labels: Tensor, mask_id: int) -> None:
-    """Write an npz of tokens (steps, B, h, w) and confidence (B, h, w), labels (B,) and mask_id."""
+def write_tokens(path: Path, history: History, condition: Tensor | Texts, mask_id: int) -> None:
+    """Write an npz of tokens (steps, B, h, w), confidence (B, h, w), and mask_id.
+
+    Beside them what the images are of: labels (B,), or prompts (B,).
+    """
+    if isinstance(condition, Texts):
+        named: dict[str, Any] = {"prompts": np.array(condition.texts)}
+    else:
+        named = {"labels": condition.cpu().numpy()}
     file = io.BytesIO()
     np.savez_compressed(
         file,
         tokens=history.tokens.cpu().numpy(),
         confidence=history.confidence.cpu().numpy(),
-        labels=labels.cpu().numpy(),
         mask_id=np.array(mask_id),
+        **named,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, file.getvalue())
 
 
-def _sample(pipe: Pipeline, labels: Tensor, seeds: Tensor) -> History:
+def _sample(
+    pipe: Pipeline,
+    condition: Condition,
+    seeds: Tensor,
+    null: Captions | None,
+    grid: tuple[int, int] | None,
+) -> History:
     steps: list[Tensor] = []
     confidences: list[Tensor] = []
 
@@ -91,7 +118,7 @@ def _sample(pipe: Pipeline, labels: Tensor, seeds: Tensor) -> History:
         steps.append(tokens.int())
         confidences[:] = [confidence]
 
-    tokens = pipe.sample_tokens(labels, seeds, on_step=on_step)
+    tokens = pipe.sample_tokens(condition, seeds, grid=grid, on_step=on_step, null=null)
     return History(to_uint8(pipe.pixels(tokens)), torch.stack(steps), confidences[-1])
 
 

@@ -80,11 +80,10 @@ def _describe_cache(folder: Path, config: InspectConfig, flags: Flags) -> None:
     index, cache = read_index(folder), TokenCache.open(folder, tokenizer=tokenizer)
     encoder, transform = index["tokenizer"], index["transform"]
     height, width = cache.grid
+    size = "x".join(map(str, np.atleast_1d(transform["image_size"])))
     _say("token cache", folder)
     _say("images", f"{len(cache):,} in {len(cache.classes)} classes, {index['skipped']} unreadable")
-    _say(
-        "crops", f"{cache.num_crops} each ({transform['crops']}), {transform['image_size']} pixels"
-    )
+    _say("crops", f"{cache.num_crops} each ({transform['crops']}), {size} pixels")
     _say("tokens", f"{height}x{width} of {cache.codebook_size} codes, {cache.num_bytes:,} bytes")
     _say("tokenizer", f"{encoder['name']}, fingerprint {encoder['fingerprint'][:16]}")
     precision = transform["precision"]
@@ -141,7 +140,11 @@ def _describe_weights(folder: Path, config: InspectConfig, flags: Flags) -> None
         _say("network", f"{made_of.kind}{size}, {_parameters(network)} parameters")
         _say("", f"{made_of.depth} blocks, width {made_of.width}, {made_of.heads} heads")
         _say("tokens", f"{height}x{width} of {made_of.codebook_size} codes")
-        _say("classes", _some(weights.classes, made_of.num_classes))
+        if made_of.caption_width:
+            by = weights.text.encoder if weights.text else "an unknown text encoder"
+            _say("captions", f"{made_of.caption_tokens} x {made_of.caption_width} by {by}")
+        else:
+            _say("classes", _some(weights.classes, made_of.num_classes))
         _say("objective", weights.objective)
         settings = to_dict(weights.sampling).items()
         _say("sampler", ", ".join(f"{key}={value}" for key, value in settings))

@@ -14,7 +14,7 @@ STREAMS = {
     for number, name in enumerate(
         ["order", "crop", "ratio", "mask", "class drop", "token", "confidence", "dropout",
          "revival", "decoding order", "seed", "objective", "remask", "variation", "window",
-         "caption", "caption drop"]
+         "caption", "caption drop", "bucket"]
     )
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The pipeline: labels -> images, with everything between. What users hold in their hands.
+"""The pipeline: classes or prompts -> images, with everything between. What users hold in hands.
 
 Stands on a weights folder (`MaskGIL/weights.py`) and on `decode`.
 """
@@ -24,18 +24,23 @@ from MaskGIL.device import autocast, choose_device, choose_precision, decoder_dt
 from MaskGIL.inference import make_ready
 from MaskGIL.noise import random_bits
 from MaskGIL.plans import OBJECTIVES, PLANS, Step, make_plan, plan_kind
-from MaskGIL.predictor import PREDICTORS
+from MaskGIL.predictor import PREDICTORS, Condition
+from MaskGIL.prompting import PromptEncoder, Prompts, check_kind, read_texts
 from MaskGIL.sampling import SamplingConfig
-from MaskGIL.weights import Weights, load_weights
+from MaskGIL.second_network import load_second
+from MaskGIL.text_source import TextOrigin
+from MaskGIL.weights import load_weights
+from Network.condition import Captions
 from Network.config import UserError
 from Network.gpt import GPT
 from Network.tokenizer.vq import VQTokenizer
 
+Labels = int | str | Sequence[int | str] | None
 StepCallback = Callable[["Pipeline", int, dict[str, Tensor]], None]
 
 
 class Pipeline:
-    """Samples images of classes.
+    """Samples images of classes, or of prompts.
 
     pipe = Pipeline.from_pretrained("runs/demo/generator/weights")
     pipe(class_labels=["red circle"], generator=0).images[0].save("circle.png")
@@ -51,10 +56,14 @@ class Pipeline:
         dtype: torch.dtype = torch.float32,
         objective: str = "mar",
         ar_network: GPT | None = None,
+        text: TextOrigin | None = None,
+        text_encoder: str | None = None,
     ):
         """`objective` is what the network was trained for, and says how it may be decoded.
 
         An `ar_network` of the same codes, classes and grid answers raster steps in its stead.
+        `text` tells which encoder made the captions that a network of prompts has learned from, and
+        `text_encoder` where it is, a folder or a name, if not under its own name.
         """
         self.network, self.tokenizer = network.eval(), tokenizer.eval()
         self.classes, self.sampling = list(classes), sampling or SamplingConfig()
@@ -63,6 +72,7 @@ class Pipeline:
         self.compiled = False
         if ar_network:
             self.networks["ar"] = ar_network.eval()
+        self.text, self._encode = text, PromptEncoder(network, text, text_encoder)
 
     @property
     def device(self) -> torch.device:
@@ -84,22 +94,24 @@ class Pipeline:
         *,
         ema: bool = True,
         ar_folder: str | Path | None = None,
+        text_encoder: str | Path | None = None,
         compile: bool = False,
     ) -> Pipeline:
         """Load a weights folder; the averaged weights unless `ema` is False.
 
-        `ar_folder` holds a second network, for the raster steps of plan=hybrid and plan=ar. Device
-        and dtype default to the best that is there; the networks are cast to that dtype for good,
-        and with `compile` their blocks are compiled when they are first used. Raises UserError if a
-        folder cannot be read, if the two do not go together, and if nothing is there to compile
-        with.
+        `ar_folder` holds a second network, for the raster steps of plan=hybrid and plan=ar, and
+        `text_encoder` says where that of the prompts is, if not under its own name. Device and
+        dtype default to the best that is there; the networks are cast to that dtype for good, and
+        with `compile` their blocks are compiled when they are first used. Raises UserError if a
+        folder cannot be read, if the two do not go together, for a text encoder without prompts,
+        and if nothing is there to compile with.
         """
         place = choose_device(str(device or "auto"))
         weights = load_weights(folder, ema=ema)
         if weights.network is None:
             raise UserError(f"{folder} holds a tokenizer, no generator; give weights=RUN/weights.")
         network, tokenizer = weights.network.to(place), weights.tokenizer.to(place)
-        ar_network = _ar_network(ar_folder, weights, folder, ema) if ar_folder else None
+        ar_network = load_second(ar_folder, weights, folder, ema) if ar_folder else None
         dtype = dtype or choose_precision("auto", place)
         pipe = cls(
             network,
@@ -109,6 +121,8 @@ class Pipeline:
             dtype=dtype,
             objective=weights.objective,
             ar_network=ar_network and ar_network.to(place),
+            text=weights.text,
+            text_encoder=str(text_encoder) if text_encoder else None,
         )
         for each in {pipe.network, *pipe.networks.values()}:
             make_ready(each, dtype, compile)
@@ -118,8 +132,10 @@ class Pipeline:
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | str | Sequence[int | str] | None = None,
+        class_labels: Labels = None,
         *,
+        prompt: Prompts | None = None,
+        negative_prompt: Prompts | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: Seeds = 0,
@@ -129,26 +145,27 @@ class Pipeline:
         output_type: str = "pil",
         **sampling: object,
     ) -> Output:
-        """Sample one image per class label (numbers or names; None: one unconditional image).
+        """Sample one image per class label (a number or a name) or prompt; None: one of anything.
 
-        `generator` is a seed, a torch.Generator, one of these per image, or None for a random seed:
-        the noise of an image depends on its seed alone, not on the batch it is in. `height` and
-        `width` are pixels, `output_type` is "pil" or "uint8"; further keywords replace sampler
-        settings. The callback gets (pipeline, step, {"tokens": (B, h, w), "confidence": (B, h,
-        w)}); the latter are the log-probabilities that tokens were drawn with, -inf where they are
-        hidden. Raises UserError for what is out of range.
+        Guidance leads away from `negative_prompt`, one for all or one per prompt; without guidance
+        it has no effect. `generator` is a seed, a torch.Generator, one of these per image, or None
+        for a random seed: the noise of an image depends on its seed alone, not on the batch it is
+        in. `height` and `width` are pixels, `output_type` is "pil" or "uint8"; further keywords
+        replace sampler settings. The callback gets (pipeline, step, {"tokens": (B, h, w),
+        "confidence": (B, h, w)}); the latter are the log-probabilities that tokens were drawn with,
+        -inf where they are hidden. Raises UserError for what is out of range.
         """
         check_output_type(output_type)
-        labels = self.labels(class_labels)
         settings = self.settings(num_inference_steps, guidance_scale=guidance_scale, **sampling)
         grid = self.grid(height, width)
-        seeds = self.seeds(generator, len(labels))
+        condition, null = self.condition(class_labels, prompt, negative_prompt)
+        seeds = self.seeds(generator, len(condition))
 
         def on_step(step: int, tokens: Tensor, confidence: Tensor) -> None:
             if callback_on_step_end:
                 callback_on_step_end(self, step, {"tokens": tokens, "confidence": confidence})
 
-        tokens = self.sample_tokens(labels, seeds, settings, grid, on_step)
+        tokens = self.sample_tokens(condition, seeds, settings, grid, on_step, null)
         return as_output(to_uint8(self.pixels(tokens)), tokens, output_type)
 
     # Edits are functions of a pipeline, in a file of their own; here they are its methods
@@ -160,36 +177,40 @@ class Pipeline:
     @torch.no_grad()
     def sample_tokens(
         self,
-        labels: Tensor,
+        condition: Condition,
         seeds: Tensor,
         settings: SamplingConfig | None = None,
         grid: tuple[int, int] | None = None,
         on_step: OnStep | None = None,
+        null: Condition | None = None,
     ) -> Tensor:
-        """Labels (B,) and seeds (B,), int64 -> tokens (B, h, w), decoded from an empty grid."""
+        """Labels or captions and seeds (B,) int64 -> tokens (B, h, w), from an empty grid."""
         grid = grid or self.network.config.grid
-        empty = torch.full((len(labels), *grid), self.network.mask_id, device=self.device)
-        return self.fill_tokens(empty, labels, seeds, settings, on_step)
+        empty = torch.full((len(condition), *grid), self.network.mask_id, device=self.device)
+        return self.fill_tokens(empty, condition, seeds, settings, on_step, null)
 
     @torch.no_grad()
     def fill_tokens(
         self,
         tokens: Tensor,
-        labels: Tensor,
+        condition: Condition,
         seeds: Tensor,
         settings: SamplingConfig | None = None,
         on_step: OnStep | None = None,
+        null: Condition | None = None,
     ) -> Tensor:
         """Tokens (B, h, w), hidden where they are the mask token -> the same with those drawn.
 
-        Labels (B,) may also be shares of classes (B, num_classes + 1), floating.
+        The condition is labels (B,), shares of classes (B, num_classes + 1), floating, or captions
+        of B images; guidance leads away from `null`, None for the null condition.
         """
         settings, grid = settings or self.sampling, (tokens.shape[1], tokens.shape[2])
         steps, plan = self.plan(settings, grid), plan_kind(self.objective, settings.plan)
         if not self.network.config.is_conditional:  # there is nothing to be guided away from
             settings = replace(settings, guidance_scale=1.0)
         predictors = {
-            kind: PREDICTORS[kind](self.networks[kind], labels, settings) for kind in PLANS[plan]
+            kind: PREDICTORS[kind](self.networks[kind], condition, settings, null)
+            for kind in PLANS[plan]
         }
         with autocast(self.device, self.dtype):
             return decode(
@@ -205,7 +226,7 @@ class Pipeline:
     def settings(self, num_inference_steps: int | None = None, **changes: Any) -> SamplingConfig:
         """The sampler of the weights with what a call changes; None leaves a setting."""
         given = {"num_inference_steps": num_inference_steps, **changes}
-        return self.sampling.changed(**read_settings(given, self.network.config.is_conditional))
+        return self.sampling.changed(**read_settings(given))
 
     def plan(
         self, settings: SamplingConfig | None = None, grid: tuple[int, int] | None = None
@@ -223,7 +244,41 @@ class Pipeline:
         with autocast(self.device, decoder_dtype(self.dtype)):
             return self.tokenizer.decode(tokens, clamp).float()
 
-    def labels(self, class_labels: int | str | Sequence[int | str] | None) -> Tensor:
+    def condition(
+        self,
+        class_labels: Labels = None,
+        prompt: Prompts | None = None,
+        negative_prompt: Prompts | None = None,
+    ) -> tuple[Condition, Captions | None]:
+        """Labels (B,) or captions of B images, and what guidance leads away from: None, or as many.
+
+        Of weights that know prompts None is the empty one. Raises UserError for classes where the
+        weights know prompts, and the reverse, and for another number of negative prompts.
+        """
+        config = self.network.config
+        check_kind(config, class_labels, prompt=prompt, negative_prompt=negative_prompt)
+        if not config.caption_width:
+            return self.labels(class_labels), None
+        texts = read_texts("prompt", "" if prompt is None else prompt)
+        captions = self.encode_prompts(texts)
+        if negative_prompt is None:
+            return captions, None
+        others = read_texts("negative_prompt", negative_prompt)
+        if len(others) not in (1, len(texts)):
+            raise UserError(
+                f"There are {len(others)} negative prompts for {len(texts)} prompts; give one for "
+                "each, or one for all."
+            )
+        return captions, self._encode.against(others * (len(texts) // len(others)), captions)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Captions:
+        """Captions of B texts on the device, by the text encoder that the weights name.
+
+        It is loaded at the first call. Raises UserError if it cannot be had or is another one.
+        """
+        return self._encode(read_texts("prompt", prompts))
+
+    def labels(self, class_labels: Labels) -> Tensor:
         """Class numbers or names -> labels (B,) int64 on the device. Raises UserError."""
         null = self.network.null_label
         if class_labels is None:
@@ -247,8 +302,9 @@ class Pipeline:
         stride, learned = self.tokenizer.stride, self.image_size
         height = learned[0] if height is None else height
         width = learned[1] if width is None else width
-        if height % stride or width % stride or min(height, width) < stride:
-            raise UserError(f"height={height} and width={width} must be multiples of {stride}.")
+        for name, side in {"height": height, "width": width}.items():
+            if side % stride or side < stride:
+                raise UserError(_sides_near(name, side, stride))
         if self.network.config.learns_places and (height, width) != learned:
             raise UserError(
                 f"This generator has learned the places of {learned[0]}x{learned[1]} pixels; "
@@ -269,34 +325,8 @@ def image_seeds(seed: int, indices: Tensor) -> Tensor:
     return random_bits(torch.full((), seed, device=indices.device), "seed", 0, indices)
 
 
-def _ar_network(folder: str | Path, beside: Weights, source: str | Path, ema: bool) -> GPT:
-    """The network of AR weights that go with the masked ones of `source`. Raises UserError."""
-    found, masked = load_weights(folder, ema=ema), beside.network
-    if found.network is None:
-        raise UserError(f"ar_weights={folder} holds a tokenizer, no generator; name RUN/weights.")
-    if "ar" not in OBJECTIVES[found.objective]:
-        raise UserError(
-            f"ar_weights={folder} were trained with objective={found.objective}; name weights of "
-            "an AR network."
-        )
-    if "mar" not in OBJECTIVES[beside.objective]:
-        raise UserError(
-            f"weights={source} are those of an AR network, as ar_weights are; name weights that "
-            "were trained with masks."
-        )
-    assert masked is not None
-    config, other = masked.config, found.network.config
-    pairs = {
-        "tokenizer": (beside.tokenizer.fingerprint, found.tokenizer.fingerprint),
-        "codebook": (config.codebook_size, other.codebook_size),
-        "number of classes": (config.num_classes, other.num_classes),
-        "list of classes": (beside.classes, found.classes),
-        "grid": (config.grid, other.grid),
-    }
-    for name, (ours, theirs) in pairs.items():
-        if ours != theirs:
-            raise UserError(
-                f"ar_weights={folder} have another {name} than weights={source}; both networks "
-                "must make the same tokens of the same classes."
-            )
-    return found.network
+def _sides_near(name: str, side: int, stride: int) -> str:
+    """The sentence for a side of an image that is no multiple of the stride."""
+    below = side // stride * stride
+    near = f"are {below} and {below + stride}" if below > 0 else f"is {stride}"
+    return f"{name}={side} must be a multiple of {stride}; the nearest {near}."

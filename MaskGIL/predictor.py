@@ -12,7 +12,7 @@ from torch import Tensor
 
 from MaskGIL.guidance import PartLogits, guide, scale_at
 from MaskGIL.sampling import SamplingConfig
-from Network.condition import Captions
+from Network.condition import Captions, cut_padding
 from Network.context import Context, KVCache
 from Network.gpt import GPT
 
@@ -33,8 +33,8 @@ class GuidedPredictor:
 
         `null` is what guidance leads away from, None for the null condition of the network.
         """
-        self.network, self.condition, self.sampling = network, condition, sampling
-        self.null_condition = network.condition.without(condition) if null is None else null
+        self.network, self.sampling = network, sampling
+        self.condition, self.null_condition = conditions(network, condition, null)
         self.conditional = Context()  # `start` encodes the conditions
         self.both: list[Context] = []  # passes of a guided step: condition, then null condition
 
@@ -93,8 +93,8 @@ class CausalPredictor:
         null: Condition | None = None,
     ):
         """As `GuidedPredictor`."""
-        self.network, self.condition, self.sampling = network, condition, sampling
-        self.null_condition = network.condition.without(condition) if null is None else null
+        self.network, self.sampling = network, sampling
+        self.condition, self.null_condition = conditions(network, condition, null)
         self.conditional = self.null = Context()  # `start` encodes them
         self.branches: list[Branch] = []
         self.num_tokens = self.asked = 0
@@ -141,6 +141,16 @@ class CausalPredictor:
 def placed(context: Context, sampling: SamplingConfig) -> Context:
     """The context for image tokens at the positions that the sampler asks for."""
     return replace(context, positions=sampling.positions)
+
+
+def conditions(
+    network: GPT, condition: Condition, null: Condition | None
+) -> tuple[Condition, Condition]:
+    """The condition and what guidance leads away from, of captions without common padding."""
+    null = network.condition.without(condition) if null is None else null
+    if isinstance(condition, Captions) and isinstance(null, Captions):
+        return cut_padding(condition, null)
+    return condition, null
 
 
 PREDICTORS = {"mar": GuidedPredictor, "ar": CausalPredictor}  # by plan

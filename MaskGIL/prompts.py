@@ -19,6 +19,8 @@ class Prompt(NamedTuple):
 
     id: str
     text: str
+    category: str = ""  # of MJHQ-30K: the folder of its pictures
+    entry: str = ""  # of GenEval: the line, which its scorer wants beside the pictures
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
@@ -35,42 +37,48 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     except ValueError as error:
         raise UserError(f"{path} is not text in UTF-8 ({error}); save it as such.") from error
     read = READERS.get(path.suffix, _read_lines)
-    prompts = [Prompt(name, " ".join(said.split())) for name, said in read(text, path)]
+    found = read(text, path)
+    prompts = [prompt._replace(text=" ".join(prompt.text.split())) for prompt in found]
     if not prompts:
         raise UserError(f"{path} holds no prompt; write one on each line.")
     for prompt in prompts:
         if not prompt.text:
             raise UserError(f"Prompt {prompt.id} of {path} is empty; write or remove it.")
-        if not _NAME.fullmatch(prompt.id):
-            raise UserError(f"{path} has the id {prompt.id!r}, which cannot name a file; mend it.")
+        for key, name in {"id": prompt.id, "category": prompt.category or "none"}.items():
+            if not _NAME.fullmatch(name):
+                raise UserError(
+                    f"{path} has the {key} {name!r}, which cannot name a file; mend it."
+                )
     return prompts
 
 
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 
 
-def _read_lines(text: str, path: Path) -> Iterator[tuple[str, str]]:
+def _read_lines(text: str, path: Path) -> Iterator[Prompt]:
     """A prompt on each line that is not empty, numbered from 00000."""
     lines = (line for line in text.split("\n") if line.strip())
     for number, line in enumerate(lines):
-        yield f"{number:05d}", line
+        yield Prompt(f"{number:05d}", line)
 
 
-def _read_geneval(text: str, path: Path) -> Iterator[tuple[str, str]]:
+def _read_geneval(text: str, path: Path) -> Iterator[Prompt]:
     for number, line in enumerate(text.rstrip().split("\n")):
-        entry = _parsed(line, f"{path}, line {number + 1}")
-        yield f"{number:05d}", _prompt_of(entry, f"{path}, line {number + 1}")
+        where = f"{path}, line {number + 1}"
+        said = _text_of(_parsed(line, where), "prompt", where)
+        yield Prompt(f"{number:05d}", said, entry=line.strip())
 
 
-def _read_mjhq(text: str, path: Path) -> Iterator[tuple[str, str]]:
+def _read_mjhq(text: str, path: Path) -> Iterator[Prompt]:
     entries = _parsed(text, str(path))
     if not isinstance(entries, dict):
         raise UserError(f"{path} is no JSON of prompts by id, as MJHQ-30K's is; mend it.")
     for name, entry in entries.items():
-        yield name, _prompt_of(entry, f"{path}, {name}")
+        said, category = (_text_of(entry, key, f"{path}, {name}") for key in ("prompt", "category"))
+        yield Prompt(name, said, category)
 
 
-READERS: dict[str, Callable[[str, Path], Iterator[tuple[str, str]]]] = {
+READERS: dict[str, Callable[[str, Path], Iterator[Prompt]]] = {
     ".jsonl": _read_geneval,
     ".json": _read_mjhq,
 }
@@ -92,8 +100,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _prompt_of(entry: Any, where: str) -> str:
-    prompt = entry.get("prompt") if isinstance(entry, dict) else None
-    if not isinstance(prompt, str):
-        raise UserError(f"{where} has no text under 'prompt'; mend it.")
-    return prompt
+def _text_of(entry: Any, key: str, where: str) -> str:
+    text = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(text, str):
+        raise UserError(f"{where} has no text under {key!r}; mend it.")
+    return text

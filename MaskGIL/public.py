@@ -13,6 +13,7 @@ import torch
 from MaskGIL.distributed import is_main
 from MaskGIL.download import fetch
 from MaskGIL.sampling import SamplingConfig
+from MaskGIL.text_source import TextOrigin
 from MaskGIL.values import did_you_mean
 from Network.config import UserError
 
@@ -89,6 +90,7 @@ class PublicGenerator(NamedTuple):
     objective: str = "ar"
     tokenizer: str = "llamagen-vq16"  # the name of its architecture
     tokenizer_file: str = "llamagen-vq16"  # a key of PUBLIC
+    text: TextOrigin | None = None  # of one that takes prompts
 
 
 def _c2i(file: str, side: int, scale: float, sha256: str = "") -> PublicGenerator:
@@ -98,10 +100,19 @@ def _c2i(file: str, side: int, scale: float, sha256: str = "") -> PublicGenerato
 
 
 def _t2i(file: str, side: int) -> PublicGenerator:
-    """Scale and top-k are the defaults of LlamaGen's sample_t2i.py."""
+    """Scale, top-k and the precision of the text encoder are the defaults of sample_t2i.py.
+
+    Its T5Embedder cleans prompts: of that the lower case is kept, which changes every one; it also
+    takes out addresses, file names and the like. The fingerprint of flan-t5-xl nobody has told us.
+    """
     sampling = SamplingConfig(guidance="constant", guidance_scale=7.5, top_k=1000)
-    row = PublicGenerator(_llamagen_t2i(file), (side, side), sampling)
-    return row._replace(tokenizer_file="llamagen-vq16-t2i")
+    return PublicGenerator(
+        _llamagen_t2i(file),
+        (side, side),
+        sampling,
+        tokenizer_file="llamagen-vq16-t2i",
+        text=TextOrigin("flan-t5-xl", "bf16", fingerprint="", lower_case=True),
+    )
 
 
 def _halton(file: str, side: int, sha256: str = "") -> PublicGenerator:

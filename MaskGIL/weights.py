@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_type_hints
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ from Network.tokenizer.official import WEIGHTS
 from Network.tokenizer.vq import VQTokenizer
 
 FORMAT = 1
-_TEXT = dict.fromkeys(TextOrigin._fields, str)
+_TEXT = get_type_hints(TextOrigin)
 NETWORK, NETWORK_EMA, TOKENIZER = "network.safetensors", "network-ema.safetensors", WEIGHTS
 
 
@@ -86,8 +87,8 @@ def save_weights(
             _save(average, aside / NETWORK_EMA)
         else:
             config |= {"averaged": False}
-    text = json.dumps(config, indent=1, ensure_ascii=False)
-    (aside / "config.json").write_text(text, "utf-8")
+    described = json.dumps(config, indent=1, ensure_ascii=False)
+    (aside / "config.json").write_text(described, "utf-8")
     for file in aside.iterdir():
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -173,8 +174,8 @@ def open_generator(file: Path, tokenizer: VQTokenizer, name: str = "") -> Weight
         )
     network = _filled(read._replace(config=config), file)
     classes = list(imagenet_synsets()) if config.num_classes == NUM_CLASSES else []
-    sampling = row.sampling if row else SamplingConfig()
-    return Weights(network, tokenizer, classes, sampling, read.objective)
+    sampling, text = (row.sampling, row.text) if row else (SamplingConfig(), None)
+    return Weights(network, tokenizer, classes, sampling, read.objective, text)
 
 
 def load_tokenizer(folder: str | Path) -> VQTokenizer:
@@ -261,7 +262,8 @@ def read_config(folder: Path) -> dict:
     if str(config.get("objective", "mar")) not in choices(Objective):
         raise UserError(f"{file} is damaged (objective); write the weights again.")
     needed = {"tokenizer", "classes", "sampling"} if "network" in config else {"tokenizer"}
-    if "text" in config and misfit(config["text"], _TEXT, "text"):
+    text = config.get("text")
+    if text and (misfit(text, _TEXT, "text") or text["precision"] not in ("fp32", "bf16")):
         raise UserError(f"{file} is damaged (text); write the weights again.")
     if missing := sorted(needed - config.keys()):
         raise UserError(f"{file} is damaged (no {missing[0]!r}); write the weights again.")

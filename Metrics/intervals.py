@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from Metrics.inception_metrics import FeatureStatistics
@@ -52,6 +52,17 @@ def interval_of_blocks(mean: float, deviation: float, num_blocks: int) -> Interv
     It is the jackknife's, with the blocks as its groups.
     """
     return _about(mean, deviation / math.sqrt(num_blocks - 1), num_blocks)
+
+
+def interval_of_rate(rate: float, count: int) -> Interval:
+    """About the rate of something among `count` independent pictures (Wilson 1927).
+
+    Unlike the jackknife's it holds near 0 and 1 too, where it lies to one side of the rate.
+    """
+    z = ndtri((1 + SHARE) / 2).item()
+    centre = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * math.sqrt((rate * (1 - rate) + z**2 / (4 * count)) / count)
+    return Interval(min(centre - reach, rate), max(centre + reach, rate))  # at 0 and 1 equal
 
 
 def extrapolated(value: float, without: Sequence[float]) -> float:

@@ -5,15 +5,18 @@ Stands on the weights, the images to compare with, and what lies at `out` alread
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from MaskGIL.command import notes
 from MaskGIL.distributed import barrier, chunks, first_rank_first, gather, is_main, world_size
 from MaskGIL.output import output_path
 from MaskGIL.sampling_keys import open_pipeline, sampler_line
 from Metrics.classifier import STEPS, check_classes
+from Metrics.conditions import choose_conditions, labels_of, open_captions
 from Metrics.dinov2 import DINOV2, open_dinov2
 from Metrics.features import load_feature_network
 from Metrics.geometry import FILTER, find_geometry
@@ -25,10 +28,10 @@ from Metrics.inception import (
     open_inception,
     weights_sha256,
 )
-from Metrics.labels import choose_labels
 from Metrics.ladder import draw_size, rungs
 from Metrics.partial_set import PartialSet
 from Metrics.progress import Progress
+from Metrics.prompted import Prompted, open_prompted
 from Metrics.record import describe_samples, find_record, versions, write_record
 from Metrics.redrawn import reconstructed
 from Metrics.reference import ImageSet, Reference, open_image_set, open_reference, reference_facts
@@ -108,15 +111,17 @@ class Job:
         self.pipe = open_pipeline(config)
         self.geometry = find_geometry(self.pipe, config)
         png = Path(config.png) if config.png else None
-        self.partial = PartialSet(self.out, config.count, self.geometry.kept, png)
+        self.captions = open_captions(self.pipe, config, self.geometry.drawn)
+        self.count = len(self.captions) if self.captions else config.count
+        self.partial = PartialSet(self.out, self.count, self.geometry.kept, png)
         if not self.out.exists():
             self.partial.check()
         self.reference, self.train = self._open_images()
-        self.labels = choose_labels(
-            self.pipe, config.classes, config.count, config.seed, self.reference
-        )
+        self.conditions = choose_conditions(self.pipe, config, self.captions, self.reference)
+        self.labels = labels_of(self.conditions)
         facts = {"seed": config.seed, "chunk": config.chunk, "ema": config.ema}
-        self.samples = describe_samples(self.pipe, self.labels, **facts) | self.geometry.identity
+        self.samples = describe_samples(self.pipe, self.conditions, **facts)
+        self.samples |= self.geometry.identity
         self.record, self.sha256 = find_record(self.out, self.samples), ""
         self.partial.check_identity(self.samples)
         if self.record is not None:
@@ -127,7 +132,7 @@ class Job:
     def check_scores(self, reference: Reference) -> None:
         """Raise UserError for what could only fail when all images are there."""
         config, classes = self.config, self.pipe.classes
-        num_images = [config.count, len(reference)]
+        num_images = [self.count, len(reference)]
         check_reference(config, reference)
         if isinstance(reference, StatisticsFile):
             if self.train:
@@ -143,9 +148,10 @@ class Job:
                 check_classes(images, classes)
 
     def evaluation(self, progress: Progress) -> Evaluation:
-        """What the samples are asked; the Inception network is fetched if need be."""
+        """What the samples are asked; networks are fetched if need be."""
         config, reference, train = self.config, self.reference, self.train
         inception = dinov2 = ladder_sets = None
+        prompted = self._prompted(progress) if self.captions else None
         if reference:
             with first_rank_first():
                 inception = open_inception(config.inception, self.pipe.device)
@@ -161,13 +167,14 @@ class Job:
             inception=inception,
             dinov2=dinov2,
             rungs=ladder_sets,
+            prompted=prompted,
             precision_recall=config.precision_recall,
             real=counted_reference(reference, progress),
         )
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) uint8 as the tokenizer draws them."""
-        return reconstructed(self.pipe, images, self.config.chunk)
+    def reconstruct(self, images: Tensor, resize: int = 0) -> Tensor:
+        """Images (B, 3, H, W) uint8 as the tokenizer draws them, brought to the side `resize`."""
+        return reconstructed(self.pipe, images, self.config.chunk, resize)
 
     def begin(self) -> None:
         """Make room for the chunks, or see that a whole set is what its record says."""
@@ -203,8 +210,9 @@ class Job:
     def plan(self) -> str:
         """What will be done, for people."""
         config, (height, width) = self.config, self.geometry.drawn
+        what = f"captions of {config.captions}" if self.captions else ", ".join(config.classes)
         lines = [
-            f"samples    {config.count:,} of {height}x{width}, {', '.join(config.classes)}, "
+            f"samples    {self.count:,} of {height}x{width}, {what}, "
             f"seed {config.seed}, in chunks of {config.chunk}",
             *(
                 [f"resized    to {config.resize}x{config.resize}, {FILTER}"]
@@ -231,7 +239,7 @@ class Job:
         config, reference = self.config, self.reference
         if reference is None:
             return []
-        lines, count = [reference_line(reference)], config.count + num_seen(reference)
+        lines, count = [reference_line(reference)], self.count + num_seen(reference)
         if self.train and config.ladder:
             count += 3 * min(len(reference), len(self.train))
         return lines + network_lines(config, count, self.pipe.device)
@@ -244,6 +252,16 @@ class Job:
         png = f", at most as much in {self.config.png}" if self.config.png else ""
         line = f"disk       {size} for {self.out}, twice that while it is packed{png}"
         return f"{line}\ncontinued  {kept:,} images are there already" if kept else line
+
+    def _prompted(self, progress: Progress) -> Prompted:
+        """What samples of captions are asked beside; a text encoder that is needed is there."""
+        assert self.captions
+        redraw, clip = partial(self.reconstruct, resize=self.config.resize), self.config.clip
+        with first_rank_first():
+            if self.record is None:
+                with notes():
+                    _ = self.conditions[:1]
+            return open_prompted(clip, self.captions, self.pipe.device, redraw, progress)
 
     def _open_images(self) -> tuple[Reference | None, ImageSet | None]:
         """The reference and the training images, on every rank."""
@@ -261,7 +279,7 @@ class Job:
     def _check_whole(self) -> None:
         """Raise UserError unless the file is what its record says, as far as a glance tells."""
         file, png = SampleFile(self.out), self.partial.png
-        if (len(file), file.size) != (self.config.count, self.geometry.kept):
+        if (len(file), file.size) != (self.count, self.geometry.kept):
             raise UserError(self._changed())
         if png is not None and not (png.is_dir() and any(png.iterdir())):
             raise UserError(
@@ -280,7 +298,7 @@ class Share:
     """
 
     def __init__(self, job: Job) -> None:
-        self.pieces = chunks(job.config.count, job.config.chunk)
+        self.pieces = chunks(job.count, job.config.chunk)
         self.num_made, self.seconds = 0, 0.0
         self._job = job
 
@@ -298,10 +316,9 @@ class Share:
 
     def _sample(self, rows: range) -> Tensor:
         job, started = self._job, time.monotonic()
-        images = sample_rows(
-            job.pipe, job.labels, job.config.seed, rows, job.geometry.grid, job.config.resize
-        )
-        images = images.cpu()
+        given = job.pipe, job.conditions, job.config.seed
+        with notes():  # of captions that are cut
+            images = sample_rows(*given, rows, job.geometry.grid, job.config.resize).cpu()
         job.partial.write(rows.start, images)
         self.num_made += len(rows)
         self.seconds += time.monotonic() - started

@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from MaskGIL.checkout import commit
 from MaskGIL.config import changed_keys, leaves, to_dict
 from MaskGIL.device import DTYPES
-from MaskGIL.durable import replace_file, sha256, to_json
+from MaskGIL.durable import replace_file, to_json
 from MaskGIL.effects import OF_MASKS
 from MaskGIL.inference import loaded_fingerprint
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.plans import plan_kind
 from MaskGIL.sampling import SamplingConfig
 from MaskGIL.sampling_keys import SamplingKeys
+from Metrics.conditions import Conditions, describe_conditions
 from Metrics.published import NAMES, NOTES
 from Network.config import UserError
 
@@ -36,10 +36,10 @@ Record = dict[str, Any]
 
 
 def describe_samples(
-    pipe: Pipeline, labels: NDArray[np.int64], *, seed: int, chunk: int, ema: bool
+    pipe: Pipeline, conditions: Conditions, *, seed: int, chunk: int, ema: bool
 ) -> dict[str, Any]:
-    """What the bytes of a set with labels (N,) follow from, as flat {key: value}."""
-    facts = describe_set(pipe, labels, seed=seed, chunk=chunk, ema=ema)
+    """What the bytes of a set of N conditions follow from, as flat {key: value}."""
+    facts = describe_set(pipe, conditions, seed=seed, chunk=chunk, ema=ema)
     return {**facts, **describe_sampler(pipe.sampling, pipe.objective, describe_ar_network(pipe))}
 
 
@@ -59,14 +59,14 @@ def describe_job(
 
 
 def describe_set(
-    pipe: Pipeline, labels: NDArray[np.int64], *, seed: int, chunk: int, ema: bool
+    pipe: Pipeline, conditions: Conditions, *, seed: int, chunk: int, ema: bool
 ) -> dict[str, Any]:
     """`describe_samples` without the sampler."""
     return {
-        "num_images": len(labels),
+        "num_images": len(conditions),
         "seed": seed,
         "chunk": chunk,
-        "labels_sha256": sha256(labels.tobytes()),
+        **describe_conditions(pipe, conditions),
         "ema": ema,
         "network_sha256": loaded_fingerprint(pipe.network),
         "tokenizer": pipe.tokenizer.name,
@@ -171,8 +171,13 @@ def summary(out: Path, record: Record, given: str = "") -> str:
     rows["reference"] = _reference(reference) if reference else "none"
     if reference and (unreadable := len(reference["unreadable"])):
         rows["reference"] += f", of which {unreadable} cannot be read: neighbours stand in for them"
+    if captions := record.get("captions"):
+        rows["captions"] = _captions(captions)
+    attributes = record.get("attributes", {})
     for name, value in record["metrics"].items():
-        if name.endswith("ladder"):
+        if name in attributes:
+            rows[name] = _attribute(attributes[name])
+        elif name.endswith("ladder"):
             for rung, distances in value["distances"].items():
                 least, middle, most = sorted(distances)
                 rows[f"  {rung}"] = f"{middle:.4g} ({least:.4g} to {most:.4g}), {value['count']:,}"
@@ -211,6 +216,24 @@ def _reference(reference: Record) -> str:
     """Its name and number of images, as far as that is told, and whether they are for training."""
     count = f"{reference['count']:,}" if reference["count"] else "statistics of no told number"
     return f"{reference['name']}, {count}" + ", of train" * (reference.get("split") == "train")
+
+
+def _captions(captions: Record) -> str:
+    """What samples were drawn from."""
+    of = f" of {captions['split']}" if captions["split"] else ""
+    return f"{captions['name']}, {captions['entries']:,}{of}, sha256 {captions['sha256'][:8]}"
+
+
+def _attribute(told: Mapping[str, float | None]) -> str:
+    """A rate with its interval, and what it is to be read beside."""
+    names = ("rate", "low", "high", "chance", "shuffled", "ceiling")
+    rate, low, high, chance, shuffled, ceiling = (
+        "-" if (share := told[name]) is None else f"{share:.1%}" for name in names
+    )
+    return (
+        f"{rate} ({low} to {high}) of {told['asked']:,}; chance {chance}, prompts shuffled "
+        f"{shuffled}, true drawings {ceiling}"
+    )
 
 
 def _published(record: Record) -> dict[str, str]:

@@ -11,11 +11,12 @@ from torch import Tensor
 from MaskGIL.data.crops import to_float, to_uint8
 from MaskGIL.noise import random_bits
 from MaskGIL.pipeline import Pipeline
+from Metrics.geometry import resized
 from Metrics.reference import LabelledImages
 
 
 class Redrawn:
-    """A set of images, each seen through `redraw`: (B, 3, H, W) uint8 -> the same shape."""
+    """A set of images, each seen through `redraw`: (B, 3, H, W) uint8 -> as many images."""
 
     def __init__(self, images: LabelledImages, redraw: Callable[[Tensor], Tensor]) -> None:
         self.labels = images.labels
@@ -29,13 +30,18 @@ class Redrawn:
 
 
 @torch.no_grad()
-def reconstructed(pipe: Pipeline, images: Tensor, chunk: int) -> Tensor:
+def reconstructed(pipe: Pipeline, images: Tensor, chunk: int, resize: int = 0) -> Tensor:
     """Images (B, 3, H, W) uint8 as the tokenizer of `pipe` draws them: encoded and decoded.
 
-    In pieces of `chunk` images, as samples are: it takes no more memory than they do.
+    In pieces of `chunk` images, as samples are: it takes no more memory than they do. And with
+    `resize` brought to this side as samples are (`Metrics.geometry`).
     """
-    tokens = (pipe.tokenizer.encode(to_float(part.to(pipe.device))) for part in images.split(chunk))
-    return torch.cat([to_uint8(pipe.pixels(part)).cpu() for part in tokens])
+    drawn = []
+    for part in images.split(chunk):
+        tokens = pipe.tokenizer.encode(to_float(part.to(pipe.device)))
+        pixels = pipe.pixels(tokens, clamp=False)
+        drawn.append(to_uint8(resized(pixels, resize) if resize else pixels).cpu())
+    return torch.cat(drawn)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What samples are compared with: drawn shapes, a folder of pictures, another set of samples.
+"""What samples are compared with: drawn pictures, a folder of them, another set of samples.
 
 Every one is an `ImageSet`: labelled images of one size, read in batches as often as asked. A
 `StatisticsFile` stands in for the images where only distances to them are wanted.
@@ -19,11 +19,13 @@ from MaskGIL.data.crops import crop_image
 from MaskGIL.data.folders import SPLITS, Folder, UnreadableImage, is_image
 from MaskGIL.data.layouts import LAYOUTS, Files, open_layout
 from MaskGIL.data.sampler import spread
+from MaskGIL.data.scenes import Scenes
 from MaskGIL.data.shapes import Shapes
 from Metrics.samples import BATCH, SampleFile
 from Metrics.statistics_file import StatisticsFile, holds_statistics, moments_sha256
 from Network.config import UserError
 
+DRAWN = {"shapes": Shapes, "scenes": Scenes}  # by what keys call them
 JPEG = (".jpg", ".jpeg")
 MOST_UNREADABLE = 0.01  # share of a set
 CROP = "centre crop, where the size is another one: halved by box, then bicubic, as ADM has it"
@@ -164,7 +166,7 @@ def open_image_set(
     *,
     whole: bool = True,
 ) -> ImageSet:
-    """The images that `value` names: `shapes`, `shapes:COUNT`, a folder or an .npz of samples.
+    """The images that `value` names: a key of DRAWN, KEY:COUNT, a folder or an .npz of samples.
 
     `split` is drawn, or taken of a folder that has both; `size` (H, W) is that of the samples; of
     more than `count` images as many are taken, spread evenly (0: all). A folder of bare pictures is
@@ -180,21 +182,33 @@ def open_image_set(
         return _open_samples(key, value, size, count)
     if size[0] != size[1]:
         raise UserError(f"{key}={value} gives square images; use an .npz of {size[0]}x{size[1]}.")
-    if value.partition(":")[0] == "shapes":
-        return _open_shapes(key, value, split, size[0], count)
+    if is_drawn(value):
+        images = open_drawn(key, value, split, size)
+        name = f"{value.partition(':')[0]} ({split})"
+        return Pictures(name, images, split, _rows(key, len(images), count), size[0])
     images, told = _open_folder(key, Path(value), split, whole)
     return Pictures(value, images, told, _rows(key, len(images), count), size[0])
 
 
-def _open_shapes(key: str, value: str, split: Split, size: int, count: int) -> ImageSet:
-    number = value.partition(":")[2]
-    if not number:
-        images = open_images(DataConfig(image_size=size), split)  # as many as the demo trains with
-    elif number.isdigit() and int(number):
-        images = Shapes(split, int(number), (size, size))
-    else:
-        raise UserError(f"{key}={value} needs a number of images behind the colon: shapes:4096.")
-    return Pictures(f"shapes ({split})", images, split, _rows(key, len(images), count), size)
+def is_drawn(value: str) -> bool:
+    """Whether a key of this value names pictures that are drawn."""
+    return value.partition(":")[0] in DRAWN
+
+
+def open_drawn(key: str, value: str, split: Split, size: tuple[int, int]) -> Shapes | Scenes:
+    """The drawn pictures of a split and `size` (H, W) that `value` names, KEY or KEY:COUNT.
+
+    Without COUNT they are as many as a run draws by default. Raises UserError naming `key`.
+    """
+    name, colon, number = value.partition(":")
+    if colon and not (number.isdecimal() and int(number)):
+        raise UserError(f"{key}={value} needs a number of images behind the colon: {name}:4096.")
+    if not colon:
+        number = len(open_images(DataConfig(), split))
+    images = DRAWN[name](split, int(number), size)
+    if not images.classes:
+        images.labels[:] = -1
+    return images
 
 
 def _open_samples(key: str, value: str, size: tuple[int, int], count: int) -> ImageSet:
@@ -212,7 +226,8 @@ def _open_folder(key: str, root: Path, split: Split, whole: bool) -> tuple[Image
     """The pictures, and the split that they are of, as far as the folder tells."""
     if not root.is_dir():
         raise UserError(
-            f"No such {key}: {key}={root}; give shapes, a folder of images or an .npz of samples."
+            f"No such {key}: {key}={root}; give shapes, scenes, a folder of images or an "
+            ".npz of samples."
         )
     with_splits = any((root / name).is_dir() for name in SPLITS)
     files = sorted(file for file in root.iterdir() if is_image(file.name))

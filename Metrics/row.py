@@ -7,6 +7,7 @@ from typing import Any
 
 from MaskGIL.values import show_value
 from Metrics.record import Record
+from Metrics.reference import is_drawn
 from Network.config import UserError
 
 Row = dict[str, Any]
@@ -18,7 +19,7 @@ PUBLISHED = {
     "inception_score_shuffled": "shuffled inception score",
 }
 ASIDE = {"out", "png", "nearest", "device", "ladder", "classifier"}  # no number of a row follows
-PLACES = ("weights", "reference", "train")  # keys of what may lie elsewhere
+PLACES = ("weights", "reference", "train", "captions")  # keys of what may lie elsewhere
 ROUNDING = 1e-3  # of a number, or of half of its interval
 
 
@@ -67,11 +68,7 @@ def words_of(row: Row) -> list[str]:
 def places_of(words: Sequence[str]) -> dict[str, str]:
     """Of the words of a command the keys in PLACES, and what they name that is not drawn."""
     found = dict(word.split("=", 1) for word in words)
-    return {
-        key: found[key]
-        for key in PLACES
-        if found.get(key) and found[key].partition(":")[0] != "shapes"
-    }
+    return {key: found[key] for key in PLACES if found.get(key) and not is_drawn(found[key])}
 
 
 def _number(value: float, interval: Mapping[str, float] | None) -> dict[str, Any]:

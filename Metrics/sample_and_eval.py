@@ -18,6 +18,8 @@ from MaskGIL.data.crops import to_uint8
 from MaskGIL.data.shapes import CLASSES
 from MaskGIL.distributed import chunks
 from MaskGIL.pipeline import Pipeline, image_seeds
+from Metrics.clip_score import ClipScorer
+from Metrics.conditions import Conditions, take
 from Metrics.dinov2 import Dinov2Network
 from Metrics.feature_scores import FEWEST, feature_scores
 from Metrics.features import load_feature_network
@@ -27,6 +29,7 @@ from Metrics.inception_score import follows_classes
 from Metrics.ladder import draw_size, ladder
 from Metrics.nearest import Reconstruct, near_training
 from Metrics.oracle import class_of, objects_spread_ratio
+from Metrics.prompted import Prompted
 from Metrics.published import (
     FEW,
     distance_to,
@@ -57,33 +60,33 @@ LOSSY = (
 
 
 def sample_chunks(
-    pipe: Pipeline, labels: NDArray[np.int64], seed: int, chunk: int
+    pipe: Pipeline, conditions: Conditions, seed: int, chunk: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """This rank's share of the set with labels (N,): (number of the first, images), uint8.
+    """This rank's share of the set of N conditions: (number of the first, images), uint8.
 
-    Images (B, 3, H, W) come in the same chunks for any number of ranks, because the rounding of a
-    matrix product, and so a token, may depend on the batch.
+    Images (B, 3, H, W) uint8 come in the same chunks for any number of ranks, because the rounding
+    of a matrix product, and so a token, may depend on the batch.
     """
-    for rows in chunks(len(labels), chunk):
-        yield rows.start, sample_rows(pipe, labels, seed, rows)
+    for rows in chunks(len(conditions), chunk):
+        yield rows.start, sample_rows(pipe, conditions, seed, rows)
 
 
 def sample_rows(
     pipe: Pipeline,
-    labels: NDArray[np.int64],
+    conditions: Conditions,
     seed: int,
     rows: range,
     grid: tuple[int, int] | None = None,
     resize: int = 0,
 ) -> Tensor:
-    """Images (B, 3, H, W) uint8, on the device, of some rows of the set with labels (N,).
+    """Images (B, 3, H, W) uint8, on the device, of some rows of the set of N conditions.
 
     Drawn on a `grid` (h, w) of tokens, that of the weights by default, and with `resize` brought to
     this side (`Metrics.geometry`). Raises UserError for pixels that are not finite.
     """
     indices = torch.arange(rows.start, rows.stop, device=pipe.device)
-    known = torch.from_numpy(labels[rows.start : rows.stop]).to(pipe.device)
-    tokens = pipe.sample_tokens(known, image_seeds(seed, indices), grid=grid)
+    condition = take(conditions, rows, pipe.device)
+    tokens = pipe.sample_tokens(condition, image_seeds(seed, indices), grid=grid)
     images = pipe.pixels(tokens, clamp=False)
     finite = images.isfinite().flatten(1).all(1)  # (B,)
     if not finite.all():
@@ -105,11 +108,11 @@ class Evaluation:
     training image, those and the reference seen through `reconstruct` where it is given
     (`Metrics.nearest`); with `rungs` their distances in draws (`Metrics.ladder`); with
     `precision_recall` the scores and "intervals" of `Metrics.feature_scores`, by `inception`, else
-    by `dinov2`, else by our own network. "fid", "sfid" and "inception_score" have numbers if
-    `inception` is the released network. Of a reference without images there is what its file knows,
-    and "notes" tell what is left out. All but features is computed on the CPU, so that the numbers
-    do not depend on the device. `real` are the images of the reference in batches, where somebody
-    counts them.
+    by `dinov2`, else by our own network; with `prompted` what samples of captions are asked. "fid",
+    "sfid" and "inception_score" have numbers if `inception` is the released network. Of a reference
+    without images there is what its file knows, and "notes" tell what is left out. All but features
+    is computed on the CPU, so that the numbers do not depend on the device. `real` are the images
+    of the reference in batches, where somebody counts them.
     """
 
     def __init__(
@@ -123,11 +126,12 @@ class Evaluation:
         inception: InceptionNetwork | None = None,
         dinov2: Dinov2Network | None = None,
         rungs: Mapping[str, LabelledImages] | None = None,
+        prompted: Prompted | None = None,
         precision_recall: bool = True,
         real: Iterable[Tensor] | None = None,
     ) -> None:
         self._labels, self._reference, self._train = labels, reference, train
-        self._real = real
+        self._real, self._prompted = real, prompted
         self._reconstruct, self._inception, self._rungs = reconstruct, inception, rungs or {}
         self._shapes = tuple(classes) == CLASSES
         counts = [len(labels), *map(len, self._rungs.values())]
@@ -149,33 +153,52 @@ class Evaluation:
 
     def look(self, images: Iterable[Tensor], pieces: Sequence[range] | None = None) -> Seen:
         """See images (B, 3, H, W) uint8: all, or of this rank the `pieces`, the rows of a batch."""
-        count = len(self._labels)
-        return self._seen(images, count, pieces=pieces, part_of=in_draws(count, self._draw))
+        count, asked = len(self._labels), self._prompted
+        return self._seen(
+            images,
+            count,
+            pieces=pieces,
+            part_of=in_draws(count, self._draw),
+            questions=asked.questions if asked else None,
+        )
+
+    @property
+    def evaluators(self) -> list[Extractor | ClipScorer]:
+        """All networks that look at the samples."""
+        clip = self._prompted and self._prompted.clip
+        return [*self.extractors, *([clip] if clip else [])]
 
     def score(self, samples: Seen, sha256: str) -> dict[str, Any]:
         """The scores of images of this hash; a dict that JSON holds."""
-        labels, reference, extractors = self._labels, self._reference, self.extractors
-        result = _unscored(samples, sha256, extractors) | unpublished(reference, self._inception)
-        metrics = result["metrics"]
+        reference = self._reference
+        result = _unscored(samples, sha256, self.extractors)
+        result |= unpublished(reference, self._inception)
         if self._shapes:
             read = [class_of(objects) for objects in samples.objects]
-            metrics["class accuracy"] = float(np.mean(read == labels))
-        if reference is None:
-            return result
+            result["metrics"]["class accuracy"] = float(np.mean(read == self._labels))
+        if reference is not None:
+            self._set_beside(result, samples, reference)
+        if self._prompted:
+            for part, added in self._prompted.score(samples.answers).items():
+                result.setdefault(part, {}).update(added)
+        return result
+
+    def _set_beside(self, result: dict[str, Any], samples: Seen, reference: Reference) -> None:
+        """Add what the samples are beside the reference."""
+        labels, extractors = self._labels, self.extractors
         if isinstance(reference, StatisticsFile):
             real = reference.of(extractors)
             result["reference"] = reference.facts()
             _compare(result, extractors, samples, real, labels, reference)
             result["notes"] += self._left_out
-        else:
-            images = reference if self._real is None else self._real
-            real = self._seen(images, len(reference), reconstruct=self._reconstruct)
-            result["reference"] = reference_facts(reference, real.sha256)
-            _compare(result, extractors, samples, real, labels, reference)
-            self._compare_images(metrics, samples, real, reference)
-            if self._rungs:
-                metrics |= _ladders(extractors, self._rungs, samples, real, self._draw)
-        return result
+            return
+        images = reference if self._real is None else self._real
+        real = self._seen(images, len(reference), reconstruct=self._reconstruct)
+        result["reference"] = reference_facts(reference, real.sha256)
+        _compare(result, extractors, samples, real, labels, reference)
+        self._compare_images(result["metrics"], samples, real, reference)
+        if self._rungs:
+            result["metrics"] |= _ladders(extractors, self._rungs, samples, real, self._draw)
 
     def _compare_images(
         self, metrics: dict[str, Any], samples: Seen, real: Seen, reference: ImageSet

@@ -19,7 +19,9 @@ USED_BY_GIVEN_SAMPLES = {"samples", "num_images", "reference", "reference_split"
                          "device"}  # fmt: skip
 OF_REFERENCE = ("num_reference", "reference_split", "precision_recall", "dinov2")
 OF_ONE_SET = ("height", "width", "resize", "png", "train", "ladder", "classifier", "nearest",
-              "precision_recall", "dinov2")  # fmt: skip
+              "precision_recall", "dinov2", "captions", "captions_split", "clip")  # fmt: skip
+OF_CAPTIONS = ("captions_split", "clip")
+OF_CLASSES = ("classes", "classifier")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class SampleConfig(SamplingKeys):
     """A set of samples and what it is scored against."""
 
     num_images: int = setting(
-        0, "images of the set, of samples=... a check; 0: 50,000, of samples=... all there are"
+        0,
+        "images of the set, of samples=... a check; 0: 50,000, of samples=... all there are, of "
+        "captions=... one for each picture or prompt",
     )
     out: str = setting(
         "samples.npz", "file of the set, never overwritten; its record: .json beside"
@@ -48,10 +52,24 @@ class SampleConfig(SamplingKeys):
         "balanced: all classes equally often; data: as often as in the reference; or names and "
         "numbers, a,b, equally often",
     )
+    captions: str = setting(
+        "",
+        "of weights that know prompts: what images are drawn from, scenes or scenes:COUNT, whose "
+        "attributes are read back, a folder of pictures with captions, such as COCO, or a file of "
+        "prompts; the order follows from the seed, a picture gives one caption",
+    )
+    captions_split: Split = setting(
+        "val", "pictures whose captions are taken; train has those that were learned"
+    )
+    clip: str = setting(
+        "",
+        "also the CLIP score of samples and captions by this CLIP, a folder or a name, such as "
+        "clip-vit-l14; empty: no",
+    )
     reference: str = setting(
         "",
-        "shapes (drawn), shapes:COUNT, folder with SPLIT/CLASS or images, .npz of images or of "
-        "statistics: ADM's, or made by python -m Metrics.reference_statistics; empty: none",
+        "shapes or scenes (drawn), shapes:COUNT, folder with SPLIT/CLASS or images, .npz of images "
+        "or of statistics: ADM's, or made by python -m Metrics.reference_statistics; empty: none",
     )
     reference_split: Split = setting(
         "val",
@@ -153,7 +171,7 @@ class SampleConfig(SamplingKeys):
 
     @property
     def count(self) -> int:
-        """Images of a set that is sampled."""
+        """Images of a set that is sampled from classes."""
         return self.num_images or NUM_IMAGES
 
     def _refuse_what_has_no_effect(self) -> None:
@@ -172,6 +190,10 @@ class SampleConfig(SamplingKeys):
                 raise UserError(f"{key} has no effect {what}; leave it out.")
             if key in OF_REFERENCE and not self.reference:
                 raise UserError(f"{key} has no effect without reference=...; leave it out.")
+            if key in OF_CAPTIONS and not self.captions:
+                raise UserError(f"{key} has no effect without captions=...; leave it out.")
+            if key in OF_CLASSES and self.captions:
+                raise UserError(f"{key} has no effect with captions=...; leave it out.")
 
     def _check_sweep(self) -> None:
         if not self.reference:

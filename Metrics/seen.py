@@ -4,8 +4,8 @@ B images of a batch, H height, W width, D width of a feature or numbers of a thu
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from Metrics.nearest import Reconstruct, thumbnails
 from Metrics.oracle import read_objects
 
 T = TypeVar("T")
+Question = Callable[[range, Tensor], list[Any]]  # rows, images (B, 3, H, W) uint8 -> B answers
 
 MOST_THUMBNAILS = 10_000  # 60 MB; a share of 1 % is known to 0.1 %
 DRAWS = 3  # parts of a set that share no image, for a distance with its spread
@@ -45,7 +46,8 @@ class Seen:
     part, and `statistics[e]` those of all; with `features`, `features[e]` are all of them, (count,
     width). `spatial` and `logits` are what else an Inception network gives, where they are asked
     for. Thumbnails are of the images `kept` (n,), at most MOST_THUMBNAILS and evenly spread, seen
-    through `reconstruct`; `objects` is what the oracle reads.
+    through `reconstruct`; `objects` is what the oracle reads; `answers` to each of the `questions`
+    are a list of one an image.
 
     With `pieces`, the rows of each batch, the images are this rank's share. Then the main rank has
     in the end what all have seen, no other has anything, and there is no hash.
@@ -61,6 +63,7 @@ class Seen:
         pieces: Sequence[range] | None = None,
         part_of: Tensor | None = None,
         objects: bool = False,
+        questions: Mapping[str, Question] | None = None,
         thumbnails: bool = False,
         features: bool = False,
         spatial: bool = False,
@@ -73,12 +76,14 @@ class Seen:
         self.spatial = FeatureStatistics()
         self._extractors, self._reconstruct = extractors, reconstruct
         self._reads, self._keeps, self._looks_closer = objects, features, spatial
+        self._questions = questions or {}
         # Of each batch, by the row of its first image
         self._features: list[dict[int, Tensor]] = [{} for _ in extractors]
         self._logits: dict[int, Tensor] = {}
         self._spatial: dict[int, Tensor] = {}
         self._thumbnails: dict[int, Tensor] = {}
         self._objects: dict[int, list[list[Object]]] = {}
+        self._answers: dict[str, dict[int, list[Any]]] = {name: {} for name in self._questions}
         self._digest = hashlib.sha256() if pieces is None else None
         num_seen = 0
         numbered = _numbered(images) if pieces is None else zip(pieces, images, strict=True)
@@ -121,7 +126,12 @@ class Seen:
     @property
     def objects(self) -> list[list[Object]]:
         """Of each image."""
-        return [found for first in sorted(self._objects) for found in self._objects[first]]
+        return _flat(self._objects)
+
+    @property
+    def answers(self) -> dict[str, list[Any]]:
+        """Of each image, by the name of the question."""
+        return {name: _flat(found) for name, found in self._answers.items()}
 
     @torch.inference_mode()
     def _add(self, rows: range, images: Tensor) -> None:
@@ -137,6 +147,8 @@ class Seen:
                 kept[first] = features
         if self._reads:
             self._objects[first] = read_objects(pixels)
+        for name, question in self._questions.items():
+            self._answers[name][first] = question(rows, images)
         start, stop = np.searchsorted(self.kept, [rows.start, rows.stop])
         if kept := (self.kept[start:stop] - first).tolist():
             self._thumbnails[first] = thumbnails(images[kept], self._reconstruct)
@@ -158,6 +170,7 @@ class Seen:
         self._features = [_together(kept) for kept in self._features]
         self._logits, self._thumbnails = _together(self._logits), _together(self._thumbnails)
         self._objects, self._spatial = _together(self._objects), _together(self._spatial)
+        self._answers = {name: _together(found) for name, found in self._answers.items()}
 
 
 def in_draws(count: int, draw: int) -> Tensor:
@@ -192,6 +205,10 @@ def _numbered(images: Iterable[Tensor]) -> Iterator[tuple[range, Tensor]]:
 def _together(kept: Mapping[int, T]) -> dict[int, T]:
     """What all ranks have kept, on the main rank."""
     return {first: values for share in gather(kept) for first, values in share.items()}
+
+
+def _flat(kept: Mapping[int, list[T]]) -> list[T]:
+    return [found for first in sorted(kept) for found in kept[first]]
 
 
 def _in_order(kept: Mapping[int, Tensor]) -> Tensor:

@@ -60,6 +60,11 @@ class Sweep:
             raise UserError(f"out={self.out} must be a folder: a sweep makes several files.")
         check_writable("out", self.out.absolute())
         self.pipe = load_pipeline(config)
+        if self.pipe.network.config.caption_width:
+            raise UserError(
+                f"weights={config.weights} draw images of captions; a sweep is of classes. Make a "
+                "set with captions=... for each setting."
+            )
         self.cells = cells_of(config.sweep, self.pipe)
         check_keys(config, self.pipe, [cell.sampling for cell in self.cells])
         size, count = self.pipe.image_size, config.num_reference

@@ -12,6 +12,7 @@ from MaskGIL.config import changed_keys, load_config
 from MaskGIL.distributed import is_main
 from MaskGIL.public import GENERATORS
 from MaskGIL.weights import TOKENIZER
+from Metrics.clip_score import ClipScorer
 from Metrics.record import Record
 from Metrics.reference import open_reference, reference_facts
 from Metrics.registry import find_row
@@ -22,7 +23,8 @@ from Metrics.statistics_file import StatisticsFile
 from Network.config import UserError
 from Network.files import fingerprint, read_tensors
 
-WEIGHTS = ("network_sha256", "ar_network_sha256", "tokenizer", "tokenizer_sha256")
+WEIGHTS = ("network_sha256", "ar_network_sha256", "tokenizer", "tokenizer_sha256", "text_encoder",
+           "text_encoder_sha256")  # fmt: skip
 NAMES = ("name", "of")  # of a reference, which may lie elsewhere
 
 
@@ -78,15 +80,15 @@ def check_set(row: Row, samples: Mapping[str, Any]) -> None:
         print(f"row        {row['name']}: weights, settings and reference are the same", flush=True)
 
 
-def check_evaluators(row: Row, networks: Sequence[Extractor]) -> None:
+def check_evaluators(row: Row, networks: Sequence[Extractor | ClipScorer]) -> None:
     """Raise UserError for a network of the row that is not at hand, Failure for another one."""
     evaluators = {network.name: network.sha256 for network in networks}
     for name in row["evaluators"]:
         if name not in evaluators:
             key = name.partition("-")[0]
+            give = "clip=FOLDER" if key == "clip" else f"{key}=FILE or {key}=download"
             raise UserError(
-                f"{row['name']} was scored by {name}, which is not at hand: give {key}=FILE or "
-                f"{key}=download."
+                f"{row['name']} was scored by {name}, which is not at hand: give {give}."
             )
     found = {name: evaluators[name] for name in row["evaluators"]}
     _refuse(row, "evaluators", changed_keys(row["evaluators"], found))

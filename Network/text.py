@@ -145,7 +145,8 @@ class PretrainedEncoder:
     def features(self, captions: Sequence[str]) -> list[Tensor]:
         """Features (n, C) of each caption. Warns once if one is cut."""
         tokens = self._tokens(captions)
-        features = [torch.empty(0, self.width, dtype=self.model.dtype)] * len(tokens)
+        nothing = torch.empty(0, self.width, dtype=self.model.dtype, device=self.model.device)
+        features = [nothing] * len(tokens)
         for length in sorted({len(row) for row in tokens} - {0}):
             alike = [index for index, row in enumerate(tokens) if len(row) == length]
             for start in range(0, len(alike), BATCH):
@@ -201,7 +202,7 @@ def _read_model(folder: Path, dtype: torch.dtype) -> Any:
     does_more = config.is_encoder_decoder or hasattr(config, "vision_config")
     if does_more and kind not in HALVES:
         raise UserError(f"{folder} is a {kind}, of which we know no half that reads text alone.")
-    with _quiet(transformers.utils.logging):
+    with quiet(transformers.utils.logging):
         model, report = getattr(transformers, HALVES.get(kind, "AutoModel")).from_pretrained(
             *(folder,),
             dtype=dtype,
@@ -226,7 +227,7 @@ def _limit(folder: Path, model: Any) -> int:
 
 
 @contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
+def quiet(logging: Any) -> Iterator[None]:
     """Without bars and reports of `transformers`: what they tell is checked here."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

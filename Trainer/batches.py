@@ -1,7 +1,7 @@
 """Batches as pure functions of the step: item `step` of a dataset is one rank's share of it.
 
 A DataLoader without batching fetches them, in this process or in workers: the same either way.
-Shapes: B images of this rank, S pixels, h x w tokens.
+Shapes: B images of this rank of H x W pixels, h x w = N tokens, a caption of P tokens of width C.
 """
 
 import multiprocessing
@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,10 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 from MaskGIL.cache import TokenCache
 from MaskGIL.command import Failure
 from MaskGIL.data import Images
-from MaskGIL.data.crops import crop_image
+from MaskGIL.data.buckets import Bucket, BucketOrder
+from MaskGIL.data.captions import NO_CAPTION, draw_captions
+from MaskGIL.data.crops import Size, crop_image
 from MaskGIL.data.folders import BadFiles, UnreadableImage
 from MaskGIL.data.sampler import Sampler
 from MaskGIL.masking import hidden_counts
+from Network.condition import Captions
 from Network.config import UserError
 from Trainer.config import RunConfig
 
@@ -31,13 +35,16 @@ Batch = dict[str, Tensor]
 
 @dataclass
 class ImageBatches(Dataset):
-    """`images` (B, 3, S, S) uint8, `labels` (B,), `samples` (B,) numbers in the run's stream."""
+    """`images` (B, 3, H, W) uint8, `rows` (B,) that they are, `labels` (B,), `samples` (B,).
+
+    The latter are numbers in the run's stream.
+    """
 
     images: Images
     sampler: Sampler
     share: slice
     crops: str
-    size: int
+    size: Size
     bad: BadFiles
 
     def __getitem__(self, step: int) -> Batch:
@@ -46,16 +53,18 @@ class ImageBatches(Dataset):
             readable_crop(self.images, int(row), self.crops, int(crop), self.size, self.bad)
             for row, crop in zip(rows, crops)
         ]
+        read = [row for _, row in found]
         return {
             "images": torch.stack([image for image, _ in found]),
-            "labels": torch.tensor([label for _, label in found]),
+            "rows": torch.tensor(read),
+            "labels": torch.from_numpy(self.images.labels[read]),
             "samples": torch.from_numpy(samples.copy()),
         }
 
 
 @dataclass
 class TokenBatches(Dataset):
-    """`tokens` (B, h, w) int64 of the cache, `labels` (B,) and `samples` (B,)."""
+    """`tokens` (B, h, w) int64 of the cache, its `rows` (B,), `labels` (B,) and `samples` (B,)."""
 
     cache: TokenCache
     sampler: Sampler
@@ -65,9 +74,58 @@ class TokenBatches(Dataset):
         rows, crops, samples = (array[self.share] for array in self.sampler.rows(step))
         return {
             "tokens": self.cache.tokens(rows, crops),
+            "rows": torch.from_numpy(rows.copy()),
             "labels": torch.from_numpy(self.cache.labels[rows]),
             "samples": torch.from_numpy(samples.copy()),
         }
+
+
+@dataclass
+class BucketBatches(Dataset):
+    """Batches of the buckets in turn; `rows` are those of the data set, `samples` of the run."""
+
+    sources: Sequence[Dataset[Batch]]
+    buckets: Sequence[Bucket]
+    order: BucketOrder
+    batch: int
+    share: slice
+
+    def __getitem__(self, step: int) -> Batch:
+        bucket, number = self.order(step)
+        found = self.sources[bucket][number]
+        rows = torch.from_numpy(self.buckets[bucket].rows)[found["rows"]]
+        samples = torch.arange(step * self.batch, (step + 1) * self.batch)[self.share]
+        return {**found, "rows": rows, "samples": samples}
+
+
+class CaptionFeatures(Protocol):
+    """Captions of images, `counts` (N,) of each: a `CaptionCache`, or what encodes them online."""
+
+    counts: np.ndarray
+
+    def captions(self, rows: np.ndarray, which: np.ndarray) -> Captions:
+        """Features (B, P, C) bf16 of caption `which` (B,) of image `rows` (B,), padded in front."""
+        ...
+
+
+@dataclass
+class CaptionBatches(Dataset):
+    """Adds `features` (B, P, C) bf16, `padding` (B, P), and `dropped` (B,), where none is to be."""
+
+    source: Dataset[Batch]
+    features: CaptionFeatures
+    seed: int
+    drop: float
+
+    def __getitem__(self, step: int) -> Batch:
+        batch = self.source[step]
+        rows = batch["rows"].numpy()
+        counts = torch.from_numpy(self.features.counts[rows])
+        which = draw_captions(counts, self.seed, batch["samples"], self.drop)
+        captions = self.features.captions(rows, which.clamp(min=0).numpy())
+        assert captions.mask is not None
+        told = {"features": captions.features, "padding": captions.mask}
+        return {**batch, **told, "dropped": which == NO_CAPTION}
 
 
 @dataclass
@@ -77,15 +135,19 @@ class MaskedBatches(Dataset):
     source: Dataset[Batch]
     schedule: str
     batch: int
-    num_tokens: int
+    stride: int  # of the tokenizer
     seed: int
     share: slice
 
     def __getitem__(self, step: int) -> Batch:
-        counts = hidden_counts(self.schedule, self.batch, self.num_tokens, self.seed, step)
+        batch = self.source[step]
+        of_tokens = "tokens" in batch
+        sides = batch["tokens" if of_tokens else "images"].shape[-2:]
+        num_tokens = sides.numel() // (1 if of_tokens else self.stride**2)
+        counts = hidden_counts(self.schedule, self.batch, num_tokens, self.seed, step)
         hidden = torch.from_numpy(counts[self.share].copy())
         total = torch.full_like(hidden, int(counts.sum()))
-        return {**self.source[step], "hidden": hidden, "hidden_total": total}
+        return {**batch, "hidden": hidden, "hidden_total": total}
 
 
 @dataclass
@@ -177,26 +239,31 @@ def bad_files(config: RunConfig, images: Images) -> BadFiles:
 def center_crops(
     config: RunConfig, images: Images, rows: Sequence[int] | np.ndarray
 ) -> tuple[Tensor, Tensor]:
-    """Crops (n, 3, S, S) uint8 and labels (n,) of rows, as validation sees them.
+    """Crops (n, 3, H, W) uint8 of rows, as validation sees them, and which rows (n,) they are.
 
     An unreadable image gives way to the next one. Raises UserError as `readable_crop` does.
     """
-    bad, size = bad_files(config, images), config.data.image_size
+    bad, size = bad_files(config, images), size_of(config, images)
     found = [readable_crop(images, int(row), "center", 0, size, bad) for row in rows]
-    return torch.stack([crop for crop, _ in found]), torch.tensor([label for _, label in found])
+    return torch.stack([crop for crop, _ in found]), torch.tensor([row for _, row in found])
+
+
+def size_of(config: RunConfig, images: Images) -> Size:
+    """The size that pictures are cut to: that of their bucket, if there are buckets."""
+    return images.shape if isinstance(images, Bucket) else config.data.image_size
 
 
 def readable_crop(
-    images: Images, row: int, crops: str, crop: int, size: int, bad: BadFiles
+    images: Images, row: int, crops: str, crop: int, size: Size, bad: BadFiles
 ) -> tuple[Tensor, int]:
-    """Crop (3, S, S) uint8 and label of a row, or of the next one that can be read.
+    """Crop (3, H, W) uint8 of a row, or of the next one that can be read, and which row it is.
 
     Raises UserError when `bad` has too many, or when nothing can be read.
     """
     for other in range(row, row + len(images)):
         other %= len(images)
         try:
-            return crop_image(images.image(other), crops, crop, size), int(images.labels[other])
+            return crop_image(images.image(other), crops, crop, size), other
         except UnreadableImage as error:
             bad.add(other, error)
     raise UserError("The data set has no readable image; see bad_files.txt.")

@@ -8,6 +8,7 @@ from MaskGIL.config import (
     DataConfig,
     MaskingConfig,
     Objective,
+    TextConfig,
     require_at_least,
     require_within,
 )
@@ -209,6 +210,7 @@ class RunConfig:
         "auto", "auto: bf16 where the hardware has it, else fp16 on CUDA, else fp32", free=True
     )
     data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)

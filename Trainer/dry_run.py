@@ -26,13 +26,14 @@ from Trainer.adversary import build_discriminator
 from Trainer.autoencoding import Reconstructed, Reconstruction, pixel_loss
 from Trainer.config import RunConfig
 from Trainer.footprint import Way, fewest_fitting, footprint
+from Trainer.generator_data import has_cache
 from Trainer.logger import format_bytes, format_seconds
 from Trainer.memory import divisors, free_memory
 from Trainer.objective import RowLogits, example_inputs, flops_per_image
 from Trainer.parallel import is_sharded
 from Trainer.study import cells_of
 from Trainer.throughput import training_flops
-from Trainer.tokens import SPLITS, cache_folder, describe_cache, has_cache, open_split
+from Trainer.tokens import SPLITS, cache_folder, describe_cache, open_split, shaped
 from Trainer.trainer import Trainer
 from Trainer.vit import GeneratorTrainer
 from Trainer.vqgan import TokenizerTrainer
@@ -56,8 +57,8 @@ def _foretell_cache(config: RunConfig) -> None:
     tokenizer = open_tokenizer(config.tokenizer)
     _say("tokenizer", f"{tokenizer.name}, {tokenizer.codebook_size:,} codes")
     for split in SPLITS:
-        images = open_split(config, split)
-        _say(f"cache of {split}", describe_cache(config, images, tokenizer, split))
+        for images in shaped(config, open_split(config, split), split):
+            _say(f"cache of {split}", describe_cache(config, images, tokenizer, split))
     _say("state", "complete: nothing to do" if has_cache(config) else "to be written")
 
 

@@ -5,18 +5,23 @@ Shapes: B images, h x w = N tokens, M rows whose answer counts, V codebook.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from MaskGIL.cache_index import token_grid
+from MaskGIL.data.buckets import read_shapes
 from MaskGIL.masking import counted_rows, draw_mask, mask_tokens, max_hidden
 from MaskGIL.noise import STREAMS, seed_of
 from MaskGIL.plans import OBJECTIVES
+from Network.condition import Captions
 from Network.gpt import GPT
 from Network.head import split_parts
 from Trainer.config import RunConfig
-from Trainer.throughput import training_flops
+from Trainer.throughput import example_condition, training_flops
 
 
 class Question(NamedTuple):
@@ -60,29 +65,47 @@ def next_question(tokens: Tensor) -> Question:
     return Question(tokens, None, torch.ones(tokens.numel(), device=tokens.device), True)
 
 
-def example_inputs(config: RunConfig, mode: str, images: int) -> tuple:
+def example_inputs(
+    config: RunConfig, mode: str, images: int, grid: tuple[int, int] | None = None
+) -> tuple:
     """Inputs of `RowLogits` as a step in `mode` gives them for a part of so many images.
 
-    On whatever device the caller makes tensors; what stands in them is of no meaning.
+    On whatever device the caller makes tensors; what stands in them is of no meaning. Without a
+    `grid` on the largest one of the run.
     """
-    grid, masking = config.network.grid, config.masking
+    masking, causal = config.masking, mode == "ar"
+    grid = grid or max(grids_of(config), key=math.prod)
     tokens = torch.zeros(images, *grid, dtype=torch.int64)
-    labels, causal = tokens[:, 0, 0], mode == "ar"
+    condition = example_condition(config.network, tokens)
     if causal or masking.visible_weight:
-        return tokens, labels, None, None, causal
+        return tokens, condition, None, None, causal
     bound = max_hidden(masking.schedule, config.optim.batch, images, grid[0] * grid[1])
-    return tokens, labels, torch.zeros(bound, dtype=torch.int64), None, causal
+    return tokens, condition, torch.zeros(bound, dtype=torch.int64), None, causal
 
 
-def flops_per_image(config: RunConfig, module: RowLogits, images: int) -> float:
+def grids_of(config: RunConfig) -> list[tuple[int, int]]:
+    """Height and width in tokens of what a run trains on: of its buckets, or of all images."""
+    if not (shapes := read_shapes(config.data.buckets)):
+        return [config.network.grid]
+    stride = config.data.image_size // config.network.grid[0]
+    return [token_grid(shape, stride) for shape in shapes]
+
+
+def flops_per_image(
+    config: RunConfig, module: RowLogits, images: int, shares: Sequence[float] = ()
+) -> float:
     """Operations of a step for one of so many images at once, as the mean of its modes.
 
-    `module` is on the meta device.
+    And of its grids, of which there are such `shares`, or equal ones. `module` is on the meta
+    device.
     """
-    modes = OBJECTIVES[config.objective]
-    with torch.device("meta"):
-        inputs = [example_inputs(config, mode, images) for mode in modes]
-    return sum(training_flops(module, each) for each in inputs) / len(modes) / images
+    modes, grids, total = OBJECTIVES[config.objective], grids_of(config), 0.0
+    for grid, share in zip(grids, shares or [1 / len(grids)] * len(grids), strict=True):
+        for mode in modes:
+            with torch.device("meta"):
+                inputs = example_inputs(config, mode, images, grid)
+            total += share * training_flops(module, inputs) / len(modes) / images
+    return total
 
 
 class RowLogits(nn.Module):
@@ -95,17 +118,17 @@ class RowLogits(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        labels: Tensor,
+        condition: Tensor | Captions,
         rows: Tensor | None = None,
         targets: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """Tokens (B, h, w), labels (B,), flat rows (M,) or None for all -> logits (M, V).
+        """Tokens (B, h, w), labels or captions, flat rows (M,) or None for all -> logits (M, V).
 
         Where tokens are predicted in parts, the logits of the parts stand beside each other; a
         later part is told the earlier ones of `targets` (B, h, w), which are the tokens if None.
         """
-        hidden = self.network.hidden_at_once(tokens, labels, causal)  # (B, N, D)
+        hidden = self.network.hidden_at_once(tokens, condition, causal)  # (B, N, D)
         place = None
         if rows is not None:
             place = rows % hidden.shape[1]

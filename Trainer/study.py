@@ -33,12 +33,12 @@ from MaskGIL.durable import replace_file, sha256, to_json
 from MaskGIL.values import quote, show_value
 from Network.config import UserError
 from Trainer.config import RunConfig
+from Trainer.generator_data import has_cache, write_caches
 from Trainer.guard import Diverged
 from Trainer.lock import only_job
 from Trainer.logger import format_seconds
 from Trainer.run_folder import environment
 from Trainer.study_picture import draw_study, largest_stable
-from Trainer.tokens import has_cache, write_caches
 from Trainer.vit import GeneratorTrainer
 from Trainer.vqgan import TokenizerTrainer
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from MaskGIL.device import autocast
 from Network import build_network
+from Network.condition import Captions
 from Network.config import NetworkConfig
 
 # Dense products of tensor cores in bf16 (fp16 where a card has no bf16), in TFLOP/s, from NVIDIA's
@@ -87,14 +88,25 @@ def attention_kernel(config: NetworkConfig, device: torch.device, dtype: torch.d
 
     Seen in a block of the same width on the same grid, whose weights are whatever memory holds.
     """
-    small = replace(config, size="", depth=1, codebook_size=16, low_bits=None, num_classes=1)
+    small = replace(config, size="", depth=1, codebook_size=16, low_bits=None)
+    if not config.caption_width:
+        small = replace(small, num_classes=1)
     with torch.device("meta"):
         network = build_network(small)
     network.to_empty(device=device)
     tokens = torch.zeros(1, *config.grid, dtype=torch.int64, device=device)
     with _Operations() as seen, autocast(device, dtype):
-        network(tokens, tokens[:, 0, 0])
+        network(tokens, example_condition(config, tokens))
     return next((name for name in seen.names if "attention" in name), "products and a softmax")
+
+
+def example_condition(network: NetworkConfig, tokens: Tensor) -> Tensor | Captions:
+    """A condition for tokens (B, h, w) such as the network is trained with, on their device."""
+    if not network.caption_width:
+        return tokens[:, 0, 0]
+    shape = len(tokens), network.caption_tokens, network.caption_width
+    features = torch.zeros(shape, dtype=torch.bfloat16, device=tokens.device)
+    return Captions(features, torch.zeros(shape[:2], dtype=torch.bool, device=tokens.device))
 
 
 class _Operations(TorchDispatchMode):

@@ -13,27 +13,20 @@ from MaskGIL.cache import TokenCache, cache_size, finish_cache, write_cache
 from MaskGIL.cache_index import check_same, check_tokenizer, is_converted, read_index, token_grid
 from MaskGIL.cached_rows import CachedRows, hold_out, open_rows
 from MaskGIL.data import Images, Split, open_images
-from MaskGIL.data.crops import num_crops
+from MaskGIL.data.buckets import Bucket, fill_buckets, read_shapes
+from MaskGIL.data.crops import num_crops, show_size
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import all_gather_texts, barrier, is_main, rank, world_size
 from MaskGIL.imagenet import describe_count
-from MaskGIL.weights import open_tokenizer
 from Network.config import UserError
 from Network.tokenizer.vq import VQTokenizer
-from Trainer.batches import bad_files
+from Trainer.batches import bad_files, size_of
 from Trainer.config import RunConfig
 from Trainer.lock import only_job
 from Trainer.logger import format_bytes
 
 VALIDATION_IMAGES = 2048
 SPLITS: tuple[Split, ...] = ("train", "val")
-
-
-def write_caches(config: RunConfig) -> None:
-    """The job `cache`: write both splits and nothing else."""
-    tokenizer = open_tokenizer(config.tokenizer)
-    for split in SPLITS:
-        cached_tokens(config, open_split(config, split), tokenizer, split)
 
 
 def open_split(config: RunConfig, split: Split) -> Images:
@@ -52,9 +45,25 @@ def open_split(config: RunConfig, split: Split) -> Images:
     return open_images(data, split)
 
 
-def cache_folder(config: RunConfig, split: Split) -> Path:
-    """Where the cache of a split lies."""
-    return Path(config.data.cache or Path(config.out_dir) / "cache") / split
+def shaped(config: RunConfig, images: Images, split: Split) -> list[Images]:
+    """The images of a split by shape: all of them at once, or the buckets of data.buckets.
+
+    All ranks must come here. Raises UserError as `fill_buckets` does.
+    """
+    if not (shapes := read_shapes(config.data.buckets)):
+        return [images]
+    return [*fill_buckets(images, shapes, cache_folder(config, split) / "buckets.json")]
+
+
+def cache_folder(config: RunConfig, split: Split, images: Images | None = None) -> Path:
+    """Where the caches of a split lie, or that of some of its images, if they are a bucket."""
+    folder = cache_root(config) / split
+    return folder / show_size(images.shape) if isinstance(images, Bucket) else folder
+
+
+def cache_root(config: RunConfig) -> Path:
+    """The folder that all caches of a run lie in."""
+    return Path(config.data.cache or Path(config.out_dir) / "cache")
 
 
 def describe_cache(config: RunConfig, images: Images, tokenizer: VQTokenizer, split: Split) -> str:
@@ -65,11 +74,11 @@ def describe_cache(config: RunConfig, images: Images, tokenizer: VQTokenizer, sp
     if given := _given(config, images, split):
         return f"{describe_count(images, split)}, read from {given} as they are"
     crops = num_crops(_crops(config, split))
-    grid = token_grid(config.data.image_size, tokenizer.stride)
+    grid = token_grid(size_of(config, images), tokenizer.stride)
     size = cache_size(len(images), crops, grid, tokenizer.codebook_size)
     return (
         f"{describe_count(images, split)} x {crops} crops -> {grid[0]}x{grid[1]} tokens, "
-        f"{format_bytes(size)} in {cache_folder(config, split)}"
+        f"{format_bytes(size)} in {cache_folder(config, split, images)}"
     )
 
 
@@ -81,11 +90,12 @@ def describe_validation(images: Images, trained_on: Images) -> str:
     return describe_count(images, "val")
 
 
-def has_cache(config: RunConfig) -> bool:
-    """Whether nothing is to be encoded: the caches of both splits are complete."""
+def has_tokens(config: RunConfig) -> bool:
+    """Whether no image is to be encoded: the token caches of both splits are complete."""
     if config.data.source == "tokens":
         return True
-    return all(_is_complete(cache_folder(config, split)) for split in SPLITS)
+    parts = config.data.buckets or ("",)
+    return all(_is_complete(cache_folder(config, split) / p) for split in SPLITS for p in parts)
 
 
 def cached_tokens(
@@ -97,10 +107,10 @@ def cached_tokens(
     another tokenizer, to other classes or to images of another size, if it is damaged, or if
     another job writes there.
     """
-    folder, given = cache_folder(config, split), _given(config, images, split)
+    folder, given = cache_folder(config, split, images), _given(config, images, split)
     verify = is_main()
     if given is None:
-        with _alone(folder):
+        with _alone(config, folder):
             _write(config, images, tokenizer, split)
     else:
         _check_given(config, given, tokenizer)
@@ -113,6 +123,11 @@ def cached_tokens(
 
 
 def _open_tokens(config: RunConfig, split: Split) -> CachedRows:
+    if config.data.buckets:
+        raise UserError(
+            f"data.buckets={','.join(config.data.buckets)} are cut from pictures, and "
+            "data.source=tokens has none; name their source, whose caches are read where they are."
+        )
     if split == "val" and config.loop.score_every:
         raise UserError(
             f"loop.score_every={config.loop.score_every} compares with validation images, and "
@@ -128,7 +143,7 @@ def _given(config: RunConfig, images: Images, split: Split) -> Path | None:
     """The cache that is read as it is, for nobody here could write it, if the split has one."""
     if isinstance(images, CachedRows):
         return images.folder
-    folder = cache_folder(config, split)
+    folder = cache_folder(config, split, images)
     return folder if is_converted(folder) else None
 
 
@@ -144,10 +159,10 @@ def _is_complete(folder: Path) -> bool:
     return (folder / "index.json").exists() and bool(read_index(folder)["complete"])
 
 
-def _alone(folder: Path) -> AbstractContextManager[None]:
+def _alone(config: RunConfig, folder: Path) -> AbstractContextManager[None]:
     """Keep other jobs away from a cache that is to be written; a complete one is for many."""
     unfinished = any(all_gather_texts("" if _is_complete(folder) else "unfinished"))
-    return only_job(folder.parent, "data.cache") if unfinished else nullcontext()
+    return only_job(cache_root(config), "data.cache") if unfinished else nullcontext()
 
 
 def _write(config: RunConfig, images: Images, tokenizer: VQTokenizer, split: Split) -> None:
@@ -155,7 +170,7 @@ def _write(config: RunConfig, images: Images, tokenizer: VQTokenizer, split: Spl
 
     A line tells how many files could not be read.
     """
-    folder, data = cache_folder(config, split), config.data
+    folder, data = cache_folder(config, split, images), config.data
     if is_main() and not (folder / "index.json").exists():
         print(f"cache      {describe_cache(config, images, tokenizer, split)}", flush=True)
     bad = bad_files(config, images)
@@ -168,7 +183,7 @@ def _write(config: RunConfig, images: Images, tokenizer: VQTokenizer, split: Spl
             images,
             tokenizer.to(device),
             crops=_crops(config, split),
-            image_size=data.image_size,
+            image_size=size_of(config, images),
             bad=bad,
             device=device,
             precision=data.cache_precision,

@@ -4,51 +4,55 @@ Stands on cached tokens, or encodes images in every step. Shapes: B images, h x 
 codebook, M counted rows.
 """
 
+import math
+from dataclasses import replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from MaskGIL.cache import TokenCache, encode_crops
 from MaskGIL.cached_rows import CachedRows
 from MaskGIL.data import Images, Split
-from MaskGIL.data.crops import num_crops, to_uint8
-from MaskGIL.data.sampler import Sampler, spread
+from MaskGIL.data.crops import show_size, to_uint8
+from MaskGIL.data.sampler import spread
 from MaskGIL.imagenet import describe_count
 from MaskGIL.initial import begin_network, describe_beginning
 from MaskGIL.masking import masked_loss, max_hidden
 from MaskGIL.noise import uniform
 from MaskGIL.pictures import save_grid
 from MaskGIL.pipeline import Pipeline, image_seeds
-from MaskGIL.plans import OBJECTIVES, make_plan
+from MaskGIL.plans import OBJECTIVES
+from MaskGIL.predictor import Condition
 from MaskGIL.weights import open_tokenizer, save_weights
 from Metrics.labels import choose_labels
 from Metrics.sample_and_eval import sample_chunks
-from Network import build_network, network_class
-from Network.config import UserError
+from Network import build_network
+from Network.condition import CaptionCondition, Captions
 from Network.gpt import GPT
-from Network.tokenizer.vq import VQTokenizer
+from Trainer.agreement import check_network
 from Trainer.batches import (
     Batch,
-    ImageBatches,
-    MaskedBatches,
-    TokenBatches,
-    bad_files,
-    center_crops,
 )
+from Trainer.caption_source import describe_captions
 from Trainer.checkpoint import Snapshot
-from Trainer.config import RunConfig
 from Trainer.content import Content
+from Trainer.generator_data import GeneratorData
 from Trainer.logger import format_bytes
-from Trainer.objective import RowLogits, flops_per_image, masked_question, mode_of, next_question
+from Trainer.objective import (
+    RowLogits,
+    flops_per_image,
+    grids_of,
+    masked_question,
+    mode_of,
+    next_question,
+)
 from Trainer.throughput import attention_kernel
-from Trainer.tokens import VALIDATION_IMAGES, cached_tokens, describe_validation
+from Trainer.tokens import describe_validation
 from Trainer.trainer import Trainer
-from Trainer.validation import VALIDATIONS
+from Trainer.validation import VALIDATIONS, pieces
 from Trainer.window import Metrics
 
 # Eight classes of ImageNet that DiT and LlamaGen show, so that pictures compare
@@ -68,10 +72,10 @@ class GeneratorTrainer(Trainer):
         """Open the tokenizer, and check that it, the images and the network fit."""
         self.tokenizer = open_tokenizer(self.config.tokenizer).to(self.device)
         check_network(self.config, self.tokenizer, len(self.images.classes))
+        splits: dict[Split, Images] = {"train": self.images, "val": self.validation_images}
+        self.source = GeneratorData(self.config, splits, self.tokenizer)
         if isinstance(self.images, CachedRows):  # validation images may be of another origin
             self.images.check_classes(self.validation_images.classes)
-        height, width = self.config.network.grid
-        self.num_tokens = height * width
 
     def build(self) -> nn.Module:
         """Build the network. Raises UserError for weights to begin with that do not fit."""
@@ -88,19 +92,8 @@ class GeneratorTrainer(Trainer):
             return build_network(self.config.network)
 
     def dataset(self) -> Dataset[Batch]:
-        """Tokens or images of the training split, and how many tokens to hide."""
-        config, data = self.config, self.config.data
-        cache = self.caches.get("train")
-        labels = cache.labels if cache else self.images.labels
-        batch, crops = config.optim.batch, cache.num_crops if cache else num_crops(data.crops)
-        sampler = Sampler(labels, batch, config.seed, data.balance, crops)
-        if cache:
-            source = TokenBatches(cache, sampler, self.share)
-        else:
-            bad, size = bad_files(config, self.images), data.image_size
-            source = ImageBatches(self.images, sampler, self.share, data.crops, size, bad)
-        schedule = config.masking.schedule
-        return MaskedBatches(source, schedule, batch, self.num_tokens, config.seed, self.share)
+        """Tokens or images of the training split, captions, and how many tokens to hide."""
+        return self.source.batches(self.share)
 
     def objective(self) -> nn.Module:
         """Tokens, labels, rows, targets and order -> logits of the rows."""
@@ -109,10 +102,10 @@ class GeneratorTrainer(Trainer):
     def loss(self, objective: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         """Cross-entropy of tokens (B, h, w), over the counted tokens of all ranks."""
         masking, config = self.config.masking, self.config
-        tokens = batch["tokens"] if "tokens" in batch else self._encode(batch["images"])
-        labels = self._dropped(batch["labels"], batch["samples"])
+        tokens = batch["tokens"] if "tokens" in batch else self.source.encode(batch["images"])
+        num_tokens, condition = tokens[0].numel(), self.condition(batch)
         if (mode := self.mode()) == "ar":
-            asked, total = next_question(tokens), self.num_tokens * config.optim.batch
+            asked, total = next_question(tokens), num_tokens * config.optim.batch
         else:
             asked = masked_question(
                 tokens,
@@ -120,13 +113,13 @@ class GeneratorTrainer(Trainer):
                 batch["samples"],
                 seed=config.seed,
                 mask_id=self.module.mask_id,
-                bound=self._bound(),
+                bound=max_hidden(masking.schedule, config.optim.batch, self.part, num_tokens),
                 visible_weight=masking.visible_weight,
             )
             total = batch["hidden_total"][0].float()
-            visible = self.num_tokens * config.optim.batch - total
+            visible = num_tokens * config.optim.batch - total
             total = total + masking.visible_weight * visible
-        logits = objective(asked.tokens, labels, asked.rows, tokens, asked.causal)  # (M, V)
+        logits = objective(asked.tokens, condition, asked.rows, tokens, asked.causal)  # (M, V)
         targets = tokens.flatten() if asked.rows is None else tokens.flatten()[asked.rows]
         sizes, smoothing = self.module.config.part_sizes, masking.label_smoothing
         loss, right = masked_loss(logits, targets, asked.weights, total, smoothing, sizes)
@@ -134,47 +127,64 @@ class GeneratorTrainer(Trainer):
             return loss, {f"{mode}_loss": loss.detach(), f"{mode}_acc": right}
         return loss, {"acc": right}
 
+    def condition(self, batch: Batch) -> Tensor | Captions:
+        """What the images of a batch are conditioned on: a share of them, drawn, on nothing."""
+        network = self.module.condition
+        if isinstance(network, CaptionCondition):
+            given = Captions(batch["features"], batch["padding"])
+            null = network.without(given).features.to(given.features.dtype)
+            dropped = batch["dropped"][:, None, None]
+            return replace(given, features=torch.where(dropped, null, given.features))
+        labels, samples = batch["labels"], batch["samples"]
+        seed = torch.full((), self.config.seed, device=labels.device)
+        drop = uniform(seed, "class drop", samples, 0) < self.config.masking.class_drop
+        return self._known(torch.where(drop, self.module.null_label, labels))
+
     def mode(self) -> str:
         """What this step asks for: "mar" or "ar", the same on all ranks and in all parts."""
         return mode_of(self.config.objective, self.config.seed, self.step)
 
     def dearest_step(self) -> int:
-        """One in raster order, where that is learned: it computes every row."""
+        """One in raster order, where that is learned, of the largest grid: it has most rows."""
         config, last = self.config, super().dearest_step()
-        dearest = OBJECTIVES[config.objective][-1]
-        modes = ((s, mode_of(config.objective, config.seed, s)) for s in count(last))
-        return next(step for step, mode in modes if mode == dearest)
+        grids = grids_of(config)
+        dearest = OBJECTIVES[config.objective][-1], grids.index(max(grids, key=math.prod))
+        order = self.source.order
+        for step in count(last):
+            if (mode_of(config.objective, config.seed, step), order(step)[0]) == dearest:
+                return step
+        raise AssertionError  # each kind comes again and again
 
     def validate(self) -> dict[str, float]:
         """Loss without smoothing, and accuracy, on validation tokens in every mode it learns."""
-        tokens, labels = self.validation
         values: dict[str, float] = {}
+        groups = [(tokens, self._known(given)) for tokens, given in self.source.validation]
         for mode in OBJECTIVES[self.config.objective]:
             values |= VALIDATIONS[mode](
                 RowLogits(self.module),
-                tokens,
-                self._known(labels),
+                groups,
                 schedule=self.config.masking.schedule,
                 chunk=self.chunk,
             )
         return values
 
     def picture(self, path: Path) -> None:
-        """A grid of samples: fixed classes, fixed seeds."""
-        labels = torch.tensor(shown_classes(self.config.network.num_classes), device=self.device)
-        pipe, seeds = (
-            self._pipeline(),
-            image_seeds(0, torch.arange(len(labels), device=self.device)),
-        )
+        """A grid of samples: fixed classes or captions, fixed seeds."""
+        shown, pipe = self.shown, self._pipeline()
+        seeds = image_seeds(0, torch.arange(len(shown), device=self.device))
         drawn = [  # no more at once than a step takes, for which there is memory
-            to_uint8(pipe.pixels(pipe.sample_tokens(*piece)))
-            for piece in zip(labels.split(self.part), seeds.split(self.part))
+            to_uint8(pipe.pixels(pipe.sample_tokens(shown[piece], seeds[piece])))
+            for piece in pieces(len(shown), self.part)
         ]
         save_grid(torch.cat(drawn), path, columns=8)
 
     def score(self) -> dict[str, float]:
-        """Distance of samples to validation images, in their class proportions."""
+        """Distance of samples to validation images, of their captions or class proportions."""
         pipe, scorer = self._pipeline(), self.scorer
+        if self.source.captions:
+            captions = self.source.said("val", scorer.rows)
+            images = sample_chunks(pipe, captions, 0, self.chunk)
+            return scorer.score(pictures for _, pictures in images)
         proportions = "data" if self.config.network.num_classes else "balanced"
         labels = choose_labels(pipe, [proportions], len(scorer), 0, scorer)
         return scorer.score(images for _, images in sample_chunks(pipe, labels, 0, self.chunk))
@@ -190,11 +200,12 @@ class GeneratorTrainer(Trainer):
             classes=self.images.classes,
             sampling=self.config.sampling,
             objective=self.config.objective,
+            text=self.source.captions.origin if self.source.captions else None,
         )
 
     def content(self) -> Content:
         """Tokenizer and images, whatever folder they lie in."""
-        return {"tokenizer": self.tokenizer.fingerprint, **super().content()}
+        return {**self.source.content(), **super().content()}
 
     def flops_per_image(self) -> float:
         """Operations of a step, with those of the head for the counted rows only."""
@@ -202,26 +213,31 @@ class GeneratorTrainer(Trainer):
 
     @cached_property
     def _flops(self) -> float:
-        return flops_per_image(self.config, RowLogits(self.outline()), self.part)
+        return flops_per_image(
+            self.config, RowLogits(self.outline()), self.part, self.source.order.shares.tolist()
+        )
 
     def facts(self) -> dict[str, str]:
         """Network and data in a few words."""
         network, batch = self.module.config, self.config.optim.batch
         parameters = sum(p.numel() for p in self.module.parameters())
-        height, width = network.grid
         size = f"{network.depth} blocks, width {network.width}, {network.heads} heads"
-        source = "encoded in every step"
-        if cache := self.caches.get("train"):
-            source = f"cached as {format_bytes(cache.num_bytes)}"
+        source, grids = "encoded in every step", grids_of(self.config)
+        if caches := self.source.caches.get("train"):
+            source = f"cached as {format_bytes(sum(cache.num_bytes for cache in caches))}"
+        counts = [batch * height * width for height, width in grids]
+        of_step = " or ".join(f"{count:,}" for count in sorted(set(counts)))
         classes = self.images.classes
         facts = {
             "network": f"{parameters / 1e6:.1f}M parameters: {size}",
-            "tokens": f"{height}x{width} of {network.codebook_size} codes, "
-            f"{batch * height * width:,} per step",
+            "tokens": f"{', '.join(map(show_size, grids))} of {network.codebook_size} codes, "
+            f"{of_step} per step",
             "data": f"{describe_count(self.images, 'train')} of {len(classes)} classes, {source}; "
             f"{describe_validation(self.validation_images, self.images)} validate",
             "attention": attention_kernel(network, self.device, self.dtype),
         }
+        if captions := self.source.captions:
+            facts["captions"] = describe_captions(captions.encoder, self.source.features["train"])
         if self.config.objective != "mar":
             facts["objective"] = AIMS[self.config.objective]
         weight = self.config.masking.visible_weight
@@ -230,28 +246,12 @@ class GeneratorTrainer(Trainer):
         return facts
 
     @cached_property
-    def caches(self) -> dict[Split, TokenCache]:
-        """The cache of each split, written first if it is missing; none where tokens are online."""
-        if self.config.data.tokens != "cache":
-            return {}
-        splits: dict[Split, Images] = {"train": self.images, "val": self.validation_images}
-        return {
-            split: cached_tokens(self.config, images, self.tokenizer, split)
-            for split, images in splits.items()
-        }
-
-    @cached_property
-    def validation(self) -> tuple[Tensor, Tensor]:
-        """Tokens (n, h, w) and labels (n,) of up to VALIDATION_IMAGES images, evenly spread."""
-        if cache := self.caches.get("val"):
-            rows = np.flatnonzero(cache.labels >= 0)
-            rows = rows[spread(len(rows), VALIDATION_IMAGES)]
-            return cache.tokens(rows, np.zeros_like(rows)), torch.from_numpy(cache.labels[rows])
-        images = self.validation_images
-        rows = spread(len(images), VALIDATION_IMAGES)
-        crops, labels = center_crops(self.config, images, rows)
-        tokens = torch.cat([self._encode(part.to(self.device)) for part in crops.split(64)])
-        return tokens.cpu(), labels
+    def shown(self) -> Tensor | Captions:
+        """The conditions of the sample grid, on the device: classes, or validation captions."""
+        if self.source.captions:
+            rows = spread(len(self.validation_images), 64)
+            return self.source.said("val", rows).to(self.device)
+        return torch.tensor(shown_classes(self.config.network.num_classes), device=self.device)
 
     def _pipeline(self) -> Pipeline:
         return Pipeline(
@@ -263,60 +263,11 @@ class GeneratorTrainer(Trainer):
             objective=self.config.objective,
         )
 
-    def _encode(self, images: Tensor) -> Tensor:
-        return encode_crops(self.tokenizer, images, self.config.data.cache_precision)
-
-    def _bound(self) -> int:
-        """The most tokens that a part of any step hides."""
-        batch = self.config.optim.batch
-        return max_hidden(self.config.masking.schedule, batch, self.part, self.num_tokens)
-
-    def _known(self, labels: Tensor) -> Tensor:
-        """Labels of a conditional network; an unconditional one knows the null label only."""
-        return labels.clamp(max=self.module.null_label)
-
-    def _dropped(self, labels: Tensor, samples: Tensor) -> Tensor:
-        seed = torch.full((), self.config.seed, device=labels.device)
-        drop = uniform(seed, "class drop", samples, 0) < self.config.masking.class_drop
-        return torch.where(drop, self.module.null_label, self._known(labels))
-
-
-def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -> None:
-    """Raise UserError, naming the value that fits, unless network, tokenizer and data agree."""
-    network, sampling = config.network, config.sampling
-    side, rest = divmod(config.data.image_size, tokenizer.stride)
-    if rest:
-        raise UserError(
-            f"data.image_size={config.data.image_size} is not divisible by the tokenizer's "
-            f"stride {tokenizer.stride}."
-        )
-    if network.codebook_size != tokenizer.codebook_size:
-        raise UserError(
-            f"The tokenizer has {tokenizer.codebook_size} codes, network.codebook_size is "
-            f"{network.codebook_size}. Use network.codebook_size={tokenizer.codebook_size}."
-        )
-    if network.grid != (side, side):
-        raise UserError(
-            f"Images of {config.data.image_size} pixels give {side}x{side} tokens, network.grid is "
-            f"{network.grid[0]}x{network.grid[1]}. Use network.grid={side},{side}."
-        )
-    if network.num_classes not in (0, num_classes):
-        raise UserError(
-            f"Data has {num_classes} classes, network.num_classes is {network.num_classes}. "
-            f"Use network.num_classes={num_classes} or other data."
-        )
-    if network.caption_width:
-        raise UserError(
-            "network.caption_width asks for captions, and data have classes alone so far; leave it "
-            "out."
-        )
-    known = network_class(network).objectives
-    if config.objective not in known:
-        raise UserError(
-            f"A network of network.kind={network.kind} learns objective={' or '.join(known)}, not "
-            f"{config.objective}."
-        )
-    make_plan(side * side, sampling, config.objective)  # or it raises
+    def _known(self, condition: Condition) -> Condition:
+        """As it is for a conditional network; an unconditional one knows the null label only."""
+        if isinstance(condition, Captions):
+            return condition
+        return condition.clamp(max=self.module.null_label)
 
 
 def shown_classes(num_classes: int) -> list[int]:

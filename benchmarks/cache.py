@@ -77,7 +77,7 @@ Batch = tuple[Tensor, Tensor]  # tokens (B, 16, 16), labels (B,)
 def ours(cache: TokenCache) -> Iterator[Batch]:
     """As Trainer/vit.py and Trainer/trainer.py put it together."""
     schedule, share = MaskingConfig().schedule, slice(0, BATCH)
-    masked = MaskedBatches(token_batches(cache), schedule, BATCH, NUM_TOKENS, 0, share)
+    masked = MaskedBatches(token_batches(cache), schedule, BATCH, 16, 0, share)
     loader = DataLoader(
         Shielded(masked), batch_size=None, sampler=range(sys.maxsize), generator=torch.Generator()
     )

@@ -5,6 +5,10 @@ each condition once per image, computes the hidden rows alone in the last block 
 mixes hidden states before the head, makes no null pass where the scale is 1, draws in two levels
 and has its matrices cast once. The published way (plain.py) computes all logits under both
 conditions at every step and draws with torch.multinomial.
+
+With text=true instead images of captions beside those of classes, all ours: of captions of 12 to
+28 tokens, padded to the 120 that a network takes, and the same where all 120 are looked at. The
+text encoder's pass is not in it. Results go to decode-text.json.
 """
 
 import math
@@ -26,9 +30,10 @@ from MaskGIL.decoding import decode
 from MaskGIL.device import DTYPES, autocast, choose_device
 from MaskGIL.inference import make_ready
 from MaskGIL.plans import make_plan
-from MaskGIL.predictor import PREDICTORS
+from MaskGIL.predictor import PREDICTORS, Condition
 from MaskGIL.sampling import SamplingConfig
 from Network import NetworkConfig, build_network, build_tokenizer
+from Network.condition import Captions
 from Network.config import setting
 from Network.gpt import GPT
 
@@ -38,6 +43,7 @@ SAMPLERS = {
     "late": SamplingConfig(guidance="linear", guidance_from=0.5),  # the last half of the steps
     "order": SamplingConfig(guidance="constant", plan="ar"),
 }
+CAPTION_WIDTH, LENGTHS = 2048, (12, 28)  # FLAN-T5-XL's; tokens of the shortest and longest one
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class DecodeBenchmark:
     guidance_scale: float = setting(3.0, "guidance, of a ramp at its last step")
     compile: bool = setting(False, "time ours with compiled blocks too")
     pixels: bool = setting(False, "time ours with the decoder of VQ-16 behind it too")
+    text: bool = setting(False, "images of captions beside those of classes, instead of all else")
     rounds: int = setting(5, "how often every way has its turn")
     seconds: float = setting(2.0, "least duration of a turn")
     device: str = setting("auto", "auto, cuda, mps or cpu")
@@ -70,10 +77,10 @@ class DecodeBenchmark:
 def main(config: DecodeBenchmark) -> None:
     device = choose_device(config.device)
     cases: dict[str, Case] = {}
+    measure = measure_text if config.text else measure_ways
     for size in config.sizes:
         torch.manual_seed(0)
-        network = build_network(NETWORKS.get(size) or NetworkConfig(size=size)).to(device).eval()
-        nn.init.normal_(network.output.weight, std=0.02)
+        network = random_network(NETWORKS.get(size) or NetworkConfig(size=size), device)
         for batch in config.batch or (BATCHES.get(size, 4),):
             labels = torch.arange(batch, device=device) % network.null_label
             for sampler in config.samplers:
@@ -81,17 +88,21 @@ def main(config: DecodeBenchmark) -> None:
                     name = f"{size} {batch} {sampler} {precision}"
                     cases[name] = measure(config, network, labels, sampler, DTYPES[precision])
                     print(name, "measured", flush=True)
-    write("decode", "seconds to decode the tokens of a batch", to_dict(config), cases)
+    name = "decode-text" if config.text else "decode"
+    write(name, "seconds to decode the tokens of a batch", to_dict(config), cases)
 
 
-def measure(
+def random_network(config: NetworkConfig, device: torch.device) -> GPT:
+    network = build_network(config).to(device).eval()
+    nn.init.normal_(network.output.weight, std=0.02)
+    return network
+
+
+def measure_ways(
     config: DecodeBenchmark, network: GPT, labels: Tensor, sampler: str, dtype: torch.dtype
 ) -> Case:
     """All ways of one case, with images per second and the most memory an image takes beside."""
-    device = labels.device
-    settings = replace(
-        SAMPLERS[sampler], num_steps=config.num_steps, guidance_scale=config.guidance_scale
-    )
+    device, settings = labels.device, settings_of(config, sampler)
     ways = ways_of(config, network, labels, settings, dtype)
     held = {name: peak_bytes(way, device) for name, way in ways.items()}
     others = {name: torch.float32 for name in ways if name.endswith("fp32")}
@@ -103,6 +114,31 @@ def measure(
     return case
 
 
+def measure_text(
+    config: DecodeBenchmark, network: GPT, labels: Tensor, sampler: str, dtype: torch.dtype
+) -> Case:
+    """Images of captions beside those of labels, by networks that differ in nothing else."""
+    device, settings = labels.device, settings_of(config, sampler)
+    taught = replace(network.config, num_classes=0, caption_width=CAPTION_WIDTH)
+    of_text = ready(random_network(taught, device), dtype)
+    lengths = torch.linspace(*LENGTHS, len(labels)).long()
+    padded = Captions.padded(
+        [torch.randn(int(length), CAPTION_WIDTH, device=device) for length in lengths],
+        taught.caption_tokens,
+    )
+    whole = Captions(padded.features, padded.features.new_zeros(padded.features.shape[:2]).bool())
+    ways = {"ours": ours(ready(network, dtype), labels, settings, dtype)}
+    for name, captions in {"of captions": padded, "of 120 tokens": whole}.items():
+        ways[name] = ours(of_text, captions, settings, dtype)
+    return compare(ways, dtype, device, config.rounds, config.seconds)
+
+
+def settings_of(config: DecodeBenchmark, sampler: str) -> SamplingConfig:
+    return replace(
+        SAMPLERS[sampler], num_steps=config.num_steps, guidance_scale=config.guidance_scale
+    )
+
+
 def ways_of(
     config: DecodeBenchmark,
     network: GPT,
@@ -111,7 +147,7 @@ def ways_of(
     dtype: torch.dtype,
 ) -> dict[str, Way]:
     """Ours in `dtype`, the published way in it and, if that is another, in float32."""
-    make = partial(ours, labels=labels, settings=settings, dtype=dtype)
+    make = partial(ours, condition=labels, settings=settings, dtype=dtype)
     plain = plain_copy(network, network.config)
     baseline = partial(published, plain, labels, settings)
     ways: dict[str, Way] = {"ours": make(ready(network, dtype)), "published": baseline(dtype)}
@@ -132,14 +168,14 @@ def ready(network: GPT, dtype: torch.dtype, compile: bool = False) -> GPT:
     return copied
 
 
-def ours(network: GPT, labels: Tensor, settings: SamplingConfig, dtype: torch.dtype) -> Way:
-    grid, device = network.config.grid, labels.device
-    empty = torch.full((len(labels), *grid), network.mask_id, device=device)
-    seeds = torch.arange(len(labels), device=device)
+def ours(network: GPT, condition: Condition, settings: SamplingConfig, dtype: torch.dtype) -> Way:
+    grid, device = network.config.grid, network.norm.weight.device
+    empty = torch.full((len(condition), *grid), network.mask_id, device=device)
+    seeds = torch.arange(len(condition), device=device)
     plan = make_plan(math.prod(grid), settings, "both")
 
     def way() -> Tensor:
-        predictor = PREDICTORS[plan[0].kind](network, labels, settings)
+        predictor = PREDICTORS[plan[0].kind](network, condition, settings)
         with autocast(device, dtype):
             return decode(predictor, empty, plan, seeds, mask_id=network.mask_id, sampling=settings)
 

@@ -32,6 +32,7 @@ from MaskGIL.durable import replace_file, to_json
 from MaskGIL.editing import touched
 from MaskGIL.pipeline import Pipeline, image_seeds
 from MaskGIL.sampling_keys import SamplingKeys, open_pipeline
+from Metrics.intervals import interval_of_rate
 from Metrics.oracle import read_objects
 from Network.config import setting
 from Network.files import fingerprint
@@ -40,7 +41,6 @@ CHUNK = 64  # images computed at once
 BLUR = 2  # pixels around an object in which the background may be mixed with it
 SIZE_STEP = 1 / (2 * GRID)  # between the sizes of the data, parts of the short side
 NOTHING = Object("", "", math.nan, math.nan, math.nan)
-NORMAL = 1.96  # standard deviations of a 95 % interval
 Verdict = dict[str, bool]
 
 
@@ -178,12 +178,9 @@ def shares(verdicts: list[Verdict]) -> dict[str, dict[str, float]]:
 
 
 def share(values: list[bool]) -> dict[str, float]:
-    """Share of n values and its 95 % interval (Wilson, 1927), which fits shares near 1 too."""
+    """Share of n values and its 95 % interval."""
     count, part = len(values), sum(values) / len(values)
-    middle = (part + NORMAL**2 / (2 * count)) / (1 + NORMAL**2 / count)
-    spread = math.sqrt(part * (1 - part) / count + NORMAL**2 / (4 * count**2))
-    reach = NORMAL * spread / (1 + NORMAL**2 / count)
-    facts = {"share": part, "low": middle - reach, "high": middle + reach}
+    facts = {"share": part, **interval_of_rate(part, count)._asdict()}
     return {**{name: round(value, 4) for name, value in facts.items()}, "count": count}
 
 

@@ -92,14 +92,8 @@ def test_settings_become_plain_python():
             {"num_steps": 2, "num_inference_steps": 2},
             "num_inference_steps and num_steps are the same; give one of them.",
         ),
-        ({"prompt": None}, "These weights know classes, not prompts; use class_labels=...."),
     ],
 )
 def test_sentences_of_settings(given, sentence):
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}"):
         read_settings(given)
-
-
-def test_prompts_of_weights_without_classes():
-    with pytest.raises(UserError, match=r"^These weights know no prompts\.$"):
-        read_settings({"prompt": "a cat"}, classes=False)

@@ -4,6 +4,7 @@ import re
 import signal
 import time
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +13,18 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from MaskGIL.command import Failure
+from MaskGIL.data.buckets import Bucket, BucketOrder
+from MaskGIL.data.captions import draw_captions
 from MaskGIL.data.crops import crop_image
 from MaskGIL.data.folders import BadFiles, UnreadableImage
 from MaskGIL.data.sampler import Sampler, split_ranks
 from MaskGIL.data.shapes import Shapes
 from MaskGIL.masking import hidden_counts
+from Network.condition import Captions
 from Network.config import UserError
 from Trainer.batches import (
+    BucketBatches,
+    CaptionBatches,
     ImageBatches,
     MaskedBatches,
     Shielded,
@@ -35,7 +41,7 @@ class Photos:
     """Grey pictures as bright as their row; rows in `broken` cannot be read."""
 
     def __init__(self, count, broken=()):
-        self.labels, self.broken = np.arange(count) % 3, broken
+        self.labels, self.broken, self.classes = np.arange(count) % 3, broken, ["a", "b", "c"]
 
     def __len__(self):
         return len(self.labels)
@@ -74,6 +80,7 @@ def test_a_batch_is_the_crops_that_the_sampler_names(tmp_path):
     for place, (row, crop) in enumerate(zip(rows, crops)):
         expected = crop_image(images.image(row), "flip", crop, 16)
         assert torch.equal(batch["images"][place], expected)
+    assert batch["rows"].tolist() == rows.tolist()
     assert batch["labels"].tolist() == images.labels[rows].tolist()
     assert batch["samples"].tolist() == samples.tolist() == list(range(36, 48))
     assert (batch["images"].shape, batch["images"].dtype) == ((12, 3, 16, 16), torch.uint8)
@@ -98,6 +105,7 @@ def test_an_unreadable_row_is_replaced_by_the_next_and_named(tmp_path):
     stands_in = {4: 6, 5: 6, 11: 0}
     rows = [stands_in.get(row, row) for row in sampler.rows(0)[0].tolist()]
     assert batch["images"][:, 0, 0, 0].tolist() == rows
+    assert batch["rows"].tolist() == rows
     assert batch["labels"].tolist() == [row % 3 for row in rows]
     lines = (tmp_path / "bad_files.txt").read_text().splitlines()
     assert sorted(lines) == [f"train/{row}.jpg\ttruncated" for row in (11, 4, 5)]
@@ -139,7 +147,7 @@ class Cache:
     labels = np.arange(30) % 7
 
     def tokens(self, rows, crops):
-        return torch.from_numpy(10 * rows + crops)[:, None, None].expand(-1, 2, 2)
+        return torch.from_numpy(10 * rows + crops)[:, None, None].expand(-1, 8, 8)
 
 
 def test_tokens_are_those_of_the_rows_and_crops_of_the_share():
@@ -147,6 +155,7 @@ def test_tokens_are_those_of_the_rows_and_crops_of_the_share():
     rows, crops, samples = sampler.rows(2)
     batch = TokenBatches(Cache(), sampler, slice(3, 9))[2]
     assert batch["tokens"][:, 0, 0].tolist() == (10 * rows + crops)[3:9].tolist()
+    assert batch["rows"].tolist() == rows[3:9].tolist()
     assert batch["labels"].tolist() == (rows % 7)[3:9].tolist()
     assert batch["samples"].tolist() == samples[3:9].tolist()
 
@@ -157,7 +166,7 @@ def test_every_rank_knows_how_many_tokens_all_ranks_hide(step):
 
     def masked(share):
         source = TokenBatches(Cache(), sampler, share)
-        return MaskedBatches(source, "arccos", 12, 64, seed=5, share=share)[step]
+        return MaskedBatches(source, "arccos", 12, 16, seed=5, share=share)[step]
 
     parts = [masked(slice(start, start + 4)) for start in (0, 4, 8)]
     hidden = torch.cat([part["hidden"] for part in parts])
@@ -165,7 +174,87 @@ def test_every_rank_knows_how_many_tokens_all_ranks_hide(step):
     assert {total for part in parts for total in part["hidden_total"].tolist()} == {
         int(hidden.sum())
     }
-    assert set(parts[0]) == {"tokens", "labels", "samples", "hidden", "hidden_total"}
+    assert set(parts[0]) == {"tokens", "rows", "labels", "samples", "hidden", "hidden_total"}
+
+
+# Buckets and captions
+
+
+def bucketed(share=WHOLE, cut=8):
+    """Batches of the first `cut` of 20 photos as 16 x 16 pixels, and of the others as 16 x 32."""
+    photos = Photos(20)
+    rows = np.arange(20)
+    buckets = [Bucket(photos, rows[:cut], (16, 16)), Bucket(photos, rows[cut:], (16, 32))]
+    order = BucketOrder([len(bucket) for bucket in buckets], 4, seed=3)
+    samplers = [Sampler(bucket.labels, 4, seed=3) for bucket in buckets]
+    bad = BadFiles(Path("unused"), 20, 1.0)
+    sources = [
+        ImageBatches(bucket, sampler, share, "center", bucket.shape, bad)
+        for bucket, sampler in zip(buckets, samplers)
+    ]
+    return BucketBatches(sources, buckets, order, 4, share)
+
+
+WHOLE_OF_4 = slice(0, 4)
+
+
+def test_a_batch_has_one_shape_and_an_epoch_shows_each_bucket_in_its_share():
+    batches = bucketed(WHOLE_OF_4)
+    seen = []
+    for step in range(10):  # two epochs of 5 steps
+        batch = batches[step]
+        size, rows = tuple(batch["images"].shape[-2:]), batch["rows"].tolist()
+        assert {(16, 16) if row < 8 else (16, 32) for row in rows} == {size}
+        assert batch["images"][:, 0, 0, 0].tolist() == rows  # a photo is as grey as its number
+        assert batch["samples"].tolist() == [4 * step + place for place in range(4)]
+        seen += rows
+    assert sorted(seen) == sorted([*range(20)] * 2)
+    assert sorted(seen[:20]) == [*range(20)]
+
+
+def test_ranks_are_in_the_same_bucket_and_share_its_batch():
+    whole, parts = bucketed(WHOLE_OF_4), [bucketed(slice(0, 2)), bucketed(slice(2, 4))]
+    for step in range(6):
+        found = [part[step] for part in parts]
+        joined = {name: torch.cat([each[name] for each in found]) for name in found[0]}
+        assert same(joined, whole[step])
+
+
+class Told:
+    """Row r has 1 + r % 3 captions; number c of it has the features 10 r + c behind padding."""
+
+    counts = 1 + np.arange(20) % 3
+
+    def captions(self, rows, which):
+        assert (which < self.counts[rows]).all()
+        value = torch.from_numpy(10 * rows + which)[:, None, None]
+        mask = torch.tensor([True, False]).expand(len(rows), -1)
+        return Captions(value.expand(-1, 2, 3).bfloat16(), mask)
+
+
+def test_captions_follow_the_rows_and_the_numbers_of_samples():
+    source, drop = bucketed(WHOLE_OF_4), 0.3
+    batches = CaptionBatches(source, Told(), 5, drop)
+    dropped = []
+    for step in range(40):
+        batch, plain = batches[step], source[step]
+        assert same({name: batch[name] for name in plain}, plain)
+        rows = plain["rows"]
+        counts = torch.from_numpy(Told.counts)[rows]
+        which = draw_captions(counts, 5, plain["samples"], drop)
+        assert torch.equal(batch["dropped"], which < 0)
+        expected = (10 * rows + which.clamp(min=0)).bfloat16()
+        assert torch.equal(batch["features"][:, 1, 2], expected)
+        assert batch["padding"].tolist() == [[True, False]] * 4
+        dropped += batch["dropped"].tolist()
+    assert 0.2 < np.mean(dropped) < 0.4  # 160 draws
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_the_number_of_hidden_tokens_follows_the_shape_of_the_batch(step):
+    batch = MaskedBatches(bucketed(WHOLE_OF_4), "arccos", 4, 2, seed=5, share=WHOLE_OF_4)[step]
+    num_tokens = 8 * batch["images"].shape[-1] // 2
+    assert batch["hidden"].tolist() == hidden_counts("arccos", 4, num_tokens, 5, step).tolist()
 
 
 class Slow(Dataset):

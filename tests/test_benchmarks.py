@@ -228,6 +228,11 @@ def test_editing_writes_a_record(bench, tmp_path):
             ["ours", "published", "published, fp32"],
         ),
         (
+            "decode",
+            ["text=true", "samplers=ramp", "batch=2", "num_steps=2", "device=cpu"],
+            ["ours", "of captions", "of 120 tokens"],
+        ),
+        (
             "mfu",
             ["sizes=demo", "images=2", "ways=eager", "precision=fp32", "peak=1", "device=cpu"],
             ["eager"],

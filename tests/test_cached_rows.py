@@ -11,7 +11,8 @@ from MaskGIL.data.folders import UnreadableImage
 from MaskGIL.data.shapes import CLASSES
 from MaskGIL.durable import replace_file, sha256, to_json
 from Network.config import UserError
-from Trainer.tokens import cache_folder, write_caches
+from Trainer.generator_data import write_caches
+from Trainer.tokens import cache_folder
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,12 @@
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
 import pytest
 
 from MaskGIL import command
-from MaskGIL.command import FLAGS, Flags, help_text, parse, run_command
+from MaskGIL.command import FLAGS, Flags, help_text, notes, parse, run_command
 from MaskGIL.config import DataConfig, leaves, load_config
 from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError, setting
@@ -187,3 +188,14 @@ def test_help_is_calm():
     starts = {match.end() for match in re.finditer(r"^  data\.\w+ +\S+ +", rows, re.MULTILINE)}
     columns = {end - rows.rfind("\n", 0, end) for end in starts}
     assert len(columns) == 1  # sentences stand below each other
+
+
+def test_a_warning_is_a_note_where_it_is_asked_for(capsys):
+    with notes():
+        for _ in range(2):
+            warnings.warn("A caption is cut.", stacklevel=1)
+        print("images     3")
+    with pytest.warns(UserWarning, match="as ever"):
+        warnings.warn("as ever", stacklevel=1)
+    note = "note       A caption is cut.\n"
+    assert capsys.readouterr() == (f"{note}{note}images     3\n", "")

@@ -4,7 +4,7 @@ import torch
 
 from MaskGIL.config import from_dict, to_dict
 from MaskGIL.initial import CLASSES
-from Network.condition import CaptionCondition, Captions, ClassCondition
+from Network.condition import CaptionCondition, Captions, ClassCondition, cut_padding
 from Network.config import NetworkConfig, UserError
 from Network.context import Context
 
@@ -145,6 +145,18 @@ def test_captions_are_cut_to_some_images():
     assert Captions(given.features)[rows].mask is None
     moved = given.to("meta")
     assert moved.features.device == moved.mask.device == torch.device("meta")
+
+
+def test_padding_is_cut_as_far_as_all_captions_have_it():
+    one, other = captions(padding=(3, 2)), captions(padding=(4, 3), seed=1)
+    cut, beside = cut_padding(one, other)
+    assert torch.equal(cut.features, one.features[:, 2:])
+    assert torch.equal(beside.mask, other.mask[:, 2:])
+    assert cut_padding(beside, cut)[0].features.shape == (2, 3, 6)  # no more is left to cut
+    empty = captions(padding=(5, 5))
+    assert cut_padding(empty, empty)[0].features.shape == (2, 1, 6)  # a token must be left
+    bare = Captions(one.features)
+    assert cut_padding(bare, other) == (bare, other)
 
 
 def test_captions_are_as_long_as_the_network_says():

@@ -114,7 +114,7 @@ def test_every_crop_of_every_row_is_drawn_but_of_those_held_out(folder):
     rest = np.delete(everything, held, axis=0)
     expected = {codes.tobytes() for codes in rest.reshape(-1, 16)}
     assert drawn_tokens(trainer, 200) == expected  # 3,200 draws of 280 sequences
-    tokens, labels = trainer.validation
+    ((tokens, labels),) = trainer.source.validation
     assert np.array_equal(tokens.flatten(1).numpy(), everything[held, 0])
     assert labels.tolist() == LABELS[held].tolist()
 
@@ -124,7 +124,7 @@ def test_a_cache_of_validation_tokens_takes_their_place(folder):
     convert(folder, write_lines(folder / "val.jsonl", lines, [0, 1] * 3), "val")
     trainer = trainer_of(folder, *ALONE)
     assert (len(trainer.images), len(trainer.validation_images)) == (ROWS, 6)
-    assert np.array_equal(trainer.validation[0].flatten(1).numpy(), lines[:, 0])
+    assert np.array_equal(trainer.source.validation[0][0].flatten(1).numpy(), lines[:, 0])
     assert "6 images validate" in trainer.facts()["data"]
 
 

@@ -3,7 +3,15 @@ import pytest
 import torch
 from PIL import Image
 
-from MaskGIL.data.crops import CROPS, all_crops, crop_image, num_crops, to_float, to_uint8
+from MaskGIL.data.crops import (
+    CROPS,
+    all_crops,
+    crop_image,
+    num_crops,
+    show_size,
+    to_float,
+    to_uint8,
+)
 from Network.config import UserError
 
 
@@ -97,6 +105,41 @@ def test_one_crop_equals_its_place_among_all(name):
     assert crops.dtype == torch.uint8
     for index, crop in enumerate(crops):
         assert torch.equal(crop_image(image, name, index, 48), crop)
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (32, 32)])
+@pytest.mark.parametrize("of", [(24, 40), (50, 60), (97, 210), (300, 80)])
+def test_a_crop_of_any_shape_is_the_middle_that_covers_it(of, shape):
+    """As the square one: as much of the picture as has the shape, then halved, then bicubic."""
+    height, width = shape
+    image = picture(*of)
+    expected = image
+    while expected.height >= 2 * height and expected.width >= 2 * width:
+        expected = expected.resize(
+            (expected.width // 2, expected.height // 2), Image.Resampling.BOX
+        )
+    scale = max(height / expected.height, width / expected.width)
+    size = (round(expected.width * scale), round(expected.height * scale))
+    if size != expected.size:
+        expected = expected.resize(size, Image.Resampling.BICUBIC)
+    top, left = (expected.height - height) // 2, (expected.width - width) // 2
+    expected = channels_first(expected)[:, top : top + height, left : left + width]
+    assert torch.equal(crop_image(image, "center", 0, shape), expected)
+
+
+def test_the_side_of_a_square_is_a_size_too():
+    image = picture(70, 90)
+    assert torch.equal(all_crops(image, "ten", 48), all_crops(image, "ten", (48, 48)))
+    assert [show_size(256), show_size((192, 320))] == ["256", "192x320"]
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_every_recipe_has_crops_of_any_shape(name):
+    image = picture(70, 90)
+    crops = all_crops(image, name, (32, 48))
+    assert crops.shape == (num_crops(name), 3, 32, 48)
+    for index, crop in enumerate(crops):
+        assert torch.equal(crop_image(image, name, index, (32, 48)), crop)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300_000), (300_000, 2)])

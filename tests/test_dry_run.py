@@ -15,8 +15,9 @@ from Trainer.dry_run import (
     dry_run,
 )
 from Trainer.footprint import Way, footprint
+from Trainer.generator_data import write_caches
 from Trainer.memory import free_memory, saved_bytes
-from Trainer.tokens import cache_folder, write_caches
+from Trainer.tokens import cache_folder
 from Trainer.trainer import Trainer
 from Trainer.vit import RowLogits
 from Trainer.window import Window

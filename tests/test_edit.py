@@ -3,6 +3,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from tiny_text import save_encoder, save_text_weights
 from tiny_weights import GRID, SIDE, save_tiny_weights
 
 from MaskGIL.__main__ import main
@@ -230,6 +231,7 @@ IMAGE = "image=cat.png"
         ),
         (["vary", IMAGE, "out="], "out and images are empty; name a file to write, out=edit.png."),
         (["vary", IMAGE, "out=a.jpg"], "out=a.jpg must end in .png."),
+        (["vary", IMAGE, "height=7"], "height=7 must be a multiple of 2; the nearest are 6 and 8."),
         (["vary", IMAGE, "num_steps=65"], "num_steps=65 must lie between 1 and the number of toke"),
     ],
 )
@@ -241,6 +243,60 @@ def test_mistakes_end_with_a_sentence_and_code_2(edit, tmp_path, words, sentence
     assert set(tmp_path.iterdir()) == before
 
 
+def test_an_edit_by_prompt(edit, tmp_path, capsys):
+    folder = save_text_weights(tmp_path / "weights", save_encoder(tmp_path / "encoder"))
+    text = Pipeline.from_pretrained(folder, "cpu", torch.float32)
+    capsys.readouterr()
+    words = ["edit", "prompt=a red star, dark", "num_images=2", "device=cpu", "precision=fp32"]
+    beside = [f"weights={folder}", "image=small.png", "negative_prompt=blue", "seed=5"]
+    Image.open("cat.png").resize((8, 8)).save("small.png")
+    for kind, more in {"inpaint": {"mask": "left"}, "outpaint": {"right": 4}, "vary": {}}.items():
+        keys = [f"{key}={value}" for key, value in more.items()]
+        assert main([*words, f"kind={kind}", *keys, *beside, f"images={kind}"]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert "images     2 in a row, 'a red star, dark', seed 5\n" in out
+        asked = {"prompt": ["a red star, dark"] * 2, "negative_prompt": "blue", "generator": 5}
+        if kind == "inpaint":
+            mask = torch.zeros(8, 8, dtype=torch.bool)
+            mask[:, :4] = True
+            more = {"masks": mask}
+        elif kind == "vary":
+            more = {"strength": 0.5}
+        expected = getattr(text, kind)("small.png", **asked, **more).images
+        for name, image in zip(("00.png", "01.png"), expected):
+            assert np.array_equal(np.asarray(Image.open(f"{kind}/{name}")), np.asarray(image))
+    assert main([*words[:1], "interpolate", "prompt=a star", f"weights={folder}"]) == 2
+    assert "error: prompt has no effect on interpolate; leave it out." in capsys.readouterr().err
+
+
+def test_the_picture_is_cropped_to_any_height_and_width(edit, pipe):
+    words = ["image=large.jpg", "height=8", "width=24", "class_labels=4", "num_images=1"]
+    sizes = {"height": 8, "width": 24}
+    assert edit("inpaint", *words, "mask=left", "out=inpaint.png")[0] == 0
+    original, hidden, drawn = cells("inpaint.png", 8, 24)[0]
+    assert (grey(hidden)[:, :12].all(), grey(hidden)[:, 12:].any()) == (True, False)
+    assert np.array_equal(drawn[:, 12:], original[:, 12:])
+    assert edit("outpaint", *words, "right=4", "out=outpaint.png")[0] == 0
+    _, drawn = cells("outpaint.png", 8, 28)[0]
+    expected = pipe.outpaint("large.jpg", 4, right=4, **sizes).images[0]
+    assert np.array_equal(drawn, expected)
+    assert edit("vary", *words, "out=vary.png")[0] == 0
+    _, seen, drawn = cells("vary.png", 8, 24)[0]
+    assert grey(seen).sum() == 0.5 * 8 * 24
+    expected = pipe.vary("large.jpg", 0.5, 4, **sizes).images[0]
+    assert np.array_equal(drawn, expected)
+    words = ["class_labels=1,2", "height=8", "width=24", "num_images=2"]
+    assert edit("interpolate", *words, "out=between.png")[0] == 0
+    assert cells("between.png", 8, 24).shape[:2] == (1, 2)
+
+
+def test_a_prompt_needs_weights_that_know_it(edit):
+    code, _, err = edit("vary", IMAGE, "prompt=a star", "--dry-run")
+    told = "error: prompt is not for these weights, which know classes; use class_labels=...\n"
+    assert (code, err) == (2, told)
+
+
 def test_weights_of_a_tokenizer_and_of_captions(edit, tmp_path, capsys):
     save_weights(tmp_path / "tokenizer", tiny.tokenizer())
     words = ["edit", "vary", IMAGE, "device=cpu"]
@@ -249,4 +305,4 @@ def test_weights_of_a_tokenizer_and_of_captions(edit, tmp_path, capsys):
     network = tiny.network(num_classes=0, caption_width=6, grid=(GRID, GRID)).float()
     save_weights(tmp_path / "captions", tiny.tokenizer(), network=network)
     assert main([*words, f"weights={tmp_path / 'captions'}"]) == 2
-    assert "error: This generator takes captions (features of a" in capsys.readouterr().err
+    assert "error: These weights do not say which text encoder t" in capsys.readouterr().err

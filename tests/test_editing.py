@@ -8,8 +8,9 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from tiny_text import save_encoder, text_pipeline
 
-from MaskGIL.data.crops import to_float, to_uint8
+from MaskGIL.data.crops import crop_image, to_float, to_uint8
 from MaskGIL.editing import at_random, blend_weight, token_margins, touched
 from MaskGIL.noise import random_bits
 from MaskGIL.pipeline import Pipeline, image_seeds
@@ -173,6 +174,32 @@ def test_larger_pictures_are_cropped_as_in_training(pipe):
                                output_type="uint8").images  # fmt: skip
     assert torch.equal(found, from_square)
     assert found.shape == (1, 3, SIDE, SIDE)
+
+
+def test_edits_have_any_height_and_width(pipe, masks):
+    """In each the tokens are those of the cropped picture, but for what is drawn."""
+    large = Image.effect_noise((48, 32), 90).convert("RGB")
+    cropped = crop_image(large, "center", 0, (4, 12))[None]
+    asked = {"height": 4, "width": 12, "generator": 3, "output_type": "uint8"}
+    before = encoded(pipe, cropped)
+    mask = Image.new("L", large.size)
+    mask.paste(255, (0, 0, 24, 32))
+    painted = pipe.inpaint(large, mask, 1, **asked)
+    assert painted.images.shape == (1, 3, 4, 12)
+    assert torch.equal(painted.tokens[..., 3:], before[..., 3:])
+    assert torch.equal(painted.images[..., 6:], cropped[..., 6:])
+    assert torch.equal(pipe.vary(large, 0.0, 1, **asked).tokens, before)
+    assert pipe.vary(large, 0.5, 1, **asked).tokens.shape == (1, 2, 6)
+    wide = pipe.outpaint(large, 1, right=4, top=2, **asked)
+    assert wide.tokens.shape == (1, 3, 8)
+    assert torch.equal(wide.tokens[:, 1:, :6], before)
+    fresh = pipe([1], height=4, width=12, generator=[3], output_type="uint8")
+    seeds = {**asked, "generator": [3]}
+    assert torch.equal(pipe.vary(large, 1.0, 1, **seeds).tokens, fresh.tokens)
+    between = pipe.interpolate(1, 2, 3, height=4, width=12, generator=3, output_type="uint8")
+    assert between.images.shape == (3, 3, 4, 12)
+    with pytest.raises(UserError, match=r"^height=3 must be a multiple of 2; the nearest are 2 an"):
+        pipe.vary(large, 0.5, 1, height=3)
 
 
 # A network of the next token
@@ -378,19 +405,54 @@ def test_sentences(pipe, images, job, sentence):
 
 
 def test_margins_of_tokens(pipe):
-    assert token_margins(pipe, left=0, right=4, top=2, bottom=0) == (0, 2, 1, 0)
+    assert token_margins(pipe, (4, 4), left=0, right=4, top=2, bottom=0) == (0, 2, 1, 0)
 
 
-@pytest.mark.parametrize("caption_width", [0, 6])
-def test_generators_without_classes(images, caption_width):
-    network = tiny.network(num_classes=0, caption_width=caption_width).float()
-    pipe = Pipeline(network, tiny.tokenizer(), sampling=SAMPLING)
+def test_generators_without_classes(images):
+    pipe = Pipeline(tiny.network(num_classes=0).float(), tiny.tokenizer(), sampling=SAMPLING)
     with pytest.raises(UserError, match=r"^This model knows no classes; there is nothing to inter"):
         pipe.interpolate(0, 1, 3)
     with pytest.raises(UserError, match=r"^This model knows no classes; leave class_labels out\.$"):
         pipe.vary(images, 0.5, 0)
-    if caption_width:
-        with pytest.raises(UserError, match=r"^This generator takes captions \(features of a text"):
-            pipe.vary(images, 0.5)
-    else:
-        assert len(pipe.vary(images, 0.5).images) == 3
+    assert len(pipe.vary(images, 0.5).images) == 3
+
+
+# Prompts
+
+
+@pytest.fixture(scope="module")
+def text_pipe(tmp_path_factory):
+    return text_pipeline(save_encoder(tmp_path_factory.mktemp("encoder")))
+
+
+PROMPTS = ["a star", "two red circle above a blue square", "a green heart on dark"]
+
+
+def test_what_is_masked_is_drawn_of_the_prompts(text_pipe, images, masks):
+    asked = {"paste": False, "output_type": "uint8"}
+    found = text_pipe.inpaint(images, masks, prompt=PROMPTS, generator=[5, 6, 7], **asked)
+    hidden = touched(masks, STRIDE)
+    captions = text_pipe.encode_prompts(PROMPTS)
+    given = encoded(text_pipe, images).masked_fill(hidden, 11)
+    expected = text_pipe.fill_tokens(given, captions, torch.tensor([5, 6, 7]))
+    assert torch.equal(found.tokens, expected)
+    one = text_pipe.inpaint(images, masks, prompt=PROMPTS[1], generator=[5, 6, 7], **asked)
+    assert torch.equal(one.tokens[1], found.tokens[1])
+    assert not torch.equal(one.tokens[0], found.tokens[0])
+
+
+def test_edits_lead_away_from_a_negative_prompt(text_pipe, images):
+    asked = {"prompt": "a star", "generator": [5, 6, 7], "output_type": "uint8"}
+    captions, against = (text_pipe.encode_prompts([text] * 3) for text in ("a star", "dark"))
+    varied = text_pipe.vary(images, 1.0, negative_prompt="dark", **asked)
+    expected = text_pipe.sample_tokens(captions, torch.tensor([5, 6, 7]), null=against)
+    assert torch.equal(varied.tokens, expected)
+    wide = text_pipe.outpaint(images, right=4, negative_prompt=["dark"], **asked)
+    assert not torch.equal(wide.tokens, text_pipe.outpaint(images, right=4, **asked).tokens)
+
+
+def test_as_many_prompts_as_images(text_pipe, images):
+    with pytest.raises(UserError, match=r"^There are 3 images, 2 prompts; give as many of each, o"):
+        text_pipe.vary(images, 0.5, prompt=PROMPTS[:2])
+    with pytest.raises(UserError, match=r"^This model knows no classes; there is nothing to inter"):
+        text_pipe.interpolate("a star", "a heart", 3)

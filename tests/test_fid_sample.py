@@ -262,7 +262,7 @@ def test_png_files_beside(fid_sample, tmp_path):
         (["weights=nowhere"], "No such weights folder: nowhere."),
         (["out=a.png"], "out=a.png must end in .npz."),
         (["nearest=pairs", "train=shapes:9"], "nearest=pairs must end in .png."),
-        (["reference=nowhere"], "No such reference: reference=nowhere; give shapes, a folder"),
+        (["reference=nowhere"], "No such reference: reference=nowhere; give shapes, scenes,"),
         (["num_reference=65"], "reference has 64 images, not 65; lower num_reference."),
         (["classes=read ring"], "Unknown class 'read ring'. Did you mean 'red ring'?"),
         (["num_steps=65"], "num_steps=65 must lie between 1 and the number of tokens, 64."),

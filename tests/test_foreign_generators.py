@@ -13,6 +13,7 @@ import torch
 from fake_hub import hub as serve
 from huggingface_hub import constants
 from tiny_generators import CONFIGS, write_official
+from tiny_text import save_encoder
 
 import FID_sample
 from MaskGIL.__main__ import main
@@ -22,6 +23,7 @@ from MaskGIL.foreign_generators import is_generator, open_foreign_generator, row
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.public import GENERATORS, PUBLIC, PublicFile, PublicGenerator
 from MaskGIL.sampling import SamplingConfig
+from MaskGIL.text_source import TextOrigin
 from MaskGIL.weights import load_network, load_weights, read_config, save_weights
 from Metrics.sample_config import SampleConfig
 from Network import build_tokenizer
@@ -132,8 +134,28 @@ def test_as_many_classes_as_imagenets_are_imagenets(hub, monkeypatch):
 
 def test_captions_are_not_classes(hub):
     pipe = Pipeline.from_pretrained("llamagen_t2i", "cpu", torch.float32)
-    assert sentence(pipe, [3]).startswith("This model knows no classes; leave class_labels out.")
-    assert sentence(pipe).startswith("This generator takes captions (features of a text encoder)")
+    assert sentence(pipe, [3]) == (
+        "class_labels is not for these weights, which know prompts; use prompt=..."
+    )
+    told = "These weights do not say which text encoder they learned from; name it, text_encoder="
+    assert sentence(lambda: pipe(prompt="a star")).startswith(told)
+
+
+def test_a_name_draws_prompts_with_its_own_text_encoder(hub, monkeypatch, tmp_path):
+    """Nobody has told a fingerprint; prompts are put into lower case, as the authors do."""
+    origin = TextOrigin(str(save_encoder(tmp_path / "encoder", width=48)), "bf16", "", True)
+    row = GENERATORS["llamagen_t2i"]._replace(text=origin)
+    monkeypatch.setitem(GENERATORS, "llamagen_t2i", row)
+    assert main(["convert", "llamagen_t2i", str(tmp_path / "weights")]) == 0
+    drawn = []
+    for weights in ("llamagen_t2i", tmp_path / "weights"):
+        pipe = Pipeline.from_pretrained(weights, "cpu", torch.float32)
+        assert (pipe.text, pipe.objective, pipe.tokenizer.name) == (origin, "ar", "tiny-vq")
+        drawn += [
+            pipe(prompt=prompt, generator=4).tokens for prompt in ("A red STAR", "a red star")
+        ]
+    assert drawn[0].shape == (1, *CONFIGS["llamagen_t2i"].grid)
+    assert all(torch.equal(tokens, drawn[0]) for tokens in drawn)
 
 
 def test_load_network_takes_a_name(hub):

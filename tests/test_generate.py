@@ -1,13 +1,15 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_text import save_encoder, save_text_weights
 from tiny_weights import GRID, SIDE, save_tiny_weights
 
 from MaskGIL.__main__ import main
 from MaskGIL.confidence_map import LEGEND_HEIGHT
-from MaskGIL.config import load_config
-from MaskGIL.generate import GenerateConfig, choose_labels
 from MaskGIL.imagenet import imagenet_synsets
 from MaskGIL.pictures import MASKED_GREY
 from MaskGIL.pipeline import Pipeline
@@ -128,28 +130,6 @@ def test_confidence_and_tokens_are_written(generate, pipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected", "columns"),
-    [
-        ([], [0, 2, 4, 6, 8, 10, 12, 15], 8),
-        (["num_images=3"], [0, 7, 15], 3),
-        (["class_labels=4,9", "num_images=5"], [4, 4, 4, 9, 9], 3),
-        (["class_labels=7", "num_images=9"], [7] * 9, 8),
-        (["class_labels=9,9"], [9, 9], 2),
-    ],
-)
-def test_labels_and_columns(pipe, words, expected, columns):
-    labels, number = choose_labels(pipe, load_config(GenerateConfig, None, words))
-    assert (labels.tolist(), number) == (expected, columns)
-
-
-def test_without_classes_the_null_condition_is_shown(tmp_path):
-    folder = save_tiny_weights(tmp_path / "weights", classes=())
-    pipe = Pipeline.from_pretrained(folder, "cpu", torch.float32)
-    labels, _ = choose_labels(pipe, GenerateConfig(num_images=3))
-    assert labels.tolist() == [pipe.network.null_label] * 3
-
-
-@pytest.mark.parametrize(
     ("classes", "words", "shown"),
     [
         (imagenet_synsets(), ["class_labels=n01443537,207"], "2 of goldfish, golden retriever"),
@@ -174,7 +154,7 @@ def test_a_picture_may_be_replaced_and_enlarged(generate, tmp_path):
         (["class_labels=red rung"], "Unknown class 'red rung'. Did you mean 'red ring'? Known: "),
         (["class_labels=16"], "Class 16 does not exist; the model knows 0 to 15."),
         (["class_labels=1,2,3", "num_images=2"], "num_images=2 is less than the 3 classes of "),
-        (["out="], "out, strip, gif, confidence and tokens are empty; name a file to write, out="),
+        (["out="], "out, strip, gif, confidence and tokens and images are empty; name a file to "),
         (["out=a.png", "strip=a.png"], "Two of out, strip, gif, confidence and tokens name the "),
         (["tokens=a.npy"], "tokens=a.npy must end in .npz."),
         (["gif=a.mp4"], "gif=a.mp4 must end in .gif."),
@@ -193,3 +173,129 @@ def test_dry_run_writes_nothing(generate, tmp_path):
     assert code == 0
     assert "sampler    4 steps" in out
     assert list(tmp_path.iterdir()) == []
+
+
+# Prompts
+
+
+@pytest.fixture(scope="module")
+def text_weights(tmp_path_factory):
+    place = tmp_path_factory.mktemp("text")
+    return save_text_weights(place / "weights", save_encoder(place / "encoder"))
+
+
+@pytest.fixture
+def draw(text_weights, generate):
+    return lambda *words: generate(*words, f"weights={text_weights}")
+
+
+@pytest.fixture(scope="module")
+def text_pipe(text_weights):
+    return Pipeline.from_pretrained(text_weights, "cpu", torch.float32)
+
+
+def read(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_a_prompt_is_one_text_with_its_commas(draw, text_pipe, tmp_path):
+    words = ["prompt=a red star, dark", "negative_prompt=blue", "num_images=3", "seed=4"]
+    code, out, err = draw(*words, "images=drawn", "tokens=steps.npz", "strip=s.png", "gif=d.gif")
+    assert (code, err) == (0, "")
+    assert "images     3 of 'a red star, dark', seed 4\n" in out
+    assert "wrote      grid.png, s.png, d.gif, steps.npz, drawn\n" in out
+    expected = text_pipe(prompt=["a red star, dark"] * 3, negative_prompt="blue", generator=4)
+    names = ["00000-00.png", "00000-01.png", "00000-02.png"]
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == names
+    for name, image in zip(names, expected.images):
+        assert np.array_equal(read(tmp_path / "drawn" / name), np.asarray(image))
+    with np.load(tmp_path / "steps.npz") as stored:
+        assert np.array_equal(stored["tokens"][-1], expected.tokens)
+        assert stored["prompts"].tolist() == ["a red star, dark"] * 3
+
+
+def test_any_height_and_width(draw, generate, text_pipe, tmp_path):
+    words = ["height=4", "width=12", "images=drawn", "confidence=map.png"]
+    assert draw("prompt=a star", *words, "plan=ar")[1].count("sampler    12 steps") == 1
+    (expected,) = text_pipe(prompt="a star", height=4, width=12, plan="ar").images
+    assert np.array_equal(read(tmp_path / "drawn/00000.png"), np.asarray(expected))
+    code, out, _ = generate("class_labels=0", "height=8", "width=32", "counts=32,32", "images=wide")
+    assert (code, "sampler    2 steps" in out) == (0, True)
+    assert read(tmp_path / "wide/00000.png").shape == (8, 32, 3)
+
+
+def test_a_file_of_prompts_with_a_seed_for_each_image(draw, text_pipe, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a star\na red ring, a heart\n")
+    words = ["prompts=prompts.txt", "seeds=7,-1", "out=", "images=drawn"]
+    code, out, _ = draw(*words)
+    assert code == 0
+    assert "images     2 of 'a star' and 1 more, seeds 7,-1\n" in out
+    expected = text_pipe(prompt=["a star", "a red ring, a heart"], generator=[7, -1]).images
+    for name, image in zip(("00000.png", "00001.png"), expected):
+        assert np.array_equal(read(tmp_path / "drawn" / name), np.asarray(image))
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".png"] == []
+
+
+def test_geneval_and_mjhq_as_their_scorers_want_them(draw, text_pipe, tmp_path):
+    entries = [{"tag": "single_object", "prompt": text} for text in ("a star", "a heart")]
+    lines = "\n".join(map(json.dumps, entries))
+    (tmp_path / "geneval.jsonl").write_text(lines)
+    assert draw("prompts=geneval.jsonl", "num_images=2", "out=", "images=geneval")[0] == 0
+    drawn = text_pipe(prompt=["a star"] * 2 + ["a heart"] * 2, generator=0).images
+    places = [f"0000{row}/samples/000{number}.png" for row in (0, 1) for number in (0, 1)]
+    for place, image in zip(places, drawn):
+        assert np.array_equal(read(tmp_path / "geneval" / place), np.asarray(image))
+    found = json.loads((tmp_path / "geneval/00001/metadata.jsonl").read_text())
+    assert found == entries[1]
+    (tmp_path / "mjhq.json").write_text('{"ab12": {"category": "food", "prompt": "a star"}}')
+    assert draw("prompts=mjhq.json", "out=", "images=mjhq")[0] == 0
+    assert np.array_equal(read(tmp_path / "mjhq/food/ab12.png"), np.asarray(drawn[0]))
+
+
+def test_an_empty_and_a_long_prompt_are_noted_once(draw):
+    code, out, _ = draw("num_images=2")
+    assert code == 0
+    assert out.startswith("note       An empty prompt asks for nothing: its image is drawn without")
+    assert "images     2 of no prompt, seed 0\n" in out
+    _, out, _ = draw("prompt=two red circle above a blue square on a dark ring", "num_images=2")
+    assert out.startswith("note       A caption of 13 tokens is cut to 10, the most for ")
+    assert out.count("note") == 1
+
+
+def test_the_text_encoder_may_lie_elsewhere(draw, text_weights, tmp_path):
+    shutil.copytree(text_weights.parent / "encoder", tmp_path / "moved")
+    save_encoder(tmp_path / "other", seed=1)
+    assert draw("prompt=a star", "text_encoder=moved")[0] == 0
+    code, _, err = draw("prompt=a star", "text_encoder=other", "--dry-run")
+    assert code == 2
+    assert err.startswith("error: text_encoder=other has the fingerprint ")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["class_labels=3"], "class_labels is not for these weights, which know prompts; use pro"),
+        (["prompt=a", "prompts=b.txt"], "prompt and prompts both say what to draw; leave one of"),
+        (["prompts=b.txt"], "No such file of prompts: b.txt."),
+        (
+            ["negative_prompt=dark", "guidance_scale=1"],
+            "negative_prompt=dark has no effect: no step has guidance: look at guidance_scale, g",
+        ),
+        (["seeds=1,2"], "seeds has 2 for 1 images; give one for each, or seed alone."),
+        (["seeds=1", "seed=2"], "seed has no effect beside seeds; leave one of them out."),
+        (["height=9"], "height=9 must be a multiple of 2; the nearest are 8 and 10."),
+        (["num_images=3000"], "3,000 images are too many for one picture, 2,048 at most; write e"),
+        (["text_encoder=nowhere"], "text_encoder=nowhere is no folder and none of the names flan"),
+    ],
+)
+def test_mistakes_of_prompts(draw, tmp_path, words, sentence):
+    code, _, err = draw(*words)
+    assert code == 2
+    assert err.startswith(f"error: {sentence}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_need_weights_that_know_them(generate):
+    code, _, err = generate("prompt=a star")
+    told = "error: prompt is not for these weights, which know classes; use class_labels=...\n"
+    assert (code, err) == (2, told)

@@ -16,6 +16,10 @@ from tiny_generators import (
     write_official,
 )
 
+from MaskGIL.decoding import decode
+from MaskGIL.plans import make_plan
+from MaskGIL.predictor import CausalPredictor
+from MaskGIL.sampling import SamplingConfig
 from MaskGIL.weights import load_network
 from Network import build_network
 from Network.condition import Captions
@@ -193,6 +197,29 @@ def test_guided_tokens_of_padded_captions(load, scale, suffix, tolerance):
     captions = padded(golden)
     found = greedy(network, captions, network.condition.without(captions), 3, 16)
     assert torch.equal(found, golden[f"greedy_cfg3_masked{suffix}"])
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("name", "grid", "guidance", "tokens"),
+    [("llamagen_c2i", 8, 2, "greedy_cfg2"), ("llamagen_t2i", 4, 3, "greedy_cfg3_masked")],
+)
+def test_our_sampler_draws_the_guided_tokens_of_llamagen(
+    load, name, grid, guidance, tokens, scale, suffix, tolerance
+):
+    """The whole way of decoding: plan, predictor with its cache, guidance and draws."""
+    network, golden = load(name, scale), stored(name)
+    condition = padded(golden) if "caption" in golden else golden["labels"]
+    settings = SamplingConfig(guidance="constant", guidance_scale=guidance, temperature=0)
+    found = decode(
+        CausalPredictor(network, condition, settings),
+        torch.full((2, grid, grid), network.mask_id),
+        make_plan(grid**2, settings, "ar"),
+        torch.arange(2),
+        mask_id=network.mask_id,
+        sampling=settings,
+    )
+    assert torch.equal(found.flatten(1), golden[f"{tokens}{suffix}"])
 
 
 # Full sizes

@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from tiny_text import save_encoder, text_pipeline
 
 from MaskGIL import history as module
 from MaskGIL.data.crops import to_uint8
 from MaskGIL.history import History, frames, sample_history, spread_steps, write_tokens
 from MaskGIL.pictures import MASKED_GREY, grey_out
 from MaskGIL.pipeline import Pipeline, image_seeds
+from MaskGIL.prompting import Texts
 from MaskGIL.sampling import SamplingConfig
 
 MASK, LABELS = 11, torch.tensor([0, 2, 1])
@@ -28,7 +30,8 @@ def pipeline(settings):
 
 def sampled(name):
     pipe = pipeline(PLANS[name])
-    return pipe, sample_history(pipe, LABELS, image_seeds(0, torch.arange(3)))
+    parts = sample_history(pipe, LABELS, image_seeds(0, torch.arange(3)))
+    return pipe, History.cat([*parts])
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -96,3 +99,22 @@ def test_tokens_are_written(tmp_path):
         assert np.array_equal(stored["confidence"], np.full((3, 2, 2), -0.5, np.float32))
         assert stored["labels"].tolist() == [0, 2, 1]
         assert stored["mask_id"] == MASK
+
+
+def test_prompts_are_sampled_in_parts_and_written(tmp_path, monkeypatch):
+    pipe = text_pipeline(save_encoder(tmp_path / "encoder"))
+    prompts, seeds = ["a star", "a red ring, a heart", "a blue ring"], torch.tensor([5, 6, 7])
+    texts = Texts(pipe.encode_prompts, prompts)
+    against = Texts(pipe.encode_prompts, ["dark"] * 3)
+    monkeypatch.setattr(module, "BATCH", 2)
+    found = History.cat([*sample_history(pipe, texts, seeds, against, (2, 6))])
+    expected = pipe(
+        prompt=prompts, negative_prompt="dark", generator=seeds, height=4, width=12,
+        output_type="uint8",
+    )  # fmt: skip
+    assert torch.equal(found.tokens[-1], expected.tokens.int())
+    assert torch.equal(found.images, expected.images)
+    write_tokens(tmp_path / "steps.npz", found, texts, MASK)
+    with np.load(tmp_path / "steps.npz") as stored:
+        assert stored["prompts"].tolist() == prompts
+        assert "labels" not in stored

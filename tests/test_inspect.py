@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from test_foreign_tokens import random_tokens, write_folders
 from tiny_runs import tree
+from tiny_text import text_network
 from tiny_weights import SIDE, save_tiny_weights
 
 from MaskGIL.__main__ import main
@@ -14,6 +15,7 @@ from MaskGIL.cache import TokenCache, finish_cache, write_cache
 from MaskGIL.data.crops import to_uint8
 from MaskGIL.data.folders import BadFiles, UnreadableImage
 from MaskGIL.data.shapes import CLASSES, Shapes
+from MaskGIL.text_source import TextOrigin
 from MaskGIL.weights import load_tokenizer, load_weights, save_weights
 from Network.tokenizer import NAMED
 
@@ -52,6 +54,16 @@ def test_weights(inspect, run):
     assert "classes      16: red circle, green circle, " in out
     assert "num_steps=4, schedule=arccos" in out
     assert f"fingerprint {weights.tokenizer.fingerprint[:16]}" in out
+
+
+def test_weights_of_prompts_name_their_text_encoder(inspect, tmp_path):
+    network, text = text_network(), TextOrigin("flan-t5-xl", "bf16", "ab12")
+    for name, origin in {"told": text, "untold": None}.items():
+        save_weights(tmp_path / name, tiny.tokenizer(), network=network, text=origin)
+    told, untold = (inspect(tmp_path / name)[1] for name in ("told", "untold"))
+    assert "captions     10 x 16 by flan-t5-xl\n" in told
+    assert "captions     10 x 16 by an unknown text encoder\n" in untold
+    assert "classes" not in told + untold
 
 
 def test_weights_of_a_tokenizer(inspect, tmp_path):

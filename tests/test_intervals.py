@@ -13,6 +13,7 @@ from Metrics.intervals import (
     extrapolated,
     interval,
     interval_of_blocks,
+    interval_of_rate,
     interval_of_share,
 )
 from Metrics.jackknife import GROUPS
@@ -36,6 +37,20 @@ def test_an_interval_of_blocks_is_the_jackknifes_with_the_blocks_as_groups():
     values = np.random.default_rng(1).normal(size=7)
     expected = interval(values.mean(), [np.delete(values, i).mean() for i in range(7)])
     assert interval_of_blocks(values.mean(), values.std(), 7) == pytest.approx(expected)
+
+
+def test_an_interval_of_a_rate_ends_where_the_rate_would_be_improbable():
+    """Wilson's: its ends are the p of which the rate is 1.96 deviations of p away."""
+    for right, count in ((3, 10), (0, 25), (25, 25), (190, 200)):
+        for end in interval_of_rate(right / count, count):
+            deviation = np.sqrt(end * (1 - end) / count)
+            assert abs(right / count - end) == pytest.approx(1.959964 * deviation, abs=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.5, 0.97])
+def test_an_interval_of_a_rate_holds_the_true_one(rate):
+    right = np.random.default_rng(0).binomial(150, rate, size=2000)
+    assert covered(rate, [interval_of_rate(each / 150, 150) for each in right]) > 0.93
 
 
 @pytest.mark.parametrize("count", [50, 5000])

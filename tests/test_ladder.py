@@ -67,7 +67,7 @@ def test_every_set_but_the_samples_is_made_of_training_images(real):
             def encode(images):
                 return (images[:, 0] * 127.5 + 127.5).round().long()  # (B, h, w): the red channel
 
-        def pixels(self, tokens):
+        def pixels(self, tokens, clamp=True):
             return (tokens[:, None].float() / 127.5 - 1).expand(-1, 3, -1, -1)
 
     sets = rungs(Doubling(), real, chunk=64)

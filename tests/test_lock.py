@@ -11,8 +11,8 @@ import pytest
 from tiny_runs import config, tokenizer_weights, train, tree
 
 from Network.config import UserError
+from Trainer.generator_data import write_caches
 from Trainer.lock import NAME, only_job
-from Trainer.tokens import write_caches
 
 ROOT = Path(__file__).parent.parent
 # Its child, as a data worker, outlives it and must not keep the lock

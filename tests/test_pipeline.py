@@ -1,17 +1,24 @@
 import re
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from PIL import Image
+from tiny_text import save_encoder, text_pipeline
 
 from MaskGIL.data.crops import to_uint8
+from MaskGIL.decoding import decode
 from MaskGIL.noise import random_bits
 from MaskGIL.pipeline import Pipeline, image_seeds
+from MaskGIL.predictor import PREDICTORS
 from MaskGIL.sampling import SamplingConfig
 from MaskGIL.weights import save_weights
+from Network.condition import Captions
 from Network.config import UserError
+from Network.text import load_text_encoder
 
 CLASSES = ["red circle", "blue square", "goldfish"]
 MASK = 11
@@ -195,6 +202,8 @@ def test_an_unconditional_network(monkeypatch):
     assert len(encoded) == 1  # no second pass: there is nothing to guide by
     with pytest.raises(UserError, match=r"^This model knows no classes; leave class_labels out\.$"):
         pipe([0])
+    with pytest.raises(UserError, match=r"^prompt is not for these weights, which know none"):
+        pipe(prompt="a cat")
 
 
 def test_the_decoder_stays_wide(pipe, monkeypatch):
@@ -289,43 +298,126 @@ def test_weights_trained_both_ways_need_no_second_network(pipe):
     assert both([0, 1], plan="hybrid", num_ar=8, remask=0.3, order="local").tokens.max() < MASK
 
 
+# Prompts
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(tmp_path_factory):
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def text_pipe(encoder_folder):
+    return text_pipeline(encoder_folder)
+
+
+PROMPTS = ["a star", "two red circle above a blue square", "a green heart on dark"]
+
+
+@pytest.mark.parametrize("plan", ["mar", "ar"])
+def test_prompts_are_decoded_under_their_captions(text_pipe, encoder_folder, plan):
+    """By hand, with captions of the encoder itself, rounded to bf16 as a cache has them."""
+    captions = load_text_encoder(encoder_folder, num_tokens=10)(PROMPTS)
+    captions = Captions(captions.features.bfloat16(), captions.mask)
+    settings = replace(text_pipe.sampling, plan=plan)
+    predictor = PREDICTORS[plan](text_pipe.network, captions, settings)
+    expected = decode(
+        predictor, torch.full((3, 4, 4), MASK), text_pipe.plan(settings),
+        image_seeds(7, torch.arange(3)), mask_id=MASK, sampling=settings,
+    )  # fmt: skip
+    found = text_pipe(prompt=PROMPTS, generator=7, plan=plan)
+    assert torch.equal(found.tokens, expected)
+    assert np.array_equal(arrays(found.images[:1]), arrays(text_pipe(
+        prompt=PROMPTS[0], generator=[int(image_seeds(7, torch.tensor(0)))], plan=plan
+    ).images))  # fmt: skip
+
+
+def test_a_prompt_draws_the_same_alone_and_among_others(text_pipe):
+    found = text_pipe(prompt=[*PROMPTS, "a star"], generator=[3, -1, 3, 4]).tokens
+    assert len({str(tokens.tolist()) for tokens in found}) == 4
+    for index, (prompt, seed) in enumerate(zip([*PROMPTS, "a star"], [3, -1, 3, 4])):
+        assert torch.equal(text_pipe(prompt=prompt, generator=[seed]).tokens[0], found[index])
+
+
+def test_guidance_leads_away_from_the_negative_prompt(text_pipe):
+    """Negative + s (prompt - negative), the logits of plain networks, at every step."""
+    asked, settings = {"prompt": PROMPTS[:2], "generator": [1, 2]}, SamplingConfig(
+        num_steps=5, guidance="constant", guidance_scale=2.5, temperature=0.5
+    )  # fmt: skip
+    captions, against = (text_pipe.encode_prompts(texts) for texts in (PROMPTS[:2], PROMPTS[1:]))
+
+    class ByHand:
+        def start(self, tokens):
+            pass
+
+        def __call__(self, tokens, rows, progress):
+            logits, away = (text_pipe.network(tokens, each) for each in (captions, against))
+            guided = away + 2.5 * (logits - away)
+            return guided.gather(1, rows[..., None].expand(-1, -1, guided.shape[-1]))
+
+    expected = decode(
+        ByHand(), torch.full((2, 4, 4), MASK), text_pipe.plan(settings), torch.tensor([1, 2]),
+        mask_id=MASK, sampling=settings,
+    )  # fmt: skip
+    guidance = {"guidance": "constant", "guidance_scale": 2.5}
+    found = text_pipe(**asked, **guidance, negative_prompt=PROMPTS[1:])
+    assert torch.equal(found.tokens, expected)
+    plain = text_pipe(**asked, **guidance).tokens
+    assert not torch.equal(found.tokens, plain)
+    assert torch.equal(text_pipe(**asked, **guidance, negative_prompt=" ").tokens, plain)
+    shared = text_pipe(**asked, **guidance, negative_prompt=PROMPTS[1]).tokens
+    assert torch.equal(shared[0], found.tokens[0])
+    assert not torch.equal(shared[1], found.tokens[1])
+
+
+def test_no_prompt_is_drawn_without_condition(text_pipe):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = text_pipe(generator=3)
+        mixed = text_pipe(prompt=["", "a star"], generator=image_seeds(3, torch.arange(2)))
+    assert torch.equal(found.tokens[0], mixed.tokens[0])
+    for scale in (1.0, 9.0):  # there is nothing to be led to
+        assert torch.equal(text_pipe(generator=3, guidance_scale=scale).tokens, found.tokens)
+
+
 @pytest.mark.parametrize(
-    ("changes", "name"),
+    ("arguments", "sentence"),
     [
-        ({"codebook_size": 12}, "codebook"),
-        ({"num_classes": 4}, "number of classes"),
-        ({"grid": (4, 5)}, "grid"),
-        ({}, "list of classes"),
-        (None, "tokenizer"),
+        ({"class_labels": [0]}, "class_labels is not for these weights, which know prompts; u"),
+        ({"prompt": 3}, "prompt is 3; give a text, or a list of texts."),
+        ({"prompt": []}, "prompt is an empty list; give a text, or leave it out."),
+        ({"prompt": ["a star"], "negative_prompt": [None]}, "negative_prompt is [None]; give a te"),
+        (
+            {"prompt": ["a star"] * 3, "negative_prompt": ["a", "b"]},
+            "There are 2 negative prompts for 3 prompts; give one for each, or one for all.",
+        ),
+        ({"prompt": ["a star"] * 3, "generator": [1]}, "generator has 1 seeds for 3 images."),
+        ({"height": 9}, "height=9 must be a multiple of 2; the nearest are 8 and 10."),
     ],
 )
-def test_two_networks_must_go_together(tmp_path, pair, changes, name):
-    folder, _, tokenizer = pair
-    if changes is None:
-        tokenizer = tiny.fill(tiny.tokenizer(), 5)
-    classes = CLASSES if changes != {} else CLASSES[::-1]
-    network = tiny.network(**(changes or {})).float()
+def test_sentences_of_prompts(text_pipe, arguments, sentence):
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}"):
+        text_pipe(**arguments)
+
+
+def test_a_folder_of_weights_names_its_text_encoder(tmp_path, text_pipe, encoder_folder):
     save_weights(
-        tmp_path / "ar", tokenizer, network=network, classes=classes, objective="ar",
+        tmp_path / "weights", text_pipe.tokenizer, network=text_pipe.network,
+        sampling=text_pipe.sampling, objective="both", text=text_pipe.text,
     )  # fmt: skip
-    with pytest.raises(UserError) as error:
-        Pipeline.from_pretrained(folder / "mar", ema=False, ar_folder=tmp_path / "ar")
-    assert str(error.value) == (
-        f"ar_weights={tmp_path / 'ar'} have another {name} than weights={folder / 'mar'}; both "
-        "networks must make the same tokens of the same classes."
-    )
+    expected = text_pipe(prompt=PROMPTS, generator=5)
+    for asked in (None, encoder_folder):
+        found = Pipeline.from_pretrained(
+            tmp_path / "weights", "cpu", torch.float32, text_encoder=asked
+        )
+        assert found.text == text_pipe.text
+        assert torch.equal(found(prompt=PROMPTS, generator=5).tokens, expected.tokens)
 
 
-def test_a_second_network_of_the_wrong_kind(tmp_path, pair):
-    folder, _, tokenizer = pair
-    save_weights(tmp_path / "tokenizer", tokenizer)
-    for weights, ar_weights, sentence in [
-        ("mar", folder / "mar", f"ar_weights={folder / 'mar'} were trained with objective=mar; na"),
-        ("mar", tmp_path / "tokenizer", f"ar_weights={tmp_path / 'tokenizer'} holds a tokenizer, "),
-        ("ar", folder / "ar", f"weights={folder / 'ar'} are those of an AR network, as ar_weights"),
-    ]:
-        with pytest.raises(UserError, match=f"^{re.escape(sentence)}"):
-            Pipeline.from_pretrained(folder / weights, ema=False, ar_folder=ar_weights)
+def test_class_weights_need_no_text_encoder(tmp_path, pipe):
+    save_weights(tmp_path / "weights", pipe.tokenizer, network=pipe.network)
+    with pytest.raises(UserError, match=r"^text_encoder=flan-t5-xl has no effect: these weights "):
+        Pipeline.from_pretrained(tmp_path / "weights", text_encoder="flan-t5-xl")
 
 
 # Sentences
@@ -340,7 +432,8 @@ def test_a_second_network_of_the_wrong_kind(tmp_path, pair):
         ({"class_labels": [0, 1], "generator": [1]}, "generator has 1 seeds for 2 images."),
         ({"class_labels": True}, "Class True is neither a number nor a name; name a class."),
         ({"num_step": 4}, "Unknown argument 'num_step'. Did you mean 'num_steps'?"),
-        ({"prompt": "a cat"}, "These weights know classes, not prompts; use class_labels=..."),
+        ({"prompt": "a cat"}, "prompt is not for these weights, which know classes; use class_la"),
+        ({"negative_prompt": "a"}, "negative_prompt is not for these weights, which know classes"),
         (
             {"num_inference_steps": 2, "num_steps": 3},
             "num_inference_steps and num_steps are the same; give one of them.",
@@ -348,9 +441,10 @@ def test_a_second_network_of_the_wrong_kind(tmp_path, pair):
         ({"guidance_scale": "3"}, "guidance_scale takes a number, not '3'."),
         ({"num_inference_steps": 8.0}, "num_inference_steps takes a whole number, not 8.0."),
         ({"generator": 2**64}, "generator=18446744073709551616 is no seed of 64 signed bits; gi"),
-        ({"height": 9}, "height=9 and width=8 must be multiples of 2."),
-        ({"height": 0}, "height=0 and width=8 must be multiples of 2."),
-        ({"width": -8}, "height=8 and width=-8 must be multiples of 2."),
+        ({"height": 9}, "height=9 must be a multiple of 2; the nearest are 8 and 10."),
+        ({"width": 1}, "width=1 must be a multiple of 2; the nearest is 2."),
+        ({"height": 0}, "height=0 must be a multiple of 2; the nearest is 2."),
+        ({"width": -7}, "width=-7 must be a multiple of 2; the nearest is 2."),
         (
             {"num_inference_steps": 17},
             "num_steps=17 must lie between 1 and the number of tokens, 16",

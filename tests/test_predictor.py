@@ -9,7 +9,7 @@ from MaskGIL.guidance import GUIDANCE, scale_at
 from MaskGIL.predictor import CausalPredictor, GuidedPredictor
 from MaskGIL.sampling import SamplingConfig
 from Network import build_network
-from Network.condition import ClassCondition
+from Network.condition import Captions, ClassCondition
 from Network.gpt import Context
 
 NULL = 9
@@ -183,6 +183,34 @@ def test_an_affine_head_is_asked_once(monkeypatch):
         predictor.start(tiny.tokens())
         predictor(tiny.tokens(), torch.zeros(2, 1, dtype=torch.int64), 0.0)
     assert counts == [2]
+
+
+# Captions
+
+
+@pytest.mark.parametrize("rotary", ["grid2d", "llamagen"])
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("kind", [GuidedPredictor, CausalPredictor])
+def test_common_padding_is_cut_and_changes_nothing(kind, negative, rotary):
+    network = tiny.network(num_classes=0, caption_width=6, caption_tokens=9, rotary=rotary)
+    random = torch.Generator().manual_seed(0)
+
+    def captions(lengths):
+        rows = [torch.randn(each, 6, generator=random, dtype=torch.float64) for each in lengths]
+        return Captions.padded(rows, 9)
+
+    given, null = captions((2, 4)), captions((3, 5)) if negative else None
+    predictor = kind(network, given, tiny.guided("constant", 3.0), null)
+    rows, tokens = torch.zeros(2, 1, dtype=torch.int64), tiny.tokens()
+    with torch.no_grad():
+        predictor.start(tokens)
+        assert predictor.conditional.keys[0].shape[2] == (5 if negative else 4)
+        found = predictor(tokens, rows, 0.5)
+        causal = kind is CausalPredictor
+        null = network.condition.without(given) if null is None else null
+        with_caption, without = (network(tokens, each, causal=causal) for each in (given, null))
+    expected = (without + 3 * (with_caption - without))[:, :1]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)  # float64
 
 
 # Guidance in an interval

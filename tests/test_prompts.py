@@ -40,15 +40,15 @@ def test_plain_lines(tmp_path):
 def test_geneval(tmp_path):
     text = "\n".join(map(json.dumps, GENEVAL)) + "\n"
     assert read_prompts(written(tmp_path, "evaluation_metadata.jsonl", text)) == [
-        Prompt("00000", "a photo of a bench"),
-        Prompt("00001", "a photo of a bench and a cow"),
+        Prompt("00000", "a photo of a bench", entry=json.dumps(GENEVAL[0])),
+        Prompt("00001", "a photo of a bench and a cow", entry=json.dumps(GENEVAL[1])),
     ]
 
 
 def test_mjhq(tmp_path):
     assert read_prompts(written(tmp_path, "meta_data.json", json.dumps(MJHQ))) == [
-        Prompt("09baa6c9b2c1b6a8b9b2c1b6a8b9b2c1b6a8b9b2", "a silk dress"),
-        Prompt("00aa", "a fox in snow"),
+        Prompt("09baa6c9b2c1b6a8b9b2c1b6a8b9b2c1b6a8b9b2", "a silk dress", "fashion"),
+        Prompt("00aa", "a fox in snow", "animals"),
     ]
 
 
@@ -60,10 +60,24 @@ def test_mjhq(tmp_path):
         ("a.json", "[]", "is no JSON of prompts by id, as MJHQ-30K's is"),
         ("a.json", "[" * 50_000, r"is not JSON \(.*\); mend it"),
         ("a.json", '{"x": "a fox"}', ", x has no text under 'prompt'"),
-        ("a.json", '{"x": {"prompt": ""}}', "is empty; write or remove it"),
-        ("a.json", '{"../x": {"prompt": "a"}}', "has the id '../x', which cannot name a file"),
-        ("a.json", '{"..": {"prompt": "a"}}', "has the id '..', which cannot name a file"),
-        ("a.json", '{"": {"prompt": "a"}}', "has the id '', which cannot name a file"),
+        ("a.json", '{"x": {"prompt": "", "category": "b"}}', "is empty; write or remove it"),
+        (
+            "a.json",
+            '{"../x": {"prompt": "a", "category": "b"}}',
+            "has the id '../x', which cannot name a file",
+        ),
+        (
+            "a.json",
+            '{"..": {"prompt": "a", "category": "b"}}',
+            "has the id '..', which cannot name a file",
+        ),
+        (
+            "a.json",
+            '{"": {"prompt": "a", "category": "b"}}',
+            "has the id '', which cannot name a file",
+        ),
+        ("a.json", '{"x": {"prompt": "a"}}', ", x has no text under 'category'"),
+        ("a.json", '{"x": {"prompt": "a", "category": "/b"}}', "has the category '/b', which can"),
         ("a.jsonl", '{"prompt": "a"}\n\n{"prompt": "b"}', r", line 2 is not JSON \(.*\)"),
         ("a.jsonl", '{"prompt": "a"}\n{"prompt": 3}', ", line 2 has no text under 'prompt'"),
         ("a.jsonl", '{"prompt": "a"}\n[1]', ", line 2 has no text under 'prompt'"),

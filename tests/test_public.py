@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from MaskGIL import public
 from MaskGIL.public import GENERATORS, PUBLIC, PublicFile, describe, public_file
+from MaskGIL.text_source import ENCODERS
 from Network.config import UserError
 from Network.files import PICKLED
 from Network.tokenizer import NAMED
@@ -64,6 +65,13 @@ def test_a_generator_and_its_tokenizer_belong_together(name):
     assert re.search(rf"[_A-Z]{pixels}[_.]", row.file.file)
     assert row.objective == ("mar" if name.startswith("halton") else "ar")
     assert row.sampling.guidance_scale > 1
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_generator_of_prompts_names_its_text_encoder(name):
+    text = GENERATORS[name].text
+    assert (text is not None) == ("t2i" in name)
+    assert text is None or (text.encoder in ENCODERS and text.precision == "bf16")
 
 
 def test_no_two_names_stand_for_one_file():

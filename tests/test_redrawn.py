@@ -41,7 +41,7 @@ def test_shuffled_tokens_are_all_there_in_one_order_for_every_image():
         device = "cpu"
         tokenizer = SimpleNamespace(encode=lambda images: numbers.expand(len(images), 3, 4))
 
-        def pixels(self, tokens):
+        def pixels(self, tokens, clamp=True):
             return tokens[:, None] / 12  # (B, 1, h, w)
 
     images = torch.zeros(5, 3, 12, 16, dtype=torch.uint8)

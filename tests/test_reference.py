@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from MaskGIL.data.crops import crop_image
+from MaskGIL.data.scenes import Scenes
 from MaskGIL.data.shapes import CLASSES, Shapes
 from Metrics import reference, statistics_file
 from Metrics.reference import CROP, open_image_set, open_reference, reference_facts
@@ -45,6 +46,16 @@ def test_shapes_are_those_of_the_data_set():
 
 def test_plain_shapes_are_as_many_as_a_run_has():
     assert (len(opened("shapes")), len(opened("shapes", "train"))) == (2048, 16384)  # DataConfig
+
+
+def test_scenes_are_those_of_the_data_set_and_of_no_class():
+    images = opened("scenes:20")
+    assert (images.name, len(images), images.classes) == ("scenes (val)", 20, ())
+    assert images.labels.tolist() == [-1] * 20
+    expected = np.stack([np.asarray(Scenes("val", 20, SIZE).image(row)) for row in range(20)])
+    assert np.array_equal(torch.cat(list(images)).permute(0, 2, 3, 1).numpy(), expected)
+    with pytest.raises(UserError, match=r"images behind the colon: scenes:4096\.$"):
+        opened("scenes:")
 
 
 def test_folder_with_splits(folder):

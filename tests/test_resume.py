@@ -15,6 +15,7 @@ from tiny_runs import (
     hashes,
     image_folder,
     records,
+    text_weights,
     tokenizer_weights,
     train,
     tree,
@@ -35,6 +36,7 @@ SHAKEN = {
         "adversary.depth=2", "adversary.width=4",
     ),
     "both": ("objective=both", "network.low_bits=2", "network.dropout=0.1"),
+    "text": ("objective=both", "network.dropout=0.1", "masking.class_drop=0.3"),
 }  # fmt: skip
 COMMON = ("data.num_images=32", "optim.batch=8", f"loop.steps={STEPS}", "loop.save_every=2")
 COMMON += ("loop.validate_every=6",)
@@ -44,15 +46,15 @@ JOBS = ["generator", "tokenizer"]
 @pytest.fixture(autouse=True, scope="module")
 def few_validation_images():
     with pytest.MonkeyPatch.context() as patch:
-        for job in ("vit", "vqgan"):
-            patch.setattr(f"Trainer.{job}.VALIDATION_IMAGES", 20)
+        for file in ("generator_data", "vqgan"):
+            patch.setattr(f"Trainer.{file}.VALIDATION_IMAGES", 20)
         yield
 
 
 @pytest.fixture(scope="module", params=list(SHAKEN))
 def uninterrupted(request, tmp_path_factory):
     """(job, its folder, the folder of the run) of a run to the last step in one go."""
-    folder = tokenizer_weights(tmp_path_factory.mktemp("uninterrupted"))
+    folder = text_weights(tmp_path_factory.mktemp("uninterrupted"))
     train(request.param, folder, *SHAKEN[request.param], *COMMON)
     return request.param, folder, folder / request.param
 

@@ -30,6 +30,10 @@ from Network.config import UserError
         (["precision_recall=false"], "precision_recall has no effect without reference=...; leave"),
         (["num_reference=9"], "num_reference has no effect without reference=...; leave it out."),
         (["sweep=a", "reference=b", "vgg=none"], "vgg has no effect on a sweep; leave it out."),
+        (["captions=a", "classifier=true"], "classifier has no effect with captions=...; leave it"),
+        (["captions=a", "classes=ant"], "classes has no effect with captions=...; leave it out."),
+        (["clip=a"], "clip has no effect without captions=...; leave it out."),
+        (["captions_split=train"], "captions_split has no effect without captions=...; leave it o"),
         (["height=-1"], "height must be at least 0, not -1."),
         (["reconstruct=a", "reference=b", "image_size=8"], "image_size must be at least 11, not 8"),
         (["sweep=a", "reference=b", "num_images=19"], "num_images=19 is too few for the errors of"),
@@ -59,6 +63,7 @@ OTHER = {
     "classes": ("ant",),
     "vgg": "none",
     "grid": "a.png",
+    "captions_split": "train",
 }
 
 
@@ -84,12 +89,15 @@ def test_every_key_that_is_not_read_is_refused(way, what):
     """Which those are is told here once more, from what the code behind each way reads."""
     size, redrawn = {"height", "width", "resize"}, {"image_size", "vgg", "grid"}
     scores = {"train", "ladder", "classifier", "precision_recall", "nearest", "dinov2"}
+    captions = {"captions", "captions_split", "clip"}
     sampler = {field.name for field in fields(SamplingKeys)} - {"device", "precision", "weights"}
     unread = {
         "without reconstruct=...": redrawn,
-        "on a sweep": {"reconstruct", "samples", "png"} | redrawn | scores | size,
-        "where nothing is sampled": {"num_images", "png", "classes"} | size | scores | sampler,
+        "on a sweep": {"reconstruct", "samples", "png"} | redrawn | scores | size | captions,
+        "where nothing is sampled": {"num_images", "png", "classes"}
+        | (size | scores | sampler | captions),
         "on images that are given": {"png", "classes", "chunk", "precision"}
+        | captions
         | (size | redrawn | sampler | scores | {"reconstruct"}) - {"precision_recall", "dinov2"},
     }[what]
     for field in fields(SampleConfig):

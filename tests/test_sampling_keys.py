@@ -104,7 +104,10 @@ def test_ema_chooses_the_weights(weights):
             "guidance=cosine or guidance_power=1.",
         ),
         (["seed=-1"], "seed must lie in [0, 9223372036854775807], not -1."),
-        (["prompt=a ring"], "Samples are of classes, not of prompts: use class_labels=NAME."),
+        (
+            ["text_encoder=flan-t5-xl"],
+            "text_encoder=flan-t5-xl has no effect: these weights know no prompts; leave it out.",
+        ),
         (["device=tpu"], "Unknown device 'tpu'. Known: auto, cuda, mps, cpu."),
     ],
 )

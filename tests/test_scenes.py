@@ -128,7 +128,7 @@ def test_same_key_same_picture_whatever_was_drawn_before():
     assert few.scene(7) == many.scene(7)
     assert few.captions(7) == many.captions(7)
     assert np.array_equal(np.asarray(few.image(7)), np.asarray(many.image(7)))
-    others = [Scenes("val", 20, (64, 64), 3), Scenes("train", 20, (64, 64), 4)]
+    others = [Scenes("val", 20, (64, 64), seed=3), Scenes("train", 20, (64, 64), seed=4)]
     assert len({scenes.scene(7) for scenes in (few, *others)}) == 3
     assert len({scenes.name(7) for scenes in (few, *others)}) == 3
     assert len({few.name(index) for index in range(20)}) == 20
@@ -149,12 +149,13 @@ def test_it_is_a_source_of_images():
         (("test", 10, (64, 64)), "no split 'test'; choose train or val"),
         (("train", 0, (64, 64)), "num_images must be at least 1"),
         (("train", 10, (8, 64)), r"size \(8, 64\) is too small; use at least 16 x 16"),
-        (("train", 10, (64, 64), -1), "seed of the shapes is -1; use 0 or more"),
     ],
 )
 def test_mistakes_are_named(arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         Scenes(*arguments)
+    with pytest.raises(UserError, match="seed of the shapes is -1; use 0 or more"):
+        Scenes("train", 10, (64, 64), seed=-1)
 
 
 def test_an_index_out_of_range_is_an_index_error():

@@ -129,6 +129,7 @@ def look_at_shapes(folder, chunk):
         pieces=pieces,
         part_of=in_draws(50, 15),
         objects=True,
+        questions={"first": lambda rows, batch: [(row, int(batch[0, 0, 0, 0])) for row in rows]},
         thumbnails=True,
         features=True,
         spatial=True,
@@ -138,9 +139,11 @@ def look_at_shapes(folder, chunk):
         moments = [(each.count, each.mean, each.covariance) for each in sums]
         rows = [*found.features, found.logits, found.thumbnails]
         objects = [[[each.row, each.column, each.size] for each in seen] for seen in found.objects]
-        torch.save({"moments": moments, "rows": rows, "objects": objects}, folder / f"{chunk}.pt")
+        kept = {"moments": moments, "rows": rows, "objects": objects, "answers": found.answers}
+        torch.save(kept, folder / f"{chunk}.pt")
     else:
         assert (found.statistics[0].count, len(found.logits), found.objects) == (0, 0, [])
+        assert found.answers == {"first": []}
 
 
 def test_two_ranks_have_seen_what_one_has(tmp_path):
@@ -157,6 +160,8 @@ def test_two_ranks_have_seen_what_one_has(tmp_path):
         one, two = (torch.load(tmp_path / name / f"{chunk}.pt") for name in calls)
         assert all(map(torch.equal, one["rows"], two["rows"]))
         assert one["objects"] == two["objects"]
+        assert one["answers"] == two["answers"]
+        assert [row for row, _ in one["answers"]["first"]] == list(range(50))
         assert sum(map(len, one["objects"])) > 40
         torch.testing.assert_close(one["moments"], two["moments"], rtol=1e-9, atol=1e-9)
         assert [count for count, *_ in two["moments"]] == [15, 15, 15, 5, 15, 15, 15, 5, 50]

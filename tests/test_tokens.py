@@ -12,7 +12,8 @@ from MaskGIL.data.crops import crop_image, to_float
 from MaskGIL.weights import open_tokenizer
 from Network.config import UserError
 from Trainer.config import RunConfig
-from Trainer.tokens import cache_folder, cached_tokens, describe_cache, has_cache, write_caches
+from Trainer.generator_data import has_cache, write_caches
+from Trainer.tokens import cache_folder, cached_tokens, describe_cache
 
 FLIPS = "data.crops=flip"
 

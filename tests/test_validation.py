@@ -1,10 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
 from MaskGIL.masking import draw_mask, hidden_counts
+from Network.condition import Captions
 from Trainer.objective import RowLogits
 from Trainer.validation import QUARTERS, VALIDATIONS, validate_masked, validate_next
 
@@ -38,7 +40,7 @@ def mean(pieces):
 
 def test_hidden_tokens_are_scored_in_all_and_by_quarters(network):
     with torch.no_grad():
-        found = validate_masked(RowLogits(network), TOKENS, LABELS, **SETTINGS)
+        found = validate_masked(RowLogits(network), [(TOKENS, LABELS)], **SETTINGS)
     rows = list(rows_by_image(network))
     assert found.pop("loss") == pytest.approx(mean(loss for _, loss, _ in rows))
     assert found.pop("acc") == pytest.approx(mean(right for _, _, right in rows))
@@ -51,7 +53,7 @@ def test_hidden_tokens_are_scored_in_all_and_by_quarters(network):
 
 def test_a_quarter_without_images_is_left_out(network):
     with torch.no_grad():
-        found = validate_masked(RowLogits(network), TOKENS[:1], LABELS[:1], **SETTINGS)
+        found = validate_masked(RowLogits(network), [(TOKENS[:1], LABELS[:1])], **SETTINGS)
     hidden = hidden_counts("arccos", 1, 16, 0, 0)[0] / 16
     (name,) = [name for q, name in enumerate(QUARTERS) if q / 4 < hidden <= (q + 1) / 4]
     assert set(found) == {"loss", "acc", f"loss {name}", f"acc {name}"}
@@ -59,7 +61,7 @@ def test_a_quarter_without_images_is_left_out(network):
 
 def test_next_tokens_are_scored(network):
     with torch.no_grad():
-        found = validate_next(RowLogits(network), TOKENS, LABELS, **SETTINGS)
+        found = validate_next(RowLogits(network), [(TOKENS, LABELS)], **SETTINGS)
         logits = network(TOKENS, LABELS, causal=True)
     targets = TOKENS.flatten(1)
     losses = -logits.log_softmax(-1).gather(2, targets[..., None])
@@ -69,12 +71,45 @@ def test_next_tokens_are_scored(network):
 
 
 @pytest.mark.parametrize("mode", VALIDATIONS)
+def test_groups_of_several_shapes_count_by_their_tokens(mode, network):
+    """A loss of all is the mean over tokens, so the larger grid weighs more."""
+    wide = tiny.tokens(6, codes=10).repeat(1, 1, 2)  # (6, 4, 8)
+    groups, prefix = [(TOKENS, LABELS), (wide, LABELS[:6])], "ar_" if mode == "ar" else ""
+    with torch.no_grad():
+        ways = [VALIDATIONS[mode](RowLogits(network), [group], **SETTINGS) for group in groups]
+        both = VALIDATIONS[mode](RowLogits(network), groups, **SETTINGS)
+    counts = [
+        tokens.numel()
+        if mode == "ar"
+        else hidden_counts("arccos", len(tokens), tokens[0].numel(), 0, 0).sum()
+        for tokens, _ in groups
+    ]
+    for name in ("loss", "acc"):
+        values = [way[prefix + name] for way in ways]
+        assert both[prefix + name] == pytest.approx(np.average(values, weights=counts))
+
+
+@pytest.mark.parametrize("mode", VALIDATIONS)
+def test_captions_are_cut_as_labels_are(mode):
+    network = tiny.network(num_classes=0, caption_width=6)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(COUNT, 5, 6, generator=generator).double()
+    given = Captions(features, torch.arange(5) < torch.arange(COUNT)[:, None] % 4)
+    with torch.no_grad():
+        found, whole = (
+            VALIDATIONS[mode](RowLogits(network), [(TOKENS, given)], schedule="arccos", chunk=size)
+            for size in (7, COUNT)
+        )
+    assert found == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("mode", VALIDATIONS)
 def test_tokens_in_parts_are_scored_as_whole_ones(mode):
     """-log of the joint probability; a guess is right if both of its parts are."""
     network = tiny.network(codebook_size=12, low_bits=2)
     with torch.no_grad():
         network.output.forget()
-        found = VALIDATIONS[mode](RowLogits(network), TOKENS, LABELS, **SETTINGS)
+        found = VALIDATIONS[mode](RowLogits(network), [(TOKENS, LABELS)], **SETTINGS)
     prefix = "ar_" if mode == "ar" else ""
     assert found[f"{prefix}loss"] == pytest.approx(math.log(12))
     if mode == "ar":  # the first of equals is guessed: token 0

@@ -28,9 +28,9 @@ from MaskGIL.weights import load_network, load_weights, save_weights
 from Network import build_network, build_tokenizer
 from Network.config import UserError
 from Network.gpt import GPT
+from Trainer.generator_data import has_cache, write_caches
 from Trainer.memory import fit_into_memory
 from Trainer.objective import mode_of
-from Trainer.tokens import has_cache, write_caches
 from Trainer.vit import GeneratorTrainer, RowLogits, shown_classes
 
 FP32 = "precision=fp32"
@@ -82,7 +82,7 @@ def test_online_batches_are_the_crops_of_cached_ones(make):
     online = make("data.crops=flip", "data.tokens=online")
     for step in (0, 5):
         first, second = cached.dataset()[step], online.dataset()[step]
-        assert torch.equal(first["tokens"], online._encode(second.pop("images")))
+        assert torch.equal(first["tokens"], online.source.encode(second.pop("images")))
         assert all(torch.equal(first[name], second[name]) for name in second)
 
 
@@ -319,7 +319,7 @@ def test_tokens_in_parts_train_end_to_end(tmp_path):
     words += ["loop.validate_every=40", "loop.sample_every=40", "masking.label_smoothing=0"]
     words += ["optim.lr=1e-2", "data.num_images=32"]
     trainer = train("generator", tmp_path, *words)
-    assert trainer.validation[0].max() > 65536
+    assert trainer.source.validation[0][0].max() > 65536
     assert sum(p.numel() for p in trainer.module.parameters()) < 600_000
     found = losses(tmp_path / "generator")
     assert found[0].item() == pytest.approx(18 * math.log(2), abs=0.05)
@@ -337,7 +337,7 @@ def test_validation_of_a_network_that_knows_nothing(make):
     trainer = make()
     values = trainer.validate()
     assert values["loss"] == pytest.approx(math.log(CODES), abs=1e-4)
-    tokens, labels = trainer.validation
+    ((tokens, labels),) = trainer.source.validation
     assert (tokens.shape, labels.shape) == ((256, 4, 4), (256,))
 
 
@@ -384,7 +384,7 @@ def test_unreadable_validation_files_are_left_out(make, tmp_path, kind):
         "data.source=folder", f"data.path={images}", "network.num_classes=2", "data.max_bad=0.5",
         f"data.tokens={kind}",
     )  # fmt: skip
-    _, labels = trainer.validation
+    ((_, labels),) = trainer.source.validation
     assert labels.tolist() == [0] * (3 if kind == "cache" else 4) + [1] * 4
     assert (tmp_path / "run" / "bad_files.txt").read_text().startswith("val/cat/1.png\t")
 
@@ -575,8 +575,3 @@ def test_other_architectures_train_and_are_sampled(folder, tmp_path, kind):
 def test_the_published_layout_has_no_raster_order(make):
     with pytest.raises(UserError, match=r"learns objective=mar, not ar"):
         make("network.rotary=published", "objective=ar")
-
-
-def test_captions_cannot_be_trained_on_yet(make):
-    with pytest.raises(UserError, match=r"^network.caption_width asks for captions, and data have"):
-        make("network.caption_width=8", "network.num_classes=0")

@@ -66,14 +66,14 @@ def test_a_folder_tells_what_its_network_was_trained_for(tmp_path, network, aver
 
 
 def test_a_folder_tells_which_text_encoder_its_network_has_learned_from(tmp_path):
-    folder, text = tmp_path / "weights", TextOrigin("flan-t5-xl", "ab12")
+    folder, text = tmp_path / "weights", TextOrigin("flan-t5-xl", "bf16", "ab12")
     network = tiny.network(num_classes=0, caption_width=6, caption_tokens=5).float()
     save_weights(folder, tiny.tokenizer(), network=network, text=text)
     found = load_weights(folder, ema=False)
     assert found.text == text
     assert found.network.config == network.config
     described = json.loads((folder / "config.json").read_text())
-    for wrong in ({"encoder": "flan-t5-xl"}, "flan-t5-xl", {"encoder": 5, "fingerprint": "ab12"}):
+    for wrong in ({"encoder": "flan-t5-xl"}, "flan-t5-xl", {**text._asdict(), "encoder": 5}):
         (folder / "config.json").write_text(json.dumps({**described, "text": wrong}))
         refused(r"config\.json is damaged \(text\); write the wei", load_weights, folder)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tiny_text
 import torch
 from PIL import Image
 from torch import multiprocessing
@@ -35,6 +36,11 @@ TINY = {
         "tokenizer.codebook_size=32",
     ),
 }
+# Beside "generator": captions of drawn scenes in two shapes, by the encoder in FOLDER/encoder
+OF_TEXT = (
+    *("data.source=scenes", "data.buckets=32x32,32x48", "network.num_classes=0"),
+    *("network.caption_width=16", "network.caption_tokens=12", "network.learned_positions=false"),
+)
 SMALL = ("data.image_size=32", "data.num_images=64", "optim.batch=16", "optim.warmup=2")
 CODES = 32
 
@@ -59,6 +65,7 @@ TRAINERS = {
     "tokenizer": TokenizerTrainer,
     "double": DoubleGenerator,
     "both": GeneratorTrainer,
+    "text": GeneratorTrainer,
     "scaled": ScaledGenerator,
 }
 
@@ -75,6 +82,8 @@ def words(job, folder):
     found = [str(CONFIGS / "demo" / f"{file}.yaml"), *TINY[file], *SMALL, *QUIET, "device=cpu"]
     if file == "generator":
         found += [f"tokenizer.weights={folder / 'weights'}", f"network.codebook_size={CODES}"]
+    if job == "text":
+        found += [*OF_TEXT, f"text.encoder={folder / 'encoder'}"]
     return [*found, f"out_dir={folder / job}"]
 
 
@@ -83,6 +92,12 @@ def tokenizer_weights(folder, seed=0):
     architecture = replace(config("tokenizer", folder).tokenizer, weights="")
     save_weights(folder / "weights", tiny.fill(build_tokenizer(architecture), seed))
     return folder
+
+
+def text_weights(folder):
+    """Those of `tokenizer_weights`, and a random text encoder in FOLDER/encoder."""
+    tiny_text.save_encoder(folder / "encoder")
+    return tokenizer_weights(folder)
 
 
 def train(job, folder, *changes, stop=None):

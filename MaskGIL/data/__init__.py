@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from MaskGIL.config import DataConfig
+from MaskGIL.data.buckets import read_shapes
 from MaskGIL.data.captions import CaptionTable, folder_captions
 from MaskGIL.data.crops import least_side
 from MaskGIL.data.file_list import Files
@@ -87,7 +88,9 @@ def _shapes(config: DataConfig, split: Split) -> Images:
 
 
 def _scenes(config: DataConfig, split: Split) -> Images:
-    return Scenes(split, _num_drawn(config, split), (config.image_size, config.image_size))
+    square = (config.image_size, config.image_size)
+    shapes = read_shapes(config.buckets) or [square]
+    return Scenes(split, _num_drawn(config, split), *shapes)
 
 
 def _num_drawn(config: DataConfig, split: Split) -> int:
@@ -103,7 +106,8 @@ def _folder(config: DataConfig, split: Split) -> Images:
     with first_rank_first():  # it remembers the headers of tar files, minutes for ImageNet
         images = open_layout(config.path, split)
     if config.draft:
-        images.draft = least_side(config.crops, config.image_size)
+        sides = [max(shape) for shape in read_shapes(config.buckets)] or [config.image_size]
+        images.draft = least_side(config.crops, max(sides))
     return images
 
 

@@ -72,12 +72,12 @@ def draw_captions(counts: Tensor, seed: int, samples: Tensor, drop: float) -> Te
 
 
 def folder_captions(
-    path: str | Path, split: Split, images: Folder | Files | Packed
+    path: str | Path, split: Split, images: Folder | Files | Packed, key: str = "data.path"
 ) -> CaptionTable:
     """The captions of the pictures of a split that `open_layout` has opened at `path`.
 
-    Raises UserError where there are none, for pictures without a caption and for captions without
-    a picture, with their names.
+    Raises UserError naming `key` where there are none, and for pictures without a caption and for
+    captions without a picture, with their names.
     """
     names = [images.name(row) for row in range(len(images))]
     if isinstance(images, Packed):
@@ -92,7 +92,7 @@ def folder_captions(
     else:
         table = find_table(root) or (find_table(root / split) if (root / split).is_dir() else None)
         if table is None:
-            return _sidecar_captions(root, files, names)
+            return _sidecar_captions(root, files, names, key)
         folder, found = table.parent, read_table(table)
     keys = [file.relative_to(folder).as_posix() for file in files]
     known = set(keys)  # a table may have those of the other split too
@@ -102,11 +102,11 @@ def folder_captions(
     return CaptionTable((found.get(key, ()) for key in keys), names)
 
 
-def _sidecar_captions(root: Path, files: list[Path], names: list[str]) -> CaptionTable:
+def _sidecar_captions(root: Path, files: list[Path], names: list[str], key: str) -> CaptionTable:
     beside = [sidecar(file) for file in files]
     if not any(beside):
         raise UserError(
-            f"data.path={root} has no captions; put NAME.txt beside each picture, or one of "
+            f"{key}={root} has no captions; put NAME.txt beside each picture, or one of "
             f"{', '.join(TABLES[:3])} above them, with columns file_name and caption."
         )
     lost = [text for folder in sorted({file.parent for file in files}) for text in _lost(folder)]

@@ -1,8 +1,8 @@
-"""Square crops of a picture, and the one border between bytes and numbers of the whole project.
+"""Crops of a picture to a shape, and the one border between bytes and numbers of the whole project.
 
 Resizing follows ADM: halve with a box filter while the shorter side is twice too long, then
 bicubic (`center_crop_arr` of openai/guided-diffusion). A mirrored picture is a crop of its own.
-S size of a crop, C crops of a picture.
+H x W shape of a crop, C crops of a picture.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from Network.config import UserError
 
-Crop = Callable[[Image.Image, int], Image.Image]  # square picture, size -> picture of that size
+Shape = tuple[int, int]  # height, width in pixels
+Size = int | Shape  # the side of a square, or a shape
+Crop = Callable[[Image.Image, Shape], Image.Image]  # larger picture -> picture of that shape
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A square of `scale` times the wanted size is cut from the middle, then cropped in C ways."""
+    """The middle is cut out, `scale` times as large as the wanted shape, and cropped in C ways."""
 
     scale: float
     crops: tuple[Crop, ...]
@@ -29,8 +31,8 @@ class Recipe:
 def _at(row: float, column: float, mirror: bool = False) -> Crop:
     """A window at parts (0 to 1) of the free space; `mirror` flips it left to right."""
 
-    def crop(square: Image.Image, size: int) -> Image.Image:
-        window = _window(square, size, size, row, column)
+    def crop(middle: Image.Image, shape: Shape) -> Image.Image:
+        window = _window(middle, shape, row, column)
         return window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else window
 
     return crop
@@ -59,17 +61,27 @@ def least_side(name: str, size: int) -> int:
     return 2 * int(size * _recipe(name).scale)
 
 
-def crop_image(image: Image.Image, name: str, index: int, size: int) -> Tensor:
-    """Crop number `index` of a recipe: (3, S, S) uint8."""
-    recipe = _recipe(name)
-    return _to_tensor(recipe.crops[index](_square(image, int(size * recipe.scale)), size))
+def crop_image(image: Image.Image, name: str, index: int, size: Size) -> Tensor:
+    """Crop number `index` of a recipe: (3, H, W) uint8."""
+    recipe, shape = _recipe(name), shape_of(size)
+    return _to_tensor(recipe.crops[index](_middle(image, shape, recipe.scale), shape))
 
 
-def all_crops(image: Image.Image, name: str, size: int) -> Tensor:
-    """Every crop of a recipe, resized once: (C, 3, S, S) uint8."""
-    recipe = _recipe(name)
-    square = _square(image, int(size * recipe.scale))
-    return torch.stack([_to_tensor(crop(square, size)) for crop in recipe.crops])
+def all_crops(image: Image.Image, name: str, size: Size) -> Tensor:
+    """Every crop of a recipe, resized once: (C, 3, H, W) uint8."""
+    recipe, shape = _recipe(name), shape_of(size)
+    middle = _middle(image, shape, recipe.scale)
+    return torch.stack([_to_tensor(crop(middle, shape)) for crop in recipe.crops])
+
+
+def shape_of(size: Size) -> Shape:
+    """Height and width of a size."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def show_size(size: Size) -> str:
+    """A size as people write it: 256, or 192x320 for height x width."""
+    return str(size) if isinstance(size, int) else "{}x{}".format(*size)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -92,20 +104,25 @@ def _recipe(name: str) -> Recipe:
     return CROPS[name]
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
-    """The middle square, its side resized to `size`; a side that has it already stays untouched."""
+def _middle(image: Image.Image, shape: Shape, scale: float) -> Image.Image:
+    """The middle of a picture, resized to `scale` times a shape; one of that shape stays as it is.
+
+    As much of the picture as has this aspect ratio.
+    """
+    height, width = (int(side * scale) for side in shape)
     longest = _MAX_ASPECT * min(image.size)
-    image = _window(image, min(image.width, longest), min(image.height, longest), *_CENTER)
-    while min(image.size) >= 2 * size:
+    image = _window(image, (min(image.height, longest), min(image.width, longest)), *_CENTER)
+    while image.width >= 2 * width and image.height >= 2 * height:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    if scale != 1:
-        shape = (round(image.width * scale), round(image.height * scale))
-        image = image.resize(shape, Image.Resampling.BICUBIC)
-    return _window(image, size, size, *_CENTER)
+    factor = max(width / image.width, height / image.height)
+    if factor != 1:
+        size = (round(image.width * factor), round(image.height * factor))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return _window(image, (height, width), *_CENTER)
 
 
-def _window(image: Image.Image, width: int, height: int, row: float, column: float) -> Image.Image:
+def _window(image: Image.Image, shape: Shape, row: float, column: float) -> Image.Image:
+    height, width = shape
     if image.size == (width, height):
         return image
     top, left = int((image.height - height) * row), int((image.width - width) * column)
@@ -113,4 +130,4 @@ def _window(image: Image.Image, width: int, height: int, row: float, column: flo
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, S, S)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, H, W)

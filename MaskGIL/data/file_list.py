@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from MaskGIL.data.folders import read_image
+from MaskGIL.data.folders import read_image, read_shape
 
 
 class Files:
@@ -38,6 +38,10 @@ class Files:
     def image(self, index: int) -> Image.Image:
         """The picture as RGB, upright. Raises UnreadableImage."""
         return read_image(self.path(index), self.name(index), self.draft)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of the picture. Raises UnreadableImage."""
+        return read_shape(self.path(index), self.name(index))
 
     def path(self, index: int) -> Path:
         """Where the file is."""

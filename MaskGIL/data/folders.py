@@ -67,6 +67,10 @@ class Folder:
         """The picture as RGB, upright. Raises UnreadableImage."""
         return read_image(self.path(index), self.name(index), self.draft)
 
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of the picture. Raises UnreadableImage."""
+        return read_shape(self.path(index), self.name(index))
+
     def path(self, index: int) -> Path:
         """Where the file is."""
         return self.root / self.name(index)
@@ -138,6 +142,18 @@ def read_image(
         raise UnreadableImage(name or str(path), reason) from error
 
 
+def read_shape(path: str | Path | IO[bytes], name: str = "") -> tuple[int, int]:
+    """Height and width of what `read_image` reads, from its first bytes. Raises UnreadableImage."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                turned = _TRANSPOSITIONS.get(_orientation(image)) in _SIDEWAYS
+                return image.size if turned else image.size[::-1]
+    except Exception as error:  # as in `read_image`
+        raise UnreadableImage(name or str(path), str(error) or type(error).__name__) from error
+
+
 # ---------------------------------------------------------------------------------- pictures
 _ORIENTATION = 0x0112  # the EXIF tag; EXIF 2.32, table of orientations
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
@@ -150,6 +166,8 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_SIDEWAYS = [_TRANSPOSITIONS[number] for number in (5, 6, 7, 8)]
 
 
 def _open(path: str | Path | IO[bytes], draft: int, behind: str) -> Image.Image:

@@ -44,18 +44,24 @@ _LAYOUTS = 256  # tried at once
 class Scenes:
     """A data set of `num_images` drawn pictures with captions and without classes.
 
-    `size` is (height, width), any. More pictures never change the first ones. Raises UserError for
-    a split, number or size out of range; IndexError for an index that is.
+    `shapes` are one (height, width) or several, which the pictures have in turn. More pictures
+    never change the first ones. Raises UserError for a split, number or size out of range;
+    IndexError for an index that is.
     """
 
     classes: tuple[str, ...] = ()
     labels: NDArray[np.int64]
 
     def __init__(
-        self, split: Literal["train", "val"], num_images: int, size: tuple[int, int], seed: int = 0
+        self,
+        split: Literal["train", "val"],
+        num_images: int,
+        *shapes: tuple[int, int],
+        seed: int = 0,
     ) -> None:
-        check_drawings(split, num_images, size, 1, seed)
-        self.size, self.split, self.seed = size, split, seed
+        for shape in shapes:
+            check_drawings(split, num_images, shape, 1, seed)
+        self.shapes, self.split, self.seed = shapes, split, seed
         self.labels = np.zeros(num_images, np.int64)
 
     def __len__(self) -> int:
@@ -73,11 +79,15 @@ class Scenes:
 
     def scene(self, index: int) -> Scene:
         """The scene of the picture, undrawn."""
-        return random_scene(self.description(index), self.size, self._random(index, 2))
+        return random_scene(self.description(index), self.shape(index), self._random(index, 2))
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of the picture."""
+        return self.shapes[index % len(self.shapes)]
 
     def image(self, index: int) -> Image.Image:
         """The picture, RGB."""
-        return Image.fromarray(draw(self.scene(index), *self.size))
+        return Image.fromarray(draw(self.scene(index), *self.shape(index)))
 
     def name(self, index: int) -> str:
         """What a message calls the picture: another one has another name."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from MaskGIL.data.folders import read_image
+from MaskGIL.data.folders import read_image, read_shape
 from MaskGIL.data.members import CAPTION_FILES, LABEL_KEYS, Members, captions_of, read_members
 from MaskGIL.data.shard_counts import check_counts
 from Network.config import UserError
@@ -58,8 +58,11 @@ class Packed:
 
     def image(self, index: int) -> Image.Image:
         """The picture as RGB, upright. Raises UnreadableImage."""
-        data = self._read(index, *self._places[index, 1:].tolist())
-        return read_image(io.BytesIO(data), self.name(index), self.draft)
+        return read_image(self._file(index), self.name(index), self.draft)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of the picture. Raises UnreadableImage."""
+        return read_shape(self._file(index), self.name(index))
 
     def captions(self, index: int) -> list[str]:
         """The captions of a row, none if it has no file of them. Raises UserError for damage."""
@@ -78,6 +81,9 @@ class Packed:
                 f"The captions of {self.name(index)} are no text in UTF-8 ({error}); mend "
                 f"{self._tars[self._places[index, 0]]}."
             ) from error
+
+    def _file(self, index: int) -> io.BytesIO:
+        return io.BytesIO(self._read(index, *self._places[index, 1:].tolist()))
 
     def _read(self, index: int, offset: int, size: int) -> bytes:
         with open(self._tars[self._places[index, 0]], "rb") as file:

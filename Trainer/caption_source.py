@@ -1,0 +1,133 @@
+"""Features of captions for a generator: the caption caches of a run, written first if missing.
+
+They lie beside the token caches, and are written by the text encoder of `text.encoder`.
+"""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from MaskGIL.caption_cache import CaptionCache, finish_captions, write_captions
+from MaskGIL.caption_index import read_index
+from MaskGIL.data import Images, open_captions
+from MaskGIL.data.captions import CaptionTable
+from MaskGIL.data.folders import Split
+from MaskGIL.device import DTYPES, choose_device
+from MaskGIL.distributed import all_gather_texts, barrier, is_main, rank, world_size
+from MaskGIL.text_source import TextOrigin, open_text_encoder
+from Network.condition import Captions
+from Network.config import UserError
+from Network.text import PretrainedEncoder
+from Trainer.config import RunConfig
+from Trainer.lock import only_job
+from Trainer.logger import format_bytes
+from Trainer.tokens import SPLITS, cache_root
+
+
+class CaptionSource:
+    """The captions of the images of a run, and the encoder that reads them.
+
+    Raises UserError for data without captions, without an encoder, and for one whose features have
+    another width than network.caption_width.
+    """
+
+    def __init__(self, config: RunConfig, images: dict[Split, Images]) -> None:
+        network, text = config.network, config.text
+        self.tables: dict[Split, CaptionTable] = {
+            split: open_captions(config.data, split, each) for split, each in images.items()
+        }
+        if not text.encoder:
+            raise UserError(
+                "text.encoder is empty, and network.caption_width asks for captions; name the text "
+                "encoder, text.encoder=flan-t5-xl."
+            )
+        self.encoder: PretrainedEncoder = open_text_encoder(
+            "text.encoder",
+            text.encoder,
+            num_tokens=network.caption_tokens,
+            dtype=DTYPES[text.precision],
+        )
+        if self.encoder.width != network.caption_width:
+            raise UserError(
+                f"The text encoder {self.encoder.name} gives features of width "
+                f"{self.encoder.width}, network.caption_width is {network.caption_width}. Use "
+                f"network.caption_width={self.encoder.width}."
+            )
+        self.origin = TextOrigin(text.encoder, text.precision, self.encoder.fingerprint)
+        self._config = config
+
+    def caches(self) -> dict[Split, CaptionCache]:
+        """The features of every split, verified by the main rank, written first where missing.
+
+        All ranks must come here. Raises UserError for a cache of another encoder or of other
+        captions, for one that is damaged, and if another job writes there.
+        """
+        return {split: self._cache(split, table) for split, table in self.tables.items()}
+
+    def online(self) -> dict[Split, "OnlineCaptions"]:
+        """The features of every split, computed whenever they are asked for."""
+        return {split: OnlineCaptions(self.encoder, each) for split, each in self.tables.items()}
+
+    def _cache(self, split: Split, table: CaptionTable) -> CaptionCache:
+        folder = caption_folder(self._config, split)
+        unfinished = any(all_gather_texts("" if _is_complete(folder) else "unfinished"))
+        root = cache_root(self._config)
+        with only_job(root, "data.cache") if unfinished else nullcontext():
+            if unfinished:
+                self._write(folder, table)
+        return CaptionCache.open(folder, encoder=self.encoder, captions=table, verify=is_main())
+
+    def _write(self, folder: Path, table: CaptionTable) -> None:
+        """Encode all captions of a split on the device of the run, each rank its chunks."""
+        count = int(table.counts.sum())
+        if is_main():
+            print(f"captions   {count:,} read by {self.encoder.name}, in {folder}", flush=True)
+        self.encoder.to(choose_device(self._config.device))
+        with tqdm(total=count, unit="cap", leave=False, disable=None if is_main() else True) as bar:
+            ranks = {"rank": rank(), "world_size": world_size()}
+            write_captions(folder, table, self.encoder, **ranks, progress=bar.update)
+        self.encoder.to(torch.device("cpu"))
+        barrier()
+        if is_main():
+            finish_captions(folder)
+        barrier()
+
+
+class OnlineCaptions:
+    """Captions that are encoded when a batch asks for them; `counts` (N,) as a cache has them."""
+
+    num_bytes = 0
+
+    def __init__(self, encoder: PretrainedEncoder, table: CaptionTable) -> None:
+        self.counts, self._encoder, self._table = table.counts, encoder, table
+
+    def captions(self, rows: np.ndarray, which: np.ndarray) -> Captions:
+        """Features (B, P, C) bf16 of caption `which` (B,) of image `rows` (B,), as in a cache."""
+        pairs = zip(rows.tolist(), which.tolist())
+        found = self._encoder([self._table[row][number] for row, number in pairs])
+        return replace(found, features=found.features.bfloat16())
+
+
+def has_captions(config: RunConfig) -> bool:
+    """Whether no caption is to be encoded: the caption caches of both splits are complete."""
+    return all(_is_complete(caption_folder(config, split)) for split in SPLITS)
+
+
+def caption_folder(config: RunConfig, split: Split) -> Path:
+    """Where the features of the captions of a split lie."""
+    return cache_root(config) / "captions" / split
+
+
+def describe_captions(encoder: PretrainedEncoder, features: CaptionCache | OnlineCaptions) -> str:
+    """How many there are, and what their features take."""
+    count, size = int(features.counts.sum()), format_bytes(features.num_bytes)
+    kept = f"cached as {size}" if features.num_bytes else "encoded in every step"
+    return f"{count:,}, {encoder.num_tokens} x {encoder.width} by {encoder.name}, {kept}"
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "index.json").exists() and bool(read_index(folder)["complete"])

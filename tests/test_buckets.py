@@ -1,0 +1,149 @@
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from MaskGIL.data.buckets import BucketOrder, fill_buckets, nearest_shape, read_shapes
+from MaskGIL.data.file_list import Files
+from MaskGIL.data.folders import UnreadableImage, read_shape
+from MaskGIL.data.scenes import Scenes
+from MaskGIL.data.shapes import Shapes
+from Network.config import UserError
+
+SHAPES = [(32, 32), (32, 48), (48, 32)]
+
+
+def photos(folder, *sizes):
+    """Files of pictures of so many pixels, height x width."""
+    for number, (height, width) in enumerate(sizes):
+        Image.new("RGB", (width, height)).save(folder / f"{number}.png")
+    names = [f"{number}.png" for number in range(len(sizes))]
+    return Files(folder, "train", names, np.zeros(len(sizes), np.int64), [])
+
+
+def test_shapes_are_height_x_width():
+    assert read_shapes(["32x48", "256x256"]) == [(32, 48), (256, 256)]
+    assert read_shapes([]) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        (["256"], "data.buckets has '256'; write height x width in pixels, as 256x256,192x320."),
+        (["0x32"], "data.buckets has '0x32'; write"),
+        (["32x48", "48x32", "32x48"], "data.buckets=32x48,48x32,32x48 names a shape twice; name"),
+    ],
+)
+def test_other_words_are_refused(texts, sentence):
+    with pytest.raises(UserError) as error:
+        read_shapes(texts)
+    assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("shape", "nearest"),
+    [
+        ((100, 100), (32, 32)),
+        ((100, 122), (32, 32)),  # ratio 1.22 lies below the geometric mean of 1 and 1.5
+        ((100, 123), (32, 48)),
+        ((100, 900), (32, 48)),
+        ((900, 100), (48, 32)),
+    ],
+)
+def test_the_nearest_aspect_ratio_is_that_by_its_logarithm(shape, nearest):
+    assert SHAPES[nearest_shape(shape, SHAPES)] == nearest
+
+
+def test_pictures_go_to_their_buckets_and_that_is_remembered(tmp_path, monkeypatch):
+    images = photos(tmp_path, (30, 30), (60, 90), (90, 60), (31, 30), (40, 90))
+    memory = tmp_path / "cache" / "buckets.json"
+    buckets = fill_buckets(images, SHAPES, memory)
+    assert [bucket.rows.tolist() for bucket in buckets] == [[0, 3], [1, 4], [2]]
+    assert [bucket.shape for bucket in buckets] == SHAPES
+    assert [bucket.name(0) for bucket in buckets] == [f"train/{n}.png" for n in (0, 1, 2)]
+    assert [len(buckets[1]), buckets[1].image(1).size, buckets[1].labels.tolist()] == [
+        2, (90, 40), [0, 0],
+    ]  # fmt: skip
+    monkeypatch.setattr(Files, "shape", None)  # nothing is measured twice
+    again = fill_buckets(images, SHAPES, memory)
+    assert [bucket.rows.tolist() for bucket in again] == [[0, 3], [1, 4], [2]]
+
+
+def test_other_pictures_or_shapes_are_measured_anew(tmp_path):
+    images = photos(tmp_path, (30, 30), (60, 90), (90, 60), (31, 30))
+    memory = tmp_path / "buckets.json"
+    fill_buckets(images, SHAPES, memory)
+    (two, wide) = fill_buckets(images, SHAPES[:2], memory)
+    assert [two.rows.tolist(), wide.rows.tolist()] == [[0, 2, 3], [1]]
+    fewer = Files(tmp_path, "train", ["0.png", "1.png"], np.zeros(2, np.int64), [])
+    assert [len(bucket) for bucket in fill_buckets(fewer, SHAPES[:2], memory)] == [1, 1]
+    assert len(json.loads(memory.read_text())["numbers"]) == 2
+
+
+def test_a_bucket_that_stays_empty_is_named(tmp_path):
+    images = photos(tmp_path, (30, 30))
+    with pytest.raises(
+        UserError, match=r"^No picture is nearest in aspect ratio to data.buckets=32"
+    ):
+        fill_buckets(images, SHAPES, tmp_path / "buckets.json")
+
+
+def test_an_unreadable_picture_is_left_to_whoever_reads_it(tmp_path):
+    images = photos(tmp_path, (30, 30), (60, 90), (90, 60))
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(UnreadableImage):
+        images.shape(1)
+    buckets = fill_buckets(images, [SHAPES[0], SHAPES[2]], tmp_path / "buckets.json")
+    assert [bucket.rows.tolist() for bucket in buckets] == [[0, 1], [2]]
+
+
+def test_sources_of_one_shape_have_no_buckets(tmp_path):
+    with pytest.raises(UserError, match=r"^data.buckets needs pictures of many shapes, those of"):
+        fill_buckets(Shapes("train", 4, (32, 32)), SHAPES, tmp_path / "buckets.json")
+
+
+def test_a_shape_is_that_of_the_upright_picture(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGB", (20, 10)).save(tmp_path / "plain.jpg")
+    assert read_shape(tmp_path / "turned.jpg") == (20, 10)
+    assert read_shape(tmp_path / "plain.jpg") == (10, 20)
+
+
+def test_scenes_have_their_shapes_in_turn(tmp_path):
+    scenes, alone = Scenes("train", 7, *SHAPES), Scenes("train", 7, SHAPES[1])
+    buckets = fill_buckets(scenes, SHAPES, tmp_path / "buckets.json")
+    assert [bucket.rows.tolist() for bucket in buckets] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert [bucket.image(0).size[::-1] for bucket in buckets] == SHAPES
+    assert scenes.image(4).tobytes() == alone.image(4).tobytes()
+    assert scenes.captions(4) == alone.captions(4)
+
+
+def test_an_epoch_has_each_bucket_in_its_share_and_in_another_order():
+    order = BucketOrder([100, 60, 3], batch=10, seed=1)
+    assert order.steps.tolist() == [10, 6, 1]
+    assert order.shares.tolist() == pytest.approx([10 / 17, 6 / 17, 1 / 17])
+    epochs = [[order(17 * epoch + place) for place in range(17)] for epoch in range(3)]
+    for number, epoch in enumerate(epochs):
+        assert Counter(bucket for bucket, _ in epoch) == {0: 10, 1: 6, 2: 1}
+        for bucket, steps in enumerate(order.steps):
+            mine = [count for turn, count in epoch if turn == bucket]
+            assert mine == [*range(number * steps, (number + 1) * steps)]
+    assert len({tuple(bucket for bucket, _ in epoch) for epoch in epochs}) == 3
+
+
+def test_the_order_follows_from_seed_and_step_alone():
+    def turns(seed, steps):
+        order = BucketOrder([50, 50], batch=10, seed=seed)
+        return [order(step) for step in steps]
+
+    assert turns(1, range(40))[::-1] == turns(1, reversed(range(40)))
+    assert turns(1, range(40)) != turns(2, range(40))
+    assert BucketOrder([50], batch=10, seed=1)(12345) == (0, 12345)
+    state = torch.random.get_rng_state()
+    turns(3, range(4))
+    assert torch.equal(torch.random.get_rng_state(), state)

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import torch
+from tiny_runs import config, text_weights, tokenizer_weights, tree
+
+from MaskGIL.data import open_images
+from MaskGIL.data.buckets import Bucket
+from MaskGIL.weights import open_tokenizer
+from Network.config import UserError
+from Trainer.generator_data import GeneratorData, has_cache, write_caches
+
+WHOLE = slice(0, 16)
+STEPS = range(8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return text_weights(tmp_path)
+
+
+def opened(run):
+    images = {split: open_images(run.data, split) for split in ("train", "val")}
+    return GeneratorData(run, images, open_tokenizer(run.tokenizer))
+
+
+def test_batches_of_buckets_have_the_tokens_and_captions_of_their_rows(folder):
+    run = config("text", folder, "masking.class_drop=0.25")
+    data = opened(run)
+    images = open_images(run.data, "train")
+    (square, wide), batches = data.caches["train"], data.batches(WHOLE)
+    assert [square.grid, wide.grid] == [(4, 4), (4, 6)]
+    grids = set()
+    for step in STEPS:
+        batch = batches[step]
+        bucket = data.order(step)[0]
+        grids.add(tuple(batch["tokens"].shape[1:]))
+        rows = batch["rows"].tolist()
+        assert {images.shape(row) for row in rows} == {data.shaped["train"][bucket].shape}
+        places = np.searchsorted(data.shaped["train"][bucket].rows, rows)
+        cache = data.caches["train"][bucket]
+        assert torch.equal(batch["tokens"], cache.tokens(places, np.zeros_like(places)))
+        assert batch["features"].shape == (16, 12, 16)
+        said = [
+            data.features["train"].captions(batch["rows"].numpy(), np.full(16, n)) for n in (0, 1)
+        ]
+        equal = [(each.features == batch["features"]).flatten(1).all(1) for each in said]
+        assert (equal[0] | equal[1]).all()
+    assert grids == {(4, 4), (4, 6)}
+
+
+def test_online_batches_are_those_of_the_caches(folder):
+    cached = opened(config("text", folder))
+    online = opened(config("text", folder, "data.tokens=online"))
+    pairs = [(cached.batches(WHOLE)[step], online.batches(WHOLE)[step]) for step in STEPS]
+    for first, second in pairs:
+        assert torch.equal(first["tokens"], online.encode(second.pop("images")))
+        assert all(torch.equal(first[name], second[name]) for name in second)
+    assert not (folder / "online").exists()
+    for (first, told), (second, said) in zip(cached.validation, online.validation):
+        assert torch.equal(first, second)
+        assert torch.equal(told.features, said.features)
+
+
+def test_validation_is_of_every_bucket_with_the_first_captions(folder, monkeypatch):
+    monkeypatch.setattr("Trainer.generator_data.VALIDATION_IMAGES", 20)
+    data = opened(config("text", folder))
+    assert [tuple(tokens.shape) for tokens, _ in data.validation] == [(10, 4, 4), (10, 4, 6)]
+    for (_, captions), bucket in zip(data.validation, data.shaped["val"]):
+        assert isinstance(bucket, Bucket)
+        rows = bucket.rows[np.linspace(0, len(bucket) - 1, 10).astype(int)]
+        assert torch.equal(captions.features, data.said("val", rows).features)
+
+
+def test_all_caches_are_written_by_one_job(folder):
+    run = config("text", folder, "job=cache")
+    assert not has_cache(run)
+    write_caches(run)
+    assert has_cache(run)
+    names = {path.parent.relative_to(folder / "text" / "cache").as_posix()
+             for path in (folder / "text" / "cache").rglob("index.json")}  # fmt: skip
+    places = [f"{split}/{shape}" for split in ("train", "val") for shape in ("32x32", "32x48")]
+    assert names == {*places, "captions/train", "captions/val"}
+    before = tree(folder)
+    write_caches(run)
+    assert tree(folder) == before
+    (folder / "text/cache/captions/val/index.json").unlink()
+    assert not has_cache(run)
+
+
+def test_the_content_tells_captions_and_encoder(folder):
+    content, other = (
+        opened(config("text", folder, f"data.num_images={n}")).content() for n in (8, 9)
+    )
+    assert content["text encoder"] == other["text encoder"]
+    assert content["sha256 of captions"] != other["sha256 of captions"]
+    plain = opened(config("generator", tokenizer_weights(folder)))
+    assert set(plain.content()) == {"tokenizer"}
+
+
+def test_buckets_need_pictures(folder):
+    run = config("text", folder, "data.source=tokens", "network.caption_width=0",
+                 "network.caption_tokens=120", "text.encoder=")  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"^data.buckets=32x32,32x48 are cut from pictures, and data"
+    ):
+        write_caches(run)
