@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from MaskGIL.distributed import is_main
+from MaskGIL.distributed import all_gather_texts, is_main
 from MaskGIL.durable import is_full, save_tensors
 from Network.config import UserError
 from Trainer.logger import format_bytes
@@ -77,16 +77,21 @@ class Checkpoints:
     def latest(self) -> Path | None:
         """The newest whole checkpoint, or None. Damaged ones are passed over, with a warning.
 
-        Raises UserError for one of a format that this version does not read.
+        Every rank comes here; rank 0 alone reads the files for it, and names one. None, too, where
+        that is not on the disk of this rank. Raises UserError for a checkpoint of a format that
+        this version does not read.
         """
-        for folder in sorted(self.folder.glob("step-*"), reverse=True):
-            if folder.suffix == ".tmp":
-                continue
-            if (damage := damaged_file(folder)) is None:
-                return folder
-            if is_main():
-                print(f"warning: checkpoint {folder.name} is passed over: {damage}", flush=True)
-        return None
+        name = all_gather_texts(self._newest_whole() if is_main() else "")[0]
+        folder = self.folder / name
+        return folder if name and folder.is_dir() else None
+
+    def _newest_whole(self) -> str:
+        """What the folder that `latest` looks for is called, or nothing."""
+        for name in reversed(self.names()):
+            if (damage := damaged_file(self.folder / name)) is None:
+                return name
+            print(f"warning: checkpoint {name} is passed over: {damage}", flush=True)
+        return ""
 
     def _save(
         self, step: int, snapshot: Snapshot, export: Callable[[Snapshot], None] | None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from MaskGIL.masking import counted_rows, draw_mask, mask_tokens, max_hidden
 from MaskGIL.noise import STREAMS, seed_of
 from MaskGIL.plans import OBJECTIVES
 from Network.condition import Captions
+from Network.config import NetworkConfig
 from Network.gpt import GPT
 from Network.head import split_parts
 from Trainer.config import RunConfig
@@ -89,6 +91,15 @@ def grids_of(config: RunConfig) -> list[tuple[int, int]]:
         return [config.network.grid]
     stride = config.data.image_size // config.network.grid[0]
     return [token_grid(shape, stride) for shape in shapes]
+
+
+def network_of(config: RunConfig) -> NetworkConfig:
+    """The network of a run, which knows the longest sides of its buckets unless it is told."""
+    network = config.network
+    if not config.data.buckets or network.longest or network.rotary == "published":
+        return network
+    heights, widths = zip(network.grid, *grids_of(config))
+    return replace(network, longest=(max(heights), max(widths)))
 
 
 def flops_per_image(

@@ -47,6 +47,7 @@ from Trainer.objective import (
     grids_of,
     masked_question,
     mode_of,
+    network_of,
     next_question,
 )
 from Trainer.throughput import attention_kernel
@@ -79,7 +80,7 @@ class GeneratorTrainer(Trainer):
 
     def build(self) -> nn.Module:
         """Build the network. Raises UserError for weights to begin with that do not fit."""
-        network, source = self.config.network, self.begun_with
+        network, source = network_of(self.config), self.begun_with
         if not source:
             return build_network(network)
         begun, fresh = begin_network(network, source, self.config.init_skip)
@@ -89,7 +90,7 @@ class GeneratorTrainer(Trainer):
     def outline(self) -> GPT:
         """The network without memory."""
         with torch.device("meta"):
-            return build_network(self.config.network)
+            return build_network(network_of(self.config))
 
     def dataset(self) -> Dataset[Batch]:
         """Tokens or images of the training split, captions, and how many tokens to hide."""

@@ -126,6 +126,17 @@ def test_without_any_there_is_none(checkpoints):
     assert Checkpoints(checkpoints.folder / "missing", 2).latest() is None
 
 
+def test_other_ranks_read_nothing_and_take_what_rank_0_names(run, checkpoints, monkeypatch):
+    save(checkpoints, run, 5, 10)
+    said = ["step-0000005"]  # by rank 0, which has found the other one damaged
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("Trainer.checkpoint.all_gather_texts", lambda text: [*said, text])
+    monkeypatch.setattr("Trainer.checkpoint.damaged_file", lambda _: pytest.fail("it has read"))
+    assert checkpoints.latest() == checkpoints.folder / "step-0000005"
+    for said[0] in ("", "step-0000007"):  # there is none, or it is on another disk
+        assert checkpoints.latest() is None
+
+
 def test_a_truncated_newest_is_passed_over_with_a_warning_that_names_it(run, checkpoints, capsys):
     save(checkpoints, run, 5, 10)
     file = checkpoints.folder / "step-0000010" / "model.safetensors"

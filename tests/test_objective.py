@@ -1,15 +1,19 @@
 """Questions of a step, and the module that answers them."""
 
+import json
 from itertools import pairwise
 
 import pytest
 import tiny
 import torch
 from scipy.stats import binomtest
+from tiny_runs import config
 
+from MaskGIL.config import from_dict, to_dict
 from MaskGIL.masking import draw_mask, masked_loss
 from MaskGIL.plans import OBJECTIVES
-from Trainer.objective import RowLogits, masked_question, mode_of, next_question
+from Network.config import NetworkConfig
+from Trainer.objective import RowLogits, masked_question, mode_of, network_of, next_question
 
 LABELS, MASK = torch.tensor([0, 2]), 11
 
@@ -72,6 +76,25 @@ def test_every_next_token_is_asked_for():
 
 
 # Answers
+
+
+@pytest.mark.parametrize(
+    ("words", "longest"),
+    [
+        ((), None),  # those of network.grid, 4x4
+        (("data.buckets=32x32,32x48",), (4, 6)),
+        (("data.buckets=40x24,24x56",), (5, 7)),  # each side of a grid of its own
+        (("data.buckets=24x48",), (4, 6)),
+        (("data.buckets=32x32,32x48", "network.longest=8,8"), (8, 8)),
+        (("data.buckets=32x32,32x48", "network.rotary=published"), None),
+    ],
+)
+def test_a_network_knows_the_longest_sides_of_its_buckets(tmp_path, words, longest):
+    """And so do its weights, in whose config.json they stand."""
+    run = config("generator", tmp_path, "network.learned_positions=false", *words)
+    network = network_of(run)
+    assert network.longest == longest
+    assert from_dict(NetworkConfig, json.loads(json.dumps(to_dict(network)))) == network
 
 
 def test_rows_are_those_of_the_network():
