@@ -76,20 +76,19 @@ def read_masks(masks: Pictures) -> list[Image.Image]:
 def fit_picture(picture: Image.Image, height: int, width: int) -> Tensor:
     """A picture as (3, H, W) uint8: of this size as it is, else cropped and resized as in training.
 
-    Raises UserError for another size if the generator's is no square, as crops are.
+    As much of its middle as has this aspect ratio.
     """
     picture = picture.convert("RGB")
     if picture.size == (width, height):
         return pil_to_tensor(picture)
-    _check_square(picture, height, width)
-    return crop_image(picture, "center", 0, height)
+    return crop_image(picture, "center", 0, (height, width))
 
 
 def fit_mask(mask: Image.Image, picture: Image.Image, height: int, width: int) -> Tensor:
     """A mask as (H, W) bool, cropped as its picture is; True where any of it is white.
 
     However small or thin, what lies in the crop is not lost. Raises UserError for a mask of another
-    size than its picture, and as `fit_picture`.
+    size than its picture.
     """
     if mask.size != picture.size:
         raise UserError(
@@ -99,11 +98,11 @@ def fit_mask(mask: Image.Image, picture: Image.Image, height: int, width: int) -
     white = pil_to_tensor(mask)[0] >= WHITE
     if mask.size == (width, height):
         return white
-    _check_square(picture, height, width)
-    side = min(mask.size)
-    top, left = (mask.height - side) // 2, (mask.width - side) // 2
-    square = white[top : top + side, left : left + side]
-    return F.adaptive_max_pool2d(square[None].float(), (height, width))[0] > 0
+    factor = max(width / mask.width, height / mask.height)
+    wide, high = max(1, round(width / factor)), max(1, round(height / factor))
+    top, left = (mask.height - high) // 2, (mask.width - wide) // 2
+    middle = white[top : top + high, left : left + wide]
+    return F.adaptive_max_pool2d(middle[None].float(), (height, width))[0] > 0
 
 
 def _several(given: Pictures, dims: int, name: str) -> Sequence[Picture]:
@@ -162,14 +161,6 @@ def _numpy(array: Array) -> NDArray:
     if isinstance(array, np.ndarray):
         return array
     return (array.permute(1, 2, 0) if array.ndim == 3 else array).cpu().numpy()
-
-
-def _check_square(picture: Image.Image, height: int, width: int) -> None:
-    if height != width:
-        raise UserError(
-            f"This generator draws {width}x{height} pixels and an image has {_size(picture)}; "
-            "crop or resize it."
-        )
 
 
 def _to_pil(images: Tensor) -> list[Image.Image]:

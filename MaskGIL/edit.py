@@ -17,7 +17,14 @@ from torch import Tensor
 from MaskGIL.border import Output, fit_picture, read_pictures
 from MaskGIL.command import Flags, notes
 from MaskGIL.config import require_at_least, require_within
-from MaskGIL.editing import at_random, check_classes, check_soft_edge, token_margins, touched
+from MaskGIL.editing import (
+    at_random,
+    check_classes,
+    check_soft_edge,
+    pixels_of,
+    token_margins,
+    touched,
+)
 from MaskGIL.generate import sampler_lines
 from MaskGIL.output import new_folder, output_path
 from MaskGIL.pictures import MASKED_GREY, grey_out, save_grid, save_images
@@ -49,7 +56,7 @@ class EditConfig(SamplingKeys):
         "inpaint draws anew what a mask covers; outpaint goes on beyond the sides; vary draws a "
         "random share anew; interpolate goes from one class to another, without a picture",
     )
-    image: str = setting("", "picture to edit; its middle square, in the size of the generator")
+    image: str = setting("", "picture to edit: its middle, as large as height and width say")
     mask: str = setting(
         "",
         "of inpaint, what to draw anew: a picture as large as the image, white there; a box "
@@ -62,6 +69,10 @@ class EditConfig(SamplingKeys):
         "", "of weights that know prompts: what to draw, one text, commas and all; not interpolate"
     )
     negative_prompt: str = setting("", "text that guidance leads away from; empty: from no text")
+    height: int = setting(
+        0, "height in pixels that the image is cropped to, and drawn in; 0: as the weights learned"
+    )
+    width: int = setting(0, "as height")
     num_images: int = setting(0, "images in a row; 0: 3, of interpolate 8")
     strength: float = setting(0.5, "of vary: share of the tokens that is drawn anew, 0 to 1")
     left: int = setting(0, "of outpaint: pixels to go on by on this side")
@@ -82,7 +93,7 @@ class EditConfig(SamplingKeys):
             default = next(field.default for field in fields(self) if field.name == name)
             if name not in KEYS[self.kind] and getattr(self, name) != default:
                 raise UserError(f"{name} has no effect on {self.kind}; leave it out.")
-        for name in ("left", "right", "top", "bottom", "soft_edge"):
+        for name in ("height", "width", "left", "right", "top", "bottom", "soft_edge"):
             require_at_least(name, getattr(self, name), 0)
         require_within("num_images", self.num_images, 0, MOST_IMAGES)
         require_at_least("enlarge", self.enlarge, 1)
@@ -105,15 +116,16 @@ def edit(config: EditConfig, flags: Flags) -> None:
     """Edit, write the picture, and say so."""
     started = time.monotonic()
     path, folder = _outputs(config)
-    pipe = open_pipeline(config)
-    check_soft_edge(pipe, config.soft_edge)
+    pipe = open_pipeline(config, config.height, config.width)
+    grid = _grid(pipe, config)
+    check_soft_edge(config.soft_edge, pixels_of(pipe, grid))
     check_negative_prompt(pipe, config.negative_prompt)
     columns, planned = row_length(config), EDITS[config.kind](pipe, config)
     with notes():
         subject = _subject(pipe, config)
         print(f"edit       {' of '.join(filter(None, (config.kind, config.image)))}")
         print(f"images     {columns} in a row, {subject}, seed {config.seed}")
-        print(sampler_lines(pipe))
+        print(sampler_lines(pipe, grid))
         if flags.dry_run:
             return
         images = planned.draw().images
@@ -159,7 +171,7 @@ def _inpaint(pipe: Pipeline, config: EditConfig) -> Edit:
             f"{', '.join(REGIONS)}."
         )
     picture, original = _read(pipe, config)
-    mask = read_region(config.mask, picture, *pipe.image_size)
+    mask = read_region(config.mask, picture, *original.shape[2:])
     hidden = touched(mask[None], pipe.tokenizer.stride)
     draw = partial(pipe.inpaint, masks=mask, **_asked(config, original))
     return Edit(draw, before=[*original, *grey_out(original, hidden)])
@@ -168,7 +180,7 @@ def _inpaint(pipe: Pipeline, config: EditConfig) -> Edit:
 def _outpaint(pipe: Pipeline, config: EditConfig) -> Edit:
     _, original = _read(pipe, config)
     sides = {name: getattr(config, name) for name in Margins._fields}
-    token_margins(pipe, **sides)  # it checks
+    token_margins(pipe, _grid(pipe, config), **sides)  # it checks
     seen = Margins(**sides).pad(original, MASKED_GREY)
     return Edit(partial(pipe.outpaint, **_asked(config, original)), before=[*seen])
 
@@ -176,7 +188,7 @@ def _outpaint(pipe: Pipeline, config: EditConfig) -> Edit:
 def _vary(pipe: Pipeline, config: EditConfig) -> Edit:
     _, original = _read(pipe, config)
     asked = _asked(config, original)
-    hidden = at_random(config.strength, asked["generator"], pipe.network.config.grid)
+    hidden = at_random(config.strength, asked["generator"], _grid(pipe, config))
     seen = grey_out(original, hidden)
     return Edit(partial(pipe.vary, **asked), before=[*original], seen=[*seen])
 
@@ -186,7 +198,7 @@ def _interpolate(pipe: Pipeline, config: EditConfig) -> Edit:
     if len(config.class_labels) != 2:
         raise UserError("class_labels of interpolate are two, from and to: class_labels=a,b.")
     first, second = config.class_labels
-    asked = {"count": row_length(config), "generator": config.seed, "output_type": "uint8"}
+    asked = {"count": row_length(config), "generator": config.seed, **_output(config)}
     return Edit(partial(pipe.interpolate, first, second, **asked))
 
 
@@ -220,11 +232,15 @@ def _subject(pipe: Pipeline, config: EditConfig) -> str:
 
 
 def _read(pipe: Pipeline, config: EditConfig) -> tuple[Image.Image, Tensor]:
-    """The picture as it is, and (1, 3, H, W) in the size of the generator."""
+    """The picture as it is, and (1, 3, H, W) in the size that is asked for."""
     if not config.image:
         raise UserError("image is empty; name the picture to edit, image=cat.png.")
     (picture,) = read_pictures(config.image)
-    return picture, fit_picture(picture, *pipe.image_size)[None]
+    return picture, fit_picture(picture, *pixels_of(pipe, _grid(pipe, config)))[None]
+
+
+def _grid(pipe: Pipeline, config: EditConfig) -> tuple[int, int]:
+    return pipe.grid(config.height or None, config.width or None)
 
 
 def _asked(config: EditConfig, original: Tensor) -> dict[str, Any]:
@@ -239,6 +255,15 @@ def _asked(config: EditConfig, original: Tensor) -> dict[str, Any]:
         "prompt": config.prompt or None,
         "negative_prompt": config.negative_prompt or None,
         "generator": image_seeds(config.seed, torch.arange(count)),
-        "output_type": "uint8",
+        **_output(config),
         **{key: getattr(config, key) for key in own},
+    }
+
+
+def _output(config: EditConfig) -> dict[str, Any]:
+    """What every edit is asked of its images."""
+    return {
+        "height": config.height or None,
+        "width": config.width or None,
+        "output_type": "uint8",
     }

@@ -51,6 +51,8 @@ def inpaint(
     *,
     prompt: Prompts | None = None,
     negative_prompt: Prompts | None = None,
+    height: int | None = None,
+    width: int | None = None,
     generator: Seeds = 0,
     paste: bool = True,
     soft_edge: int = 0,
@@ -63,23 +65,26 @@ def inpaint(
     and prompts there are as many each, or one for all; `read_pictures` says what they may be. A
     token is drawn if the mask touches one of its pixels; the others stay. `paste` puts back the
     pixels that are not masked, and blends over `soft_edge` pixels outside of the mask.
+    Images are cropped to `height` x `width` pixels, the generator's own by default.
     `negative_prompt`, `generator`, `output_type` and `sampling` are those of a call of the
     pipeline. Raises UserError for masks of another size than their image and for what is out of
     range.
     """
     check_output_type(output_type)
-    check_soft_edge(pipe, soft_edge)
+    grid = pipe.grid(height, width)
+    shape = pixels_of(pipe, grid)
+    check_soft_edge(soft_edge, shape)
     settings, pictures, covers = pipe.settings(**sampling), read_pictures(images), read_masks(masks)
     condition, null, (pictures, covers) = _as_many(
         *pipe.condition(class_labels, prompt, negative_prompt), images=pictures, masks=covers
     )
-    originals = _fit(pipe, pictures)
-    fitted = [fit_mask(*pair, *pipe.image_size) for pair in zip(covers, pictures)]
+    originals = _fit(pipe, pictures, shape)
+    fitted = [fit_mask(*pair, *shape) for pair in zip(covers, pictures)]
     mask = torch.stack(fitted).to(pipe.device)  # (B, H, W)
     tokens = pipe.tokenizer.encode(to_float(originals))
     tokens = tokens.masked_fill(touched(mask, pipe.tokenizer.stride), pipe.network.mask_id)
     _remark_extent(mask)
-    _remark_order(pipe, tokens, settings)
+    _remark_order(pipe, tokens, settings, grid)
     seeds = pipe.seeds(generator, len(condition))
     tokens = pipe.fill_tokens(tokens, condition, seeds, settings, null=null)
     return _output(pipe, tokens, originals, mask, soft_edge if paste else None, output_type)
@@ -93,6 +98,8 @@ def outpaint(
     *,
     prompt: Prompts | None = None,
     negative_prompt: Prompts | None = None,
+    height: int | None = None,
+    width: int | None = None,
     left: int = 0,
     right: int = 0,
     top: int = 0,
@@ -105,21 +112,22 @@ def outpaint(
 ) -> Output:
     """Continue images by so many pixels on each side, multiples of the tokenizer's stride.
 
-    The generator sees as much at once as it has learned, half of it known, and goes outward; so
-    any amount is possible. Other arguments as in `inpaint`, the mask being what is new. Raises
+    The generator sees as much at once as the cropped image has, half of it known, and goes outward;
+    so any amount is possible. Other arguments as in `inpaint`, the mask being what is new. Raises
     UserError for other amounts, for none, and for more than 2048 x 2048 pixels in all.
     """
     check_output_type(output_type)
-    check_soft_edge(pipe, soft_edge)
-    margins = token_margins(pipe, left=left, right=right, top=top, bottom=bottom)
+    grid = pipe.grid(height, width)
+    check_soft_edge(soft_edge, pixels_of(pipe, grid))
+    margins = token_margins(pipe, grid, left=left, right=right, top=top, bottom=bottom)
     settings, pictures = pipe.settings(**sampling), read_pictures(images)
     condition, null, (pictures,) = _as_many(
         *pipe.condition(class_labels, prompt, negative_prompt), images=pictures
     )
-    originals = _fit(pipe, pictures)
+    originals = _fit(pipe, pictures, pixels_of(pipe, grid))
     seeds = pipe.seeds(generator, len(condition))
     tokens, mask_id = pipe.tokenizer.encode(to_float(originals)), pipe.network.mask_id
-    _remark_order(pipe, margins.pad(tokens, mask_id), settings)
+    _remark_order(pipe, margins.pad(tokens, mask_id), settings, grid)
 
     def fill(view: Tensor, seeds: Tensor) -> Tensor:
         return pipe.fill_tokens(view, condition, seeds, settings, null=null)
@@ -140,6 +148,8 @@ def vary(
     *,
     prompt: Prompts | None = None,
     negative_prompt: Prompts | None = None,
+    height: int | None = None,
+    width: int | None = None,
     generator: Seeds = 0,
     output_type: str = "pil",
     **sampling: Any,
@@ -150,15 +160,16 @@ def vary(
     Other arguments as in `inpaint`. Raises UserError for a strength outside of [0, 1].
     """
     check_output_type(output_type)
+    grid = pipe.grid(height, width)
     settings, pictures = pipe.settings(**sampling), read_pictures(images)
     condition, null, (pictures,) = _as_many(
         *pipe.condition(class_labels, prompt, negative_prompt), images=pictures
     )
     seeds = pipe.seeds(generator, len(condition))
-    mask = at_random(strength, seeds, pipe.network.config.grid)
-    tokens = pipe.tokenizer.encode(to_float(_fit(pipe, pictures)))
+    mask = at_random(strength, seeds, grid)
+    tokens = pipe.tokenizer.encode(to_float(_fit(pipe, pictures, pixels_of(pipe, grid))))
     tokens = tokens.masked_fill(mask, pipe.network.mask_id)
-    _remark_order(pipe, tokens, settings)
+    _remark_order(pipe, tokens, settings, grid)
     tokens = pipe.fill_tokens(tokens, condition, seeds, settings, null=null)
     return as_output(to_uint8(pipe.pixels(tokens)), tokens, output_type)
 
@@ -170,6 +181,8 @@ def interpolate(
     second: int | str,
     count: int,
     *,
+    height: int | None = None,
+    width: int | None = None,
     generator: Seed | None = 0,
     output_type: str = "pil",
     **sampling: Any,
@@ -188,7 +201,8 @@ def interpolate(
     weights = torch.linspace(0, 1, count, device=pipe.device)[:, None]  # (count, 1)
     shares = torch.lerp(ends[0], ends[1], weights)  # (count, num_classes + 1)
     seeds = pipe.seeds(generator, 1).expand(count)
-    tokens = pipe.sample_tokens(shares, seeds, pipe.settings(**sampling))
+    grid = pipe.grid(height, width)
+    tokens = pipe.sample_tokens(shares, seeds, pipe.settings(**sampling), grid)
     return as_output(to_uint8(pipe.pixels(tokens)), tokens, output_type)
 
 
@@ -198,9 +212,14 @@ def check_classes(pipe: Pipeline) -> None:
         raise UserError("This model knows no classes; there is nothing to interpolate between.")
 
 
-def check_soft_edge(pipe: Pipeline, soft_edge: int) -> None:
-    """Raise UserError unless `soft_edge` lies between 0 and the side of an image in pixels."""
-    require_within("soft_edge", soft_edge, 0, max(pipe.image_size))
+def pixels_of(pipe: Pipeline, grid: tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels of a grid (h, w) of tokens."""
+    return grid[0] * pipe.tokenizer.stride, grid[1] * pipe.tokenizer.stride
+
+
+def check_soft_edge(soft_edge: int, shape: tuple[int, int]) -> None:
+    """Raise UserError unless `soft_edge` lies between 0 and the longer side of an image."""
+    require_within("soft_edge", soft_edge, 0, max(shape))
 
 
 def touched(mask: Tensor, stride: int) -> Tensor:
@@ -234,8 +253,8 @@ def blend_weight(mask: Tensor, soft_edge: int) -> Tensor:
     return total / (soft_edge + 1)
 
 
-def token_margins(pipe: Pipeline, **pixels: int) -> Margins:
-    """Margins in tokens of those in pixels. Raises UserError as `outpaint` does."""
+def token_margins(pipe: Pipeline, grid: tuple[int, int], **pixels: int) -> Margins:
+    """Margins in tokens around a grid (h, w), of those in pixels. Raises as `outpaint` does."""
     stride = pipe.tokenizer.stride
     for name, amount in pixels.items():
         if amount < 0 or amount % stride:
@@ -247,7 +266,7 @@ def token_margins(pipe: Pipeline, **pixels: int) -> Margins:
     if not any(pixels.values()):
         raise UserError("left, right, top and bottom are 0; say by how many pixels to go on.")
     margins = Margins(**{name: amount // stride for name, amount in pixels.items()})
-    height, width = pipe.network.config.grid
+    height, width = grid
     height, width = height + margins.top + margins.bottom, width + margins.left + margins.right
     if height * width * stride**2 > MOST_PIXELS:
         raise UserError(
@@ -272,9 +291,9 @@ def _as_many(
     return condition[rows], None if null is None else null[rows], repeated
 
 
-def _fit(pipe: Pipeline, pictures: Sequence) -> Tensor:
-    """Pictures of the generator's size, (B, 3, H, W) uint8 on its device."""
-    fitted = [fit_picture(picture, *pipe.image_size) for picture in pictures]
+def _fit(pipe: Pipeline, pictures: Sequence, shape: tuple[int, int]) -> Tensor:
+    """Pictures of this height and width, (B, 3, H, W) uint8 on the device."""
+    fitted = [fit_picture(picture, *shape) for picture in pictures]
     return torch.stack(fitted).to(pipe.device)
 
 
@@ -287,11 +306,13 @@ def _remark_extent(mask: Tensor) -> None:
         warnings.warn(text, stacklevel=CALLER)
 
 
-def _remark_order(pipe: Pipeline, tokens: Tensor, settings: SamplingConfig) -> None:
+def _remark_order(
+    pipe: Pipeline, tokens: Tensor, settings: SamplingConfig, grid: tuple[int, int]
+) -> None:
     """Warn where tokens (B, h, w) are kept that an AR plan sees too late."""
     hidden = (tokens == pipe.network.mask_id).flatten(1)  # (B, N)
     kept_behind = (hidden.cumsum(1) > 0) & ~hidden
-    if all(step.kind == "ar" for step in pipe.plan(settings)) and kept_behind.any():
+    if all(step.kind == "ar" for step in pipe.plan(settings, grid)) and kept_behind.any():
         warnings.warn(
             "An AR plan draws row by row and cannot look ahead to what is kept behind the token "
             "that it draws; a masked or a hybrid plan can.",

@@ -8,8 +8,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from MaskGIL.command import Flags, notes
 from MaskGIL.confidence_map import save_confidence
 from MaskGIL.config import require_at_least
@@ -18,14 +16,14 @@ from MaskGIL.history import History, frames, sample_history, spread_steps, write
 from MaskGIL.output import new_folder, output_path
 from MaskGIL.picture_folder import PictureFolder
 from MaskGIL.pictures import save_gif, save_grid, save_strip
-from MaskGIL.pipeline import Pipeline, image_seeds
+from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling_keys import (
     SamplingKeys,
     check_negative_prompt,
     open_pipeline,
     sampler_line,
 )
-from MaskGIL.subjects import Subjects, choose_subjects
+from MaskGIL.subjects import choose_subjects
 from MaskGIL.values import show_value
 from Network.config import UserError, setting
 
@@ -105,44 +103,26 @@ def generate(config: GenerateConfig, flags: Flags) -> None:
     _check_count(config, len(subjects), bool(paths))
     with notes():
         subjects.condition[:1]  # a text encoder that cannot be had is told now
-        seeds = "seeds" if config.seeds else "seed"
-        told = show_value(getattr(config, seeds))
-        print(f"images     {len(subjects)} of {subjects.told}, {seeds} {told}")
+        told = f"seeds {show_value(config.seeds)}" if config.seeds else f"seed {config.seed}"
+        print(f"images     {len(subjects)} of {subjects.told}, {told}")
         print(sampler_lines(pipe, grid))
         if flags.dry_run:
             return
-        kept = sample(pipe, subjects, config, grid, folder, bool(paths))
-    if kept:
+        pictures = PictureFolder(folder, subjects.prompts, subjects.each) if folder else None
+        seeds = pipe.seeds(config.seeds or config.seed, len(subjects))
+        kept = []
+        for part in sample_history(pipe, subjects.condition, seeds, subjects.null, grid):
+            if pictures:
+                pictures.add(part.images)
+            if paths:
+                kept.append(part)
+    if paths:
         history = History.cat(kept)
         write_pictures(paths, pipe, history, subjects.columns, config.enlarge)
         if "tokens" in paths:
             write_tokens(paths["tokens"], history, subjects.condition, pipe.network.mask_id)
     print(f"wrote      {', '.join(map(str, [*paths.values(), *filter(None, [folder])]))}")
     print(f"seconds    {time.monotonic() - started:.1f}")
-
-
-def sample(
-    pipe: Pipeline,
-    subjects: Subjects,
-    config: GenerateConfig,
-    grid: tuple[int, int],
-    folder: Path | None,
-    keep: bool,
-) -> list[History]:
-    """Sample all images, batch by batch: written to a folder of pictures, and kept, or one."""
-    indices = torch.arange(len(subjects), device=pipe.device)
-    seeds = image_seeds(config.seed, indices)
-    if config.seeds:
-        seeds = pipe.seeds(config.seeds, len(subjects))
-    each = len(subjects) // max(1, len(subjects.prompts))
-    pictures = PictureFolder(folder, subjects.prompts, each) if folder else None
-    kept = []
-    for part in sample_history(pipe, subjects.condition, seeds, subjects.null, grid):
-        if pictures:
-            pictures.add(part.images)
-        if keep:
-            kept.append(part)
-    return kept
 
 
 def write_pictures(

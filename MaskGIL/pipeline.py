@@ -276,7 +276,7 @@ class Pipeline:
 
         It is loaded at the first call. Raises UserError if it cannot be had or is another one.
         """
-        return self._encode(prompts)
+        return self._encode(read_texts("prompt", prompts))
 
     def labels(self, class_labels: Labels) -> Tensor:
         """Class numbers or names -> labels (B,) int64 on the device. Raises UserError."""

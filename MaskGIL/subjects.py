@@ -41,8 +41,8 @@ class Asked(Protocol):
 class Subjects:
     """What B images are of, class by class or prompt by prompt.
 
-    `condition` and `null` are cut as labels (B,) are; texts are encoded then. Of prompts there are
-    equally many images each. `columns` are those of a grid of all.
+    `condition` and `null` are cut as labels (B,) are; texts are encoded then. `columns` are those
+    of a grid of all.
     """
 
     condition: Tensor | Texts
@@ -53,6 +53,11 @@ class Subjects:
 
     def __len__(self) -> int:
         return len(self.condition)
+
+    @property
+    def each(self) -> int:
+        """Images of a prompt, 1 where there are none."""
+        return len(self) // len(self.prompts) if self.prompts else 1
 
 
 def choose_subjects(pipe: Pipeline, asked: Asked) -> Subjects:

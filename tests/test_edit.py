@@ -231,6 +231,7 @@ IMAGE = "image=cat.png"
         ),
         (["vary", IMAGE, "out="], "out and images are empty; name a file to write, out=edit.png."),
         (["vary", IMAGE, "out=a.jpg"], "out=a.jpg must end in .png."),
+        (["vary", IMAGE, "height=7"], "height=7 must be a multiple of 2; the nearest are 6 and 8."),
         (["vary", IMAGE, "num_steps=65"], "num_steps=65 must lie between 1 and the number of toke"),
     ],
 )
@@ -267,6 +268,27 @@ def test_an_edit_by_prompt(edit, tmp_path, capsys):
             assert np.array_equal(np.asarray(Image.open(f"{kind}/{name}")), np.asarray(image))
     assert main([*words[:1], "interpolate", "prompt=a star", f"weights={folder}"]) == 2
     assert "error: prompt has no effect on interpolate; leave it out." in capsys.readouterr().err
+
+
+def test_the_picture_is_cropped_to_any_height_and_width(edit, pipe):
+    words = ["image=large.jpg", "height=8", "width=24", "class_labels=4", "num_images=1"]
+    sizes = {"height": 8, "width": 24}
+    assert edit("inpaint", *words, "mask=left", "out=inpaint.png")[0] == 0
+    original, hidden, drawn = cells("inpaint.png", 8, 24)[0]
+    assert (grey(hidden)[:, :12].all(), grey(hidden)[:, 12:].any()) == (True, False)
+    assert np.array_equal(drawn[:, 12:], original[:, 12:])
+    assert edit("outpaint", *words, "right=4", "out=outpaint.png")[0] == 0
+    _, drawn = cells("outpaint.png", 8, 28)[0]
+    expected = pipe.outpaint("large.jpg", 4, right=4, **sizes).images[0]
+    assert np.array_equal(drawn, expected)
+    assert edit("vary", *words, "out=vary.png")[0] == 0
+    _, seen, drawn = cells("vary.png", 8, 24)[0]
+    assert grey(seen).sum() == 0.5 * 8 * 24
+    expected = pipe.vary("large.jpg", 0.5, 4, **sizes).images[0]
+    assert np.array_equal(drawn, expected)
+    words = ["class_labels=1,2", "height=8", "width=24", "num_images=2"]
+    assert edit("interpolate", *words, "out=between.png")[0] == 0
+    assert cells("between.png", 8, 24).shape[:2] == (1, 2)
 
 
 def test_a_prompt_needs_weights_that_know_it(edit):

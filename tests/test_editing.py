@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tiny_text import save_encoder, text_pipeline
 
-from MaskGIL.data.crops import to_float, to_uint8
+from MaskGIL.data.crops import crop_image, to_float, to_uint8
 from MaskGIL.editing import at_random, blend_weight, token_margins, touched
 from MaskGIL.noise import random_bits
 from MaskGIL.pipeline import Pipeline, image_seeds
@@ -174,6 +174,32 @@ def test_larger_pictures_are_cropped_as_in_training(pipe):
                                output_type="uint8").images  # fmt: skip
     assert torch.equal(found, from_square)
     assert found.shape == (1, 3, SIDE, SIDE)
+
+
+def test_edits_have_any_height_and_width(pipe, masks):
+    """In each the tokens are those of the cropped picture, but for what is drawn."""
+    large = Image.effect_noise((48, 32), 90).convert("RGB")
+    cropped = crop_image(large, "center", 0, (4, 12))[None]
+    asked = {"height": 4, "width": 12, "generator": 3, "output_type": "uint8"}
+    before = encoded(pipe, cropped)
+    mask = Image.new("L", large.size)
+    mask.paste(255, (0, 0, 24, 32))
+    painted = pipe.inpaint(large, mask, 1, **asked)
+    assert painted.images.shape == (1, 3, 4, 12)
+    assert torch.equal(painted.tokens[..., 3:], before[..., 3:])
+    assert torch.equal(painted.images[..., 6:], cropped[..., 6:])
+    assert torch.equal(pipe.vary(large, 0.0, 1, **asked).tokens, before)
+    assert pipe.vary(large, 0.5, 1, **asked).tokens.shape == (1, 2, 6)
+    wide = pipe.outpaint(large, 1, right=4, top=2, **asked)
+    assert wide.tokens.shape == (1, 3, 8)
+    assert torch.equal(wide.tokens[:, 1:, :6], before)
+    fresh = pipe([1], height=4, width=12, generator=[3], output_type="uint8")
+    seeds = {**asked, "generator": [3]}
+    assert torch.equal(pipe.vary(large, 1.0, 1, **seeds).tokens, fresh.tokens)
+    between = pipe.interpolate(1, 2, 3, height=4, width=12, generator=3, output_type="uint8")
+    assert between.images.shape == (3, 3, 4, 12)
+    with pytest.raises(UserError, match=r"^height=3 must be a multiple of 2; the nearest are 2 an"):
+        pipe.vary(large, 0.5, 1, height=3)
 
 
 # A network of the next token
@@ -379,7 +405,7 @@ def test_sentences(pipe, images, job, sentence):
 
 
 def test_margins_of_tokens(pipe):
-    assert token_margins(pipe, left=0, right=4, top=2, bottom=0) == (0, 2, 1, 0)
+    assert token_margins(pipe, (4, 4), left=0, right=4, top=2, bottom=0) == (0, 2, 1, 0)
 
 
 def test_generators_without_classes(images):
