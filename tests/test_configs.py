@@ -26,8 +26,10 @@ from Network.rotary import INTERPOLATIONS
 from Network.sizes import SIZES_OF
 from Network.tokenizer import FAMILIES
 from Trainer.config import RunConfig
+from Trainer.objective import grids_of
 from Trainer.optim import learning_rate
 from Trainer.study import TRAINERS
+from Trainer.throughput import example_condition
 from Trainer.trackers import TRACKERS
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +76,7 @@ TABLES = {
     "sampling.guidance": GUIDANCE,
     "sampling.positions": INTERPOLATIONS,
     "data.cache_precision": ["fp32", "bf16"],
+    "text.precision": ["fp32", "bf16"],
     "study.job": TRAINERS,
 }
 # What a branch in the code tells apart, not a table
@@ -141,14 +144,15 @@ def test_its_tokenizer_builds_and_fits_the_images(file):
 @pytest.mark.parametrize("file", GENERATORS, **by_name)
 def test_its_network_builds_and_answers_its_grid(file):
     run = load(file)
-    height, width = run.network.grid
     with torch.device("meta"):
         network = build_network(run.network)
-        tokens = torch.empty(2, height, width, dtype=torch.int64)
-        logits = network(tokens, tokens[:, 0, 0])
-    assert logits.shape == (2, height * width, run.network.codebook_size)
+    for height, width in {run.network.grid, *grids_of(run)}:
+        with torch.device("meta"):
+            tokens = torch.empty(2, height, width, dtype=torch.int64)
+            logits = network(tokens, example_condition(run.network, tokens))
+        assert logits.shape == (2, height * width, run.network.codebook_size)
+        assert make_plan(height * width, run.sampling, run.objective)
     assert run.objective in network.objectives
-    assert make_plan(height * width, run.sampling, run.objective)
 
 
 @pytest.mark.parametrize("file", GENERATORS, **by_name)
