@@ -186,8 +186,8 @@ def _trainer(config: RunConfig, folder: Path) -> Trainer:
         data = replace(data, cache=cache) if found else replace(data, tokens="online")
     config = replace(config, out_dir=str(folder), data=data)
     trainer = _kind(config)(config)
-    if isinstance(trainer.images, CachedRows):  # the cache of the others would be written
-        trainer.validation_images = trainer.images
+    if isinstance(trainer, GeneratorTrainer) and isinstance(trainer.images, CachedRows):
+        trainer.source.shaped["val"] = [trainer.images]  # the cache of the others would be written
     return trainer
 
 

@@ -195,7 +195,7 @@ def test_a_dry_run_reads_the_cache_and_writes_nothing(run, folder, pictures):
     for source in (ALONE, pictures):
         code, out, err = run(*source, "--dry-run")
         assert (code, err) == (0, "")
-        assert "one batch        tokens (16, 4, 4), labels (16,)" in out
+        assert "one batch        tokens (16, 4, 4), rows (16,), labels (16,)" in out
         assert "encoded" not in out
         code, out, err = run(*source, "job=cache", "--dry-run")
         assert (code, err) == (0, "")

@@ -56,7 +56,9 @@ def test_a_generator_is_told_and_nothing_is_written(folder, capsys):
     )
     assert facts["precision"] == "float32"
     assert facts["steps"] == "1,000 of 16 images"
-    assert facts["one batch"].startswith("images (16, 3, 32, 32), labels (16,), samples (16,), ")
+    assert facts["one batch"].startswith(
+        "images (16, 3, 32, 32), rows (16,), labels (16,), samples (16,), "
+    )
     assert re.fullmatch(
         r"[\d.]+ s with its images encoded, as there is no cache yet, so the run takes about \w+",
         facts["one step"],
@@ -77,7 +79,7 @@ def test_a_finished_cache_is_read(folder, capsys):
     write_caches(run)
     before = tree(folder)
     facts = told(run, capsys)
-    assert facts["one batch"].startswith("tokens (16, 4, 4), labels (16,)")
+    assert facts["one batch"].startswith("tokens (16, 4, 4), rows (16,), labels (16,)")
     assert re.fullmatch(r"[\d.]+ s, so the run takes about \w+", facts["one step"])
     assert tree(folder) == before
 

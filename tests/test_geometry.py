@@ -43,7 +43,7 @@ def test_another_size_belongs_to_the_identity(pipe):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["height=15"], "height=15 and width=16 must be multiples of 2."),
+        (["height=15"], "height=15 must be a multiple of 2; the nearest are 14 and 16."),
         (["resize=16"], "resize=16 is the size that the images have; leave it out."),
         (["height=32", "resize=24"], "resize=24 makes square images, those of height=32 and width"),
         (["resize=9", "train=a", "reference=a"], "resize=9 must be a multiple of 2: images are en"),

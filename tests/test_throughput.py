@@ -5,6 +5,7 @@ import tiny
 import torch
 from tiny_runs import config, tokenizer_weights, train
 
+from MaskGIL.masking import max_hidden
 from Network import build_network
 from Network.config import NetworkConfig
 from Network.feed_forward import feed_forward_width
@@ -44,7 +45,7 @@ def test_flops_of_a_run_count_the_rows_of_a_part(tmp_path):
     run = config("generator", tokenizer_weights(tmp_path), "loop.accumulation=2")
     trainer = GeneratorTrainer(run)
     assert trainer.part == 8
-    expected = by_hand(run.network, trainer._bound() / 8)
+    expected = by_hand(run.network, max_hidden("arccos", 16, 8, 16) / 8)
     assert trainer.flops_per_image() == pytest.approx(expected, rel=1e-9)
     assert expected < by_hand(run.network, 16)
 
@@ -103,7 +104,7 @@ def test_flops_of_a_run_in_raster_order_count_every_row(objective, tmp_path):
     words = [f"objective={objective}", "network.learned_positions=false"]
     run = config("generator", tokenizer_weights(tmp_path), *words)
     trainer = GeneratorTrainer(run)
-    masked = by_hand(run.network, trainer._bound() / 16)
+    masked = by_hand(run.network, max_hidden("arccos", 16, 16, 16) / 16)
     # In raster order the last token is not read, and the condition's row answers for the first
     raster = by_hand(replace(run.network, grid=(1, 15)), 16)
     expected = raster if objective == "ar" else (masked + raster) / 2

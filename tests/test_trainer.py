@@ -453,6 +453,7 @@ def test_a_run_that_is_longer_than_asked_says_so(make, capsys):
 @pytest.mark.parametrize(("world_size", "accumulation"), [(2, 1), (4, 2), (1, 4)])
 def test_the_order_of_samples_does_not_depend_on_ranks(make, monkeypatch, world_size, accumulation):
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    monkeypatch.setattr("Trainer.checkpoint.all_gather_texts", lambda text: [text])  # no group
     samples = []
     for rank in range(world_size):
         monkeypatch.setenv("RANK", str(rank))

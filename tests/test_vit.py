@@ -196,7 +196,7 @@ def test_in_raster_order_every_token_counts(make):
     assert spy.causal
     assert spy.rows is None
     assert torch.equal(spy.tokens, spy.targets)
-    assert torch.equal(spy.tokens, trainer._encode(batch["images"]))
+    assert torch.equal(spy.tokens, trainer.source.encode(batch["images"]))
     assert loss.item() == pytest.approx(math.log(CODES))
     quarter = {name: tensor[:4] for name, tensor in batch.items()}
     assert trainer.loss(spy, quarter)[0].item() == pytest.approx(math.log(CODES) / 4)
