@@ -177,9 +177,12 @@ def check_encoder(folder: Path, index: Index, encoder: TextEncoder) -> None:
     found, wanted = index["encoder"], describe(encoder)
     for key in (key for key in _ENCODER if key != "name"):
         if found[key] != wanted[key]:
+            remedy = "use that one"
+            if key == "precision":
+                remedy = f"use text.precision={found[key]}"
             raise UserError(
                 f"The caption cache {folder} was made by the text encoder {found['name']} ({key} "
-                f"{found[key]}), not by {wanted['name']} ({key} {wanted[key]}); use that one, or "
+                f"{found[key]}), not by {wanted['name']} ({key} {wanted[key]}); {remedy}, or "
                 "delete the folder and write it anew."
             )
 

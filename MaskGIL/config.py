@@ -142,7 +142,7 @@ class DataConfig:
     balance: float = setting(0.0, "0 keeps the class frequencies, 1 shows classes equally often")
     tokens: Literal["cache", "online"] = setting(
         "cache",
-        "cache encodes every crop and caption once, before training; online encodes in every step",
+        "cache encodes every crop once, before training; online encodes in every step",
     )
     cache: str = setting(
         "", "folder of the token cache, ours or converted; empty: OUT_DIR/cache", free=True

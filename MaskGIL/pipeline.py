@@ -296,8 +296,8 @@ class Pipeline:
     def grid(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width in tokens of images of so many pixels; None: as the network learned.
 
-        Raises UserError unless they are multiples of the stride, and where a network has learned
-        the places of another size.
+        Raises UserError unless they are multiples of the stride, for too many pixels, and where a
+        network has learned the places of another size.
         """
         stride, learned = self.tokenizer.stride, self.image_size
         height = learned[0] if height is None else height
@@ -305,6 +305,11 @@ class Pipeline:
         for name, side in {"height": height, "width": width}.items():
             if side % stride or side < stride:
                 raise UserError(_sides_near(name, side, stride))
+        if height * width > editing.MOST_PIXELS:
+            raise UserError(
+                f"height={height} and width={width} are {height * width:,} pixels, more than "
+                f"{editing.MOST_PIXELS:,}; ask for fewer."
+            )
         if self.network.config.learns_places and (height, width) != learned:
             raise UserError(
                 f"This generator has learned the places of {learned[0]}x{learned[1]} pixels; "

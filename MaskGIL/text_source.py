@@ -14,7 +14,7 @@ import torch
 from MaskGIL.distributed import is_main
 from MaskGIL.values import did_you_mean
 from Network.config import CAPTION_TOKENS, UserError
-from Network.text import WEIGHTS, PretrainedEncoder, load_text_encoder, missing_file
+from Network.text import WEIGHTS, PretrainedEncoder, check_extra, load_text_encoder, missing_file
 
 # Short names; licences as their authors give them
 ENCODERS = {
@@ -41,6 +41,7 @@ def open_text_encoder(
     key: str, value: str, *, num_tokens: int = CAPTION_TOKENS, dtype: torch.dtype = torch.float32
 ) -> PretrainedEncoder:
     """The encoder that `value` means, on the CPU; see `find_text_encoder`."""
+    check_extra()  # before gigabytes are fetched
     folder = find_text_encoder(key, value)
     return load_text_encoder(folder, name=_short(value), num_tokens=num_tokens, dtype=dtype)
 

@@ -108,7 +108,7 @@ class Job:
     def __init__(self, config: SampleConfig):
         self.config, self.out = config, output_path("out", config.out, ".npz")
         self.nearest = output_path("nearest", config.nearest, ".png") if config.nearest else None
-        self.pipe = open_pipeline(config)
+        self.pipe = open_pipeline(config, config.height, config.width)
         self.geometry = find_geometry(self.pipe, config)
         png = Path(config.png) if config.png else None
         self.captions = open_captions(self.pipe, config, self.geometry.drawn)
@@ -219,7 +219,7 @@ class Job:
                 if config.resize
                 else []
             ),
-            sampler_line(self.pipe),
+            sampler_line(self.pipe, self.geometry.grid),
             f"device     {self.pipe.device}, {self.samples['precision']}, {world_size()} ranks",
         ]
         if self.reference and self.train:

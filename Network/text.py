@@ -65,8 +65,7 @@ def load_text_encoder(
     """
     assert dtype in (torch.float32, torch.bfloat16)
     folder = Path(folder)
-    if find_spec("transformers") is None:
-        raise UserError("A text encoder needs the extra t2i: pip install -e .[t2i].")
+    check_extra()
     if not folder.is_dir():
         raise UserError(f"No such folder of a text encoder: {folder}.")
     try:
@@ -81,6 +80,12 @@ def load_text_encoder(
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{folder} is no whole text encoder ({reason}); {SAVE}.") from error
     return PretrainedEncoder(name or folder.name, model, tokenizer, num_tokens, most_tokens)
+
+
+def check_extra() -> None:
+    """Raise UserError without the packages that text encoders come from."""
+    if find_spec("transformers") is None:
+        raise UserError("A text encoder needs the extra t2i: pip install -e .[t2i].")
 
 
 def missing_file(folder: Path) -> str:

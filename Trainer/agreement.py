@@ -1,6 +1,5 @@
 """Whether the parts of a generator's run go together: network, tokenizer, data and captions."""
 
-from MaskGIL.data.buckets import read_shapes
 from MaskGIL.data.crops import Shape, show_size
 from MaskGIL.plans import make_plan
 from Network import network_class
@@ -38,8 +37,6 @@ def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -
             f"text.encoder={config.text.encoder} has no effect without captions; give "
             "network.caption_width and network.num_classes=0, or leave it out."
         )
-    for shape in read_shapes(config.data.buckets):
-        check_bucket(shape, tokenizer.stride)
     if config.data.buckets and network.learns_places:
         raise UserError(
             "data.buckets needs a network for any grid, and this one learns each place of "

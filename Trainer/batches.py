@@ -232,8 +232,9 @@ def _ignore_signals(_: int) -> None:
 
 
 def bad_files(config: RunConfig, images: Images) -> BadFiles:
-    """Where a run lists the unreadable ones of `images`, and how many there may be."""
-    return BadFiles(Path(config.out_dir) / "bad_files.txt", len(images), config.data.max_bad)
+    """Where a run lists unreadable files, and how many there may be in the split of `images`."""
+    count = len(images.images if isinstance(images, Bucket) else images)  # of the whole split
+    return BadFiles(Path(config.out_dir) / "bad_files.txt", count, config.data.max_bad)
 
 
 def center_crops(

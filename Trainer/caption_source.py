@@ -4,13 +4,13 @@ They lie beside the token caches, and are written by the text encoder of `text.e
 """
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from MaskGIL.cached_rows import CachedRows
 from MaskGIL.caption_cache import CaptionCache, finish_captions, write_captions
 from MaskGIL.caption_index import read_index
 from MaskGIL.data import Images, open_captions
@@ -37,6 +37,12 @@ class CaptionSource:
 
     def __init__(self, config: RunConfig, images: dict[Split, Images]) -> None:
         network, text = config.network, config.text
+        for each in images.values():
+            if isinstance(each, CachedRows):
+                raise UserError(
+                    f"The token cache {each.folder} comes without pictures, and captions stand "
+                    "beside those; encode the pictures, data.source=folder data.cache=NEW."
+                )
         self.tables: dict[Split, CaptionTable] = {
             split: open_captions(config.data, split, each) for split, each in images.items()
         }
@@ -61,16 +67,18 @@ class CaptionSource:
         self._config = config
 
     def caches(self) -> dict[Split, CaptionCache]:
-        """The features of every split, verified by the main rank, written first where missing.
+        """The features of every split, written first where missing.
 
-        All ranks must come here. Raises UserError for a cache of another encoder or of other
-        captions, for one that is damaged, and if another job writes there.
+        They are verified where they are written; a start looks at sizes and offsets alone, for the
+        features of a million captions take minutes to read. All ranks must come here. Raises
+        UserError for a cache of another encoder or of other captions, for one that is damaged, and
+        if another job writes there.
         """
         return {split: self._cache(split, table) for split, table in self.tables.items()}
 
-    def online(self) -> dict[Split, "OnlineCaptions"]:
-        """The features of every split, computed whenever they are asked for."""
-        return {split: OnlineCaptions(self.encoder, each) for split, each in self.tables.items()}
+    def blank(self) -> dict[Split, "BlankCaptions"]:
+        """What has the shape of the features of every split, for a dry run."""
+        return {split: BlankCaptions(self.encoder, each) for split, each in self.tables.items()}
 
     def _cache(self, split: Split, table: CaptionTable) -> CaptionCache:
         folder = caption_folder(self._config, split)
@@ -79,7 +87,7 @@ class CaptionSource:
         with only_job(root, "data.cache") if unfinished else nullcontext():
             if unfinished:
                 self._write(folder, table)
-        return CaptionCache.open(folder, encoder=self.encoder, captions=table, verify=is_main())
+        return CaptionCache.open(folder, encoder=self.encoder, captions=table, verify=False)
 
     def _write(self, folder: Path, table: CaptionTable) -> None:
         """Encode all captions of a split on the device of the run, each rank its chunks."""
@@ -97,19 +105,18 @@ class CaptionSource:
         barrier()
 
 
-class OnlineCaptions:
-    """Captions that are encoded when a batch asks for them; `counts` (N,) as a cache has them."""
+class BlankCaptions:
+    """Captions as long as they may be, that nobody has read: for a dry run without their cache."""
 
     num_bytes = 0
 
     def __init__(self, encoder: PretrainedEncoder, table: CaptionTable) -> None:
-        self.counts, self._encoder, self._table = table.counts, encoder, table
+        self.counts, self._shape = table.counts, (encoder.num_tokens, encoder.width)
 
     def captions(self, rows: np.ndarray, which: np.ndarray) -> Captions:
-        """Features (B, P, C) bf16 of caption `which` (B,) of image `rows` (B,), as in a cache."""
-        pairs = zip(rows.tolist(), which.tolist())
-        found = self._encoder([self._table[row][number] for row, number in pairs])
-        return replace(found, features=found.features.bfloat16())
+        """Zeros (B, P, C) bf16 without padding."""
+        features = torch.zeros(len(rows), *self._shape, dtype=torch.bfloat16)
+        return Captions(features, torch.zeros(features.shape[:2], dtype=torch.bool))
 
 
 def has_captions(config: RunConfig) -> bool:
@@ -122,11 +129,11 @@ def caption_folder(config: RunConfig, split: Split) -> Path:
     return cache_root(config) / "captions" / split
 
 
-def describe_captions(encoder: PretrainedEncoder, features: CaptionCache | OnlineCaptions) -> str:
+def describe_captions(encoder: PretrainedEncoder, features: CaptionCache | BlankCaptions) -> str:
     """How many there are, and what their features take."""
     count, size = int(features.counts.sum()), format_bytes(features.num_bytes)
-    kept = f"cached as {size}" if features.num_bytes else "encoded in every step"
-    return f"{count:,}, {encoder.num_tokens} x {encoder.width} by {encoder.name}, {kept}"
+    shape = f"{encoder.num_tokens} x {encoder.width}"
+    return f"{count:,}, {shape} by {encoder.name}, cached as {size}"
 
 
 def _is_complete(folder: Path) -> bool:

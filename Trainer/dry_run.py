@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from MaskGIL.cache_index import is_converted
 from MaskGIL.cached_rows import CachedRows
+from MaskGIL.data.buckets import read_shapes
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import is_main, world_size
 from MaskGIL.masking import masked_loss
@@ -23,7 +24,9 @@ from MaskGIL.plans import OBJECTIVES
 from MaskGIL.weights import open_tokenizer
 from Network import build_network, build_tokenizer
 from Trainer.adversary import build_discriminator
+from Trainer.agreement import check_bucket
 from Trainer.autoencoding import Reconstructed, Reconstruction, pixel_loss
+from Trainer.caption_source import has_captions
 from Trainer.config import RunConfig
 from Trainer.footprint import Way, fewest_fitting, footprint
 from Trainer.generator_data import has_cache
@@ -56,6 +59,8 @@ def _foretell_cache(config: RunConfig) -> None:
     """Print the size of both splits, and whether they are there already."""
     tokenizer = open_tokenizer(config.tokenizer)
     _say("tokenizer", f"{tokenizer.name}, {tokenizer.codebook_size:,} codes")
+    for shape in read_shapes(config.data.buckets):
+        check_bucket(shape, tokenizer.stride)
     for split in SPLITS:
         for images in shaped(config, open_split(config, split), split):
             _say(f"cache of {split}", describe_cache(config, images, tokenizer, split))
@@ -188,6 +193,8 @@ def _trainer(config: RunConfig, folder: Path) -> Trainer:
     trainer = _kind(config)(config)
     if isinstance(trainer, GeneratorTrainer) and isinstance(trainer.images, CachedRows):
         trainer.source.shaped["val"] = [trainer.images]  # the cache of the others would be written
+    if isinstance(trainer, GeneratorTrainer) and not has_captions(trainer.config):
+        trainer.source.leave_captions_unread()
     return trainer
 
 

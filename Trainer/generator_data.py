@@ -15,12 +15,13 @@ from MaskGIL.cache import TokenCache, encode_crops
 from MaskGIL.caption_cache import CaptionCache
 from MaskGIL.caption_index import captions_hash
 from MaskGIL.data import Images, Split
-from MaskGIL.data.buckets import Bucket, BucketOrder
+from MaskGIL.data.buckets import Bucket, BucketOrder, read_shapes
 from MaskGIL.data.crops import num_crops
 from MaskGIL.data.sampler import Sampler, spread
 from MaskGIL.weights import open_tokenizer
 from Network.condition import Captions
 from Network.tokenizer.vq import VQTokenizer
+from Trainer.agreement import check_bucket
 from Trainer.batches import (
     Batch,
     BucketBatches,
@@ -32,7 +33,7 @@ from Trainer.batches import (
     center_crops,
     size_of,
 )
-from Trainer.caption_source import CaptionSource, OnlineCaptions, has_captions
+from Trainer.caption_source import BlankCaptions, CaptionSource, has_captions
 from Trainer.config import RunConfig
 from Trainer.content import Content
 from Trainer.tokens import (
@@ -50,13 +51,16 @@ class GeneratorData:
     """The images of both splits as a run sees them; the tokenizer stands on its device.
 
     `order` says whose turn it is among the shapes of a batch. Making one reads no pixel; the caches
-    are written when they are first asked for. Raises UserError as `shaped` and `CaptionSource` do.
+    are written when they are first asked for. Raises UserError as `check_bucket`, `shaped` and
+    `CaptionSource` do.
     """
 
     def __init__(
         self, config: RunConfig, images: dict[Split, Images], tokenizer: VQTokenizer
     ) -> None:
         self.config, self.tokenizer = config, tokenizer
+        for shape in read_shapes(config.data.buckets):
+            check_bucket(shape, tokenizer.stride)
         self.shaped: dict[Split, list[Images]] = {
             split: shaped(config, each, split) for split, each in images.items()
         }
@@ -91,12 +95,15 @@ class GeneratorData:
         return found
 
     @cached_property
-    def features(self) -> Mapping[Split, CaptionCache | OnlineCaptions]:
-        """The features of the captions of each split, cached where the tokens are."""
+    def features(self) -> Mapping[Split, CaptionCache | BlankCaptions]:
+        """The features of the captions of each split, written first if missing."""
         assert self.captions
-        if self.config.data.tokens == "online":
-            return self.captions.online()
         return self.captions.caches()
+
+    def leave_captions_unread(self) -> None:
+        """For a dry run: do not write the features that are missing."""
+        if self.captions:
+            self.features = self.captions.blank()
 
     @cached_property
     def validation(self) -> list[Group]:

@@ -34,7 +34,8 @@ def fit_into_memory(trainer: "Trainer", before: Mapping[str, int]) -> None:
     they fit: with others sums are rounded, and dropout is drawn, otherwise. Raises UserError if
     even the smallest does not fit.
     """
-    module, step, batch = trainer.module, trainer.dearest_step(), trainer.data[trainer.step]
+    module, step = trainer.module, trainer.dearest_step()
+    batch = trainer.data[step]
     buffers = remember(module)  # as those of a batch norm, which count
 
     def loss_of(images: int) -> Tensor:

@@ -52,7 +52,8 @@ def shaped(config: RunConfig, images: Images, split: Split) -> list[Images]:
     """
     if not (shapes := read_shapes(config.data.buckets)):
         return [images]
-    return [*fill_buckets(images, shapes, cache_folder(config, split) / "buckets.json")]
+    memory = cache_folder(config, split) / "buckets.json"
+    return [*fill_buckets(images, shapes, memory, split)]
 
 
 def cache_folder(config: RunConfig, split: Split, images: Images | None = None) -> Path:
@@ -94,8 +95,13 @@ def has_tokens(config: RunConfig) -> bool:
     """Whether no image is to be encoded: the token caches of both splits are complete."""
     if config.data.source == "tokens":
         return True
-    parts = config.data.buckets or ("",)
-    return all(_is_complete(cache_folder(config, split) / p) for split in SPLITS for p in parts)
+    for split in SPLITS:
+        folders = [cache_folder(config, split) / part for part in config.data.buckets or ("",)]
+        if split == "val":  # where a bucket may have no pictures
+            folders = [folder for folder in folders if folder.exists()]
+        if not folders or not all(map(_is_complete, folders)):
+            return False
+    return True
 
 
 def cached_tokens(

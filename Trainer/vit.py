@@ -228,12 +228,13 @@ class GeneratorTrainer(Trainer):
             source = f"cached as {format_bytes(sum(cache.num_bytes for cache in caches))}"
         counts = [batch * height * width for height, width in grids]
         of_step = " or ".join(f"{count:,}" for count in sorted(set(counts)))
-        classes = self.images.classes
+        classes = len(self.images.classes)
+        of_classes = f" of {classes} classes" if classes else ""
         facts = {
             "network": f"{parameters / 1e6:.1f}M parameters: {size}",
             "tokens": f"{', '.join(map(show_size, grids))} of {network.codebook_size} codes, "
             f"{of_step} per step",
-            "data": f"{describe_count(self.images, 'train')} of {len(classes)} classes, {source}; "
+            "data": f"{describe_count(self.images, 'train')}{of_classes}, {source}; "
             f"{describe_validation(self.validation_images, self.images)} validate",
             "attention": attention_kernel(network, self.device, self.dtype),
         }

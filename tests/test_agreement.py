@@ -3,7 +3,7 @@ from tiny_runs import config, tokenizer_weights
 
 from MaskGIL.weights import open_tokenizer
 from Network.config import UserError
-from Trainer.agreement import check_network
+from Trainer.agreement import check_bucket, check_network
 
 CAPTIONS = ("network.num_classes=0", "network.caption_width=16")
 FREE = "network.learned_positions=false"
@@ -56,11 +56,6 @@ def test_parts_that_fit(folder, words):
             "text.encoder=flan-t5-xl has no effect without captions; gi",
         ),
         (
-            (FREE, "data.buckets=32x32,36x47"),
-            "data.buckets has 36x47, whose sides are no multiples of the tokenizer's stride 8; "
-            "nearest: 32x40, 32x48, 40x40, 40x48.",
-        ),
-        (
             ("data.buckets=32x32,32x48",),
             "data.buckets needs a network for any grid, and this one le",
         ),
@@ -74,3 +69,13 @@ def test_parts_that_do_not_fit_are_named_with_the_remedy(folder, words, sentence
     with pytest.raises(UserError) as error:
         check(folder, *words)
     assert str(error.value).startswith(sentence)
+
+
+def test_the_nearest_shapes_of_a_bucket_are_named():
+    check_bucket((32, 48), 8)
+    with pytest.raises(UserError) as error:
+        check_bucket((36, 47), 8)
+    assert str(error.value) == (
+        "data.buckets has 36x47, whose sides are no multiples of the tokenizer's stride 8; "
+        "nearest: 32x40, 32x48, 40x40, 40x48."
+    )

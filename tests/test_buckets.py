@@ -35,6 +35,7 @@ def test_shapes_are_height_x_width():
         (["256"], "data.buckets has '256'; write height x width in pixels, as 256x256,192x320."),
         (["0x32"], "data.buckets has '0x32'; write"),
         (["32x48", "48x32", "32x48"], "data.buckets=32x48,48x32,32x48 names a shape twice; name"),
+        (["32x48", "64x96"], "data.buckets has 32x48 and 64x96 of the same aspect ratio, of which"),
     ],
 )
 def test_other_words_are_refused(texts, sentence):
@@ -60,7 +61,7 @@ def test_the_nearest_aspect_ratio_is_that_by_its_logarithm(shape, nearest):
 def test_pictures_go_to_their_buckets_and_that_is_remembered(tmp_path, monkeypatch):
     images = photos(tmp_path, (30, 30), (60, 90), (90, 60), (31, 30), (40, 90))
     memory = tmp_path / "cache" / "buckets.json"
-    buckets = fill_buckets(images, SHAPES, memory)
+    buckets = fill_buckets(images, SHAPES, memory, "train")
     assert [bucket.rows.tolist() for bucket in buckets] == [[0, 3], [1, 4], [2]]
     assert [bucket.shape for bucket in buckets] == SHAPES
     assert [bucket.name(0) for bucket in buckets] == [f"train/{n}.png" for n in (0, 1, 2)]
@@ -68,27 +69,44 @@ def test_pictures_go_to_their_buckets_and_that_is_remembered(tmp_path, monkeypat
         2, (90, 40), [0, 0],
     ]  # fmt: skip
     monkeypatch.setattr(Files, "shape", None)  # nothing is measured twice
-    again = fill_buckets(images, SHAPES, memory)
+    again = fill_buckets(images, SHAPES, memory, "train")
     assert [bucket.rows.tolist() for bucket in again] == [[0, 3], [1, 4], [2]]
 
 
 def test_other_pictures_or_shapes_are_measured_anew(tmp_path):
     images = photos(tmp_path, (30, 30), (60, 90), (90, 60), (31, 30))
     memory = tmp_path / "buckets.json"
-    fill_buckets(images, SHAPES, memory)
-    (two, wide) = fill_buckets(images, SHAPES[:2], memory)
+    fill_buckets(images, SHAPES, memory, "train")
+    (two, wide) = fill_buckets(images, SHAPES[:2], memory, "train")
     assert [two.rows.tolist(), wide.rows.tolist()] == [[0, 2, 3], [1]]
     fewer = Files(tmp_path, "train", ["0.png", "1.png"], np.zeros(2, np.int64), [])
-    assert [len(bucket) for bucket in fill_buckets(fewer, SHAPES[:2], memory)] == [1, 1]
+    assert [len(bucket) for bucket in fill_buckets(fewer, SHAPES[:2], memory, "train")] == [1, 1]
     assert len(json.loads(memory.read_text())["numbers"]) == 2
 
 
 def test_a_bucket_that_stays_empty_is_named(tmp_path):
     images = photos(tmp_path, (30, 30))
     with pytest.raises(
-        UserError, match=r"^No picture is nearest in aspect ratio to data.buckets=32"
+        UserError, match=r"^No picture of train is nearest in aspect ratio to data.buckets=32"
     ):
-        fill_buckets(images, SHAPES, tmp_path / "buckets.json")
+        fill_buckets(images, SHAPES, tmp_path / "buckets.json", "train")
+
+
+def test_a_bucket_may_be_empty_in_val(tmp_path):
+    images = photos(tmp_path, (30, 30), (90, 60))
+    buckets = fill_buckets(images, SHAPES, tmp_path / "buckets.json", "val")
+    assert [bucket.shape for bucket in buckets] == [(32, 32), (48, 32)]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", "null"])
+def test_a_damaged_memory_is_written_anew(tmp_path, damage):
+    images, memory = photos(tmp_path, (30, 30), (60, 90)), tmp_path / "buckets.json"
+    fill_buckets(images, SHAPES[:2], memory, "train")
+    whole = memory.read_bytes()
+    memory.write_text(damage)
+    buckets = fill_buckets(images, SHAPES[:2], memory, "train")
+    assert [bucket.rows.tolist() for bucket in buckets] == [[0], [1]]
+    assert memory.read_bytes() == whole
 
 
 def test_an_unreadable_picture_is_left_to_whoever_reads_it(tmp_path):
@@ -96,13 +114,13 @@ def test_an_unreadable_picture_is_left_to_whoever_reads_it(tmp_path):
     (tmp_path / "1.png").write_bytes(b"no picture")
     with pytest.raises(UnreadableImage):
         images.shape(1)
-    buckets = fill_buckets(images, [SHAPES[0], SHAPES[2]], tmp_path / "buckets.json")
+    buckets = fill_buckets(images, [SHAPES[0], SHAPES[2]], tmp_path / "buckets.json", "train")
     assert [bucket.rows.tolist() for bucket in buckets] == [[0, 1], [2]]
 
 
 def test_sources_of_one_shape_have_no_buckets(tmp_path):
     with pytest.raises(UserError, match=r"^data.buckets needs pictures of many shapes, those of"):
-        fill_buckets(Shapes("train", 4, (32, 32)), SHAPES, tmp_path / "buckets.json")
+        fill_buckets(Shapes("train", 4, (32, 32)), SHAPES, tmp_path / "buckets.json", "train")
 
 
 def test_a_shape_is_that_of_the_upright_picture(tmp_path):
@@ -116,7 +134,7 @@ def test_a_shape_is_that_of_the_upright_picture(tmp_path):
 
 def test_scenes_have_their_shapes_in_turn(tmp_path):
     scenes, alone = Scenes("train", 7, *SHAPES), Scenes("train", 7, SHAPES[1])
-    buckets = fill_buckets(scenes, SHAPES, tmp_path / "buckets.json")
+    buckets = fill_buckets(scenes, SHAPES, tmp_path / "buckets.json", "train")
     assert [bucket.rows.tolist() for bucket in buckets] == [[0, 3, 6], [1, 4], [2, 5]]
     assert [bucket.image(0).size[::-1] for bucket in buckets] == SHAPES
     assert scenes.image(4).tobytes() == alone.image(4).tobytes()

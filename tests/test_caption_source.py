@@ -6,6 +6,7 @@ import tiny_text
 import torch
 from tiny_runs import config, image_folder, run_ranks, text_weights, tree
 
+from MaskGIL.cached_rows import CachedRows
 from MaskGIL.caption_index import read_index
 from MaskGIL.data import open_images
 from MaskGIL.text_source import TextOrigin
@@ -27,26 +28,24 @@ def test_captions_are_cached_once_and_read_as_the_encoder_reads_them(folder, cap
     source = opened(run)
     assert source.origin == TextOrigin(f"{folder}/encoder", "fp32", source.encoder.fingerprint)
     assert not has_captions(run)
-    caches, online = source.caches(), source.online()
+    caches, blank = source.caches(), source.blank()
     assert has_captions(run)
     assert "captions   80 read by encoder, in" in capsys.readouterr().out
     rows, which = np.array([3, 0, 39]), np.array([1, 0, 1])
     texts = [source.tables["train"][row][number] for row, number in zip(rows, which)]
     expected = source.encoder(texts)
-    for found in (caches["train"], online["train"]):
-        assert found.counts.tolist() == [2] * 40
-        given = found.captions(rows, which)
-        assert torch.equal(given.features, expected.features.bfloat16())
-        assert torch.equal(given.mask, expected.mask)
+    given, empty = (each["train"].captions(rows, which) for each in (caches, blank))
+    assert torch.equal(given.features, expected.features.bfloat16())
+    assert torch.equal(given.mask, expected.mask)
+    assert (empty.features.shape, empty.features.dtype) == (given.features.shape, torch.bfloat16)
+    assert not empty.mask.any()
+    assert caches["train"].counts.tolist() == blank["train"].counts.tolist() == [2] * 40
     before = tree(folder)
     opened(run).caches()
     assert tree(folder) == before
     size = caches["train"].num_bytes
     assert describe_captions(source.encoder, caches["train"]) == (
         f"80, 12 x 16 by encoder, cached as {size / 1000:.1f} kB"
-    )
-    assert describe_captions(source.encoder, online["train"]).endswith(
-        "encoder, encoded in every step"
     )
 
 
@@ -98,6 +97,15 @@ def test_pictures_without_captions_are_named(folder):
         UserError, match=r"^data.path=.*pictures has no captions; put NAME.txt beside"
     ):
         opened(config("text", folder, *words))
+
+
+def test_rows_of_tokens_alone_have_no_captions(folder):
+    run = config("text", folder)
+    rows = CachedRows(folder / "tokens", np.arange(3), np.zeros(3, np.int64), [], "f00d")
+    with pytest.raises(
+        UserError, match=r"tokens comes without pictures, and captions stand beside"
+    ):
+        CaptionSource(run, {"train": rows})
 
 
 def write(folder):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_runs import config, text_weights, tokenizer_weights, tree
 
 from MaskGIL.data import open_images
@@ -85,6 +86,32 @@ def test_all_caches_are_written_by_one_job(folder):
     assert tree(folder) == before
     (folder / "text/cache/captions/val/index.json").unlink()
     assert not has_cache(run)
+
+
+def test_a_bucket_without_a_grid_is_told_before_anything_is_written(folder):
+    before = tree(folder)
+    with pytest.raises(
+        UserError, match=r"^data.buckets has 32x50, whose sides are no multiples of"
+    ):
+        write_caches(config("text", folder, "data.buckets=32x32,32x50"))
+    assert tree(folder) == before
+
+
+def test_bad_files_of_all_buckets_count_against_the_whole_split(folder, tmp_path):
+    """Of 12 wide and 4 square pictures 2 and 1 are broken: 3 of 16, not 3 of 4."""
+    place = tmp_path / "photos"
+    for number in range(16):
+        for split in ("train", "val"):
+            (place / split / "a").mkdir(parents=True, exist_ok=True)
+            size = (32, 32) if number < 4 else (48, 32)
+            Image.new("RGB", size).save(place / split / "a" / f"{number:02d}.png")
+    for number in (0, 5, 6):
+        file = place / "train" / "a" / f"{number:02d}.png"
+        file.write_bytes(file.read_bytes()[:60])  # the size is there, pixels are not
+    words = ["data.source=folder", f"data.path={place}", "network.caption_width=0"]
+    words += ["network.caption_tokens=120", "text.encoder=", "network.num_classes=1"]
+    data = opened(config("text", folder, *words, "data.max_bad=0.2"))
+    assert [int((cache.labels < 0).sum()) for cache in data.caches["train"]] == [1, 2]
 
 
 def test_the_content_tells_captions_and_encoder(folder):

@@ -150,6 +150,16 @@ def test_another_size_belongs_to_the_set(job, tmp_path):
     assert "height" not in job("out=plain.npz").samples  # as records of earlier versions
 
 
+def test_a_sampler_is_checked_on_the_grid_that_is_drawn(job):
+    """Positions beyond training and counts of their own belong to the size that is asked for."""
+    larger = ("height=32", "width=32", "resize=24", "reference=")
+    assert job(*larger, "positions=ntk").pipe.sampling.positions == "ntk"
+    counts = ("counts=100,156", "out=b.npz")  # of 16 x 16 tokens
+    assert "sampler    2 steps, " in job(*larger, *counts).plan()
+    with pytest.raises(UserError, match=r"^positions=ntk has no effect"):
+        job("positions=ntk", "out=c.npz")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

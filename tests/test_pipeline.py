@@ -393,6 +393,10 @@ def test_no_prompt_is_drawn_without_condition(text_pipe):
         ),
         ({"prompt": ["a star"] * 3, "generator": [1]}, "generator has 1 seeds for 3 images."),
         ({"height": 9}, "height=9 must be a multiple of 2; the nearest are 8 and 10."),
+        (
+            {"height": 20000, "width": 20000},
+            "height=20000 and width=20000 are 400,000,000 pixels, more than 4,194,304; ask for few",
+        ),
     ],
 )
 def test_sentences_of_prompts(text_pipe, arguments, sentence):

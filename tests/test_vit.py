@@ -231,6 +231,26 @@ def test_what_fits_into_memory_is_tried_with_the_dearest_step(make, monkeypatch)
     assert trainer.mode() == mode_of("both", 0, 0)
 
 
+def test_what_fits_into_memory_is_tried_with_the_largest_bucket(folder, tmp_path, monkeypatch):
+    """Whatever shape the step has that is next."""
+    words = ["data.buckets=32x32,32x96", "loop.accumulation=0", "network.learned_positions=false"]
+    words += ["data.source=scenes", "network.num_classes=0", f"out_dir={tmp_path}", FP32]
+    for seed in range(4):
+        trainer = GeneratorTrainer(config("generator", folder, *words, f"seed={seed}"))
+        trainer.prepare()
+        asked, forward = [], RowLogits.forward
+
+        def spy(self, tokens, *others, asked=asked, forward=forward):
+            asked.append(tuple(tokens.shape[1:]))
+            return forward(self, tokens, *others)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "log", SimpleNamespace(line=lambda text: None), raising=False)
+            patch.setattr(RowLogits, "forward", spy)
+            fit_into_memory(trainer, {})
+        assert set(asked) == {(4, 12)}
+
+
 def test_the_log_tells_the_modes_of_both_apart(folder, tmp_path):
     """And the loss that steps have, whatever their mode."""
     words = ["objective=both", "loop.steps=8", FP32]

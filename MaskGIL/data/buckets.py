@@ -14,14 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from PIL import Image
 
 from MaskGIL.data.crops import Shape, show_size
-from MaskGIL.data.folders import UnreadableImage
+from MaskGIL.data.folders import Split, UnreadableImage
 from MaskGIL.distributed import first_rank_first
 from MaskGIL.durable import replace_file, to_json
 from MaskGIL.noise import random_bits
@@ -91,24 +91,34 @@ def read_shapes(texts: Sequence[str]) -> list[Shape]:
         shapes.append((int(found[1]), int(found[2])))
     if len(set(shapes)) < len(shapes):
         raise UserError(f"data.buckets={','.join(texts)} names a shape twice; name each once.")
+    ratios = {height / width: text for text, (height, width) in zip(texts, shapes)}
+    for text, (height, width) in zip(texts, shapes):
+        if (other := ratios[height / width]) != text:
+            raise UserError(
+                f"data.buckets has {text} and {other} of the same aspect ratio, of which all "
+                "pictures would go to one; leave the other out."
+            )
     return shapes
 
 
-def fill_buckets(images: Pictures, shapes: Sequence[Shape], memory: Path) -> list[Bucket]:
-    """Put every picture into the bucket whose aspect ratio is nearest: K buckets.
+def fill_buckets(
+    images: Pictures, shapes: Sequence[Shape], memory: Path, split: Split
+) -> list[Bucket]:
+    """Put every picture into the bucket whose aspect ratio is nearest: up to K buckets.
 
     It is remembered in the file `memory`: the sizes of a million files take minutes to read. All
-    ranks must come here. Raises UserError for a bucket that gets no picture, and for a source whose
-    pictures all have one shape.
+    ranks must come here. In `val` a bucket without pictures is left out; in `train` it is a
+    UserError, and so is a source whose pictures all have one shape.
     """
     numbers = _numbers(images, shapes, memory)
     buckets = [Bucket(images, np.flatnonzero(numbers == k), s) for k, s in enumerate(shapes)]
-    if empty := [show_size(bucket.shape) for bucket in buckets if not len(bucket)]:
+    empty = [show_size(bucket.shape) for bucket in buckets if not len(bucket)]
+    if empty and split == "train":
         raise UserError(
-            f"No picture is nearest in aspect ratio to data.buckets={','.join(empty)}; leave that "
-            "out."
+            f"No picture of train is nearest in aspect ratio to data.buckets={','.join(empty)}; "
+            "leave that out."
         )
-    return buckets
+    return [bucket for bucket in buckets if len(bucket)]
 
 
 def nearest_shape(shape: Shape, shapes: Sequence[Shape]) -> int:
@@ -158,16 +168,24 @@ def _numbers(images: Pictures, shapes: Sequence[Shape], memory: Path) -> np.ndar
         names.update(images.name(row).encode("utf-8", "surrogateescape") + b"\0")
     work = {"shapes": [*map(list, shapes)], "names_sha256": names.hexdigest()}
     with first_rank_first():
-        if memory.is_file():
-            found = json.loads(memory.read_text("utf-8"))
-            if work.items() <= found.items():
-                return np.array(found["numbers"], np.int64)
+        if kept := _kept(memory, work):
+            return np.array(kept, np.int64)
         with ThreadPoolExecutor(READERS) as pool:
             sizes = pool.map(partial(_shape, images), range(len(images)))
             numbers = [nearest_shape(shape, shapes) for shape in sizes]
         memory.parent.mkdir(parents=True, exist_ok=True)
         replace_file(memory, to_json({**work, "numbers": numbers}))
     return np.array(numbers, np.int64)
+
+
+def _kept(memory: Path, work: dict[str, Any]) -> list[int]:
+    """What stands in the file of an earlier start, if it is whole and of the same work."""
+    try:
+        found = json.loads(memory.read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    fits = isinstance(found, dict) and work.items() <= found.items()
+    return found.get("numbers", []) if fits else []
 
 
 def _shape(images: Measured, row: int) -> Shape:
