@@ -6,6 +6,7 @@ Shapes: B texts, P condition tokens, C width of features.
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -63,8 +64,8 @@ class PromptEncoder:
         """B texts -> features (B, P, C) float32 and mask (B, P), on the device of the network.
 
         A text has the same ones in any company, rounded to bf16 as in a caption cache. An empty
-        text is the null caption behind a mask of its own; the first one is warned of. Raises
-        UserError as `encoder` does.
+        text is dropped: each network puts its null caption there, behind the mask of the text. The
+        first one is warned of. Raises UserError as `encoder` does.
         """
         if not all(texts) and not self._has_warned:
             text = "An empty prompt asks for nothing: its image is drawn without condition."
@@ -77,22 +78,19 @@ class PromptEncoder:
         found = self._captions(texts)
         assert found.mask is not None
         assert captions.mask is not None
-        return Captions(found.features, torch.where(self._empty(texts), captions.mask, found.mask))
+        mask = torch.where(self._empty(texts)[:, None], captions.mask, found.mask)
+        return replace(found, mask=mask)
 
     def _captions(self, texts: Sequence[str]) -> Captions:
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         rows = torch.tensor([places[text] for text in texts])
         found = self.encoder([self._spelt(text) for text in places]).to(self._device)[rows]
-        null = self.network.condition.without(found)
-        assert isinstance(null, Captions)
         features = found.features.bfloat16().float()
-        return Captions(
-            torch.where(self._empty(texts)[..., None], null.features, features), found.mask
-        )
+        return Captions(features, found.mask, self._empty(texts))
 
     def _empty(self, texts: Sequence[str]) -> Tensor:
-        """Where texts are empty, (B, 1) bool."""
-        return torch.tensor([[not text] for text in texts], device=self._device)
+        """Where texts are empty, (B,) bool."""
+        return torch.tensor([not text for text in texts], device=self._device)
 
     @property
     def encoder(self) -> PretrainedEncoder:

@@ -6,7 +6,7 @@ Shapes: B batch, P condition tokens, C width of features, D width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,13 @@ class Captions:
     """What a text encoder makes of captions: features (B, P, C), padded in front.
 
     `mask` (B, P) is True where there is padding, which is hidden from all; None: there is none.
+    `dropped` (B,) is True where each network puts its null caption, behind the mask that is there;
+    None: nowhere.
     """
 
     features: Tensor
     mask: Tensor | None = None
+    dropped: Tensor | None = None
 
     @classmethod
     def padded(cls, features: Sequence[Tensor], num_tokens: int) -> "Captions":
@@ -50,7 +53,8 @@ class Captions:
         return None if self.mask is None else ~self.mask[:, None, None]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Captions":
-        return Captions(change(self.features), None if self.mask is None else change(self.mask))
+        beside = (each if each is None else change(each) for each in (self.mask, self.dropped))
+        return Captions(change(self.features), *beside)
 
 
 def cut_padding(one: Captions, other: Captions) -> tuple[Captions, Captions]:
@@ -63,9 +67,8 @@ def cut_padding(one: Captions, other: Captions) -> tuple[Captions, Captions]:
         return one, other
     is_padding = torch.cat([one.mask, other.mask]).all(0)  # (P,)
     first = min(int(is_padding.sum()), len(is_padding) - 1)
-    return one._each(lambda tensor: tensor[:, first:]), other._each(
-        lambda tensor: tensor[:, first:]
-    )
+    one = replace(one, features=one.features[:, first:], mask=one.mask[:, first:])
+    return one, replace(other, features=other.features[:, first:], mask=other.mask[:, first:])
 
 
 class ClassCondition(nn.Module):
@@ -120,12 +123,16 @@ class CaptionCondition(nn.Module):
         """Captions of features (B, P, C) -> tokens (B, P, D). Raises UserError for labels."""
         _require_captions(captions)
         features = captions.features.to(self.up.weight.dtype)  # cached ones are bf16
+        if captions.dropped is not None:
+            null = self.null_features[self.num_tokens - features.shape[1] :].to(features.dtype)
+            features = torch.where(captions.dropped[:, None, None], null, features)
         return self.down(F.gelu(self.up(features), approximate="tanh"))
 
     def without(self, captions: Tensor | Captions) -> Captions:
         """The null caption in the place of each, with the mask of each. Raises as `forward`."""
         captions = _require_captions(captions)
-        return Captions(self.null_features.expand(len(captions.features), -1, -1), captions.mask)
+        everywhere = torch.ones(len(captions), dtype=torch.bool, device=captions.features.device)
+        return replace(captions, dropped=everywhere)
 
 
 def build_condition(config: NetworkConfig) -> ClassCondition | CaptionCondition:

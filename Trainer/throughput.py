@@ -106,7 +106,8 @@ def example_condition(network: NetworkConfig, tokens: Tensor) -> Tensor | Captio
         return tokens[:, 0, 0]
     shape = len(tokens), network.caption_tokens, network.caption_width
     features = torch.zeros(shape, dtype=torch.bfloat16, device=tokens.device)
-    return Captions(features, torch.zeros(shape[:2], dtype=torch.bool, device=tokens.device))
+    padding = torch.zeros(shape[:2], dtype=torch.bool, device=tokens.device)
+    return Captions(features, padding, padding[:, 0])
 
 
 class _Operations(TorchDispatchMode):

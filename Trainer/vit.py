@@ -5,7 +5,6 @@ codebook, M counted rows.
 """
 
 import math
-from dataclasses import replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -30,7 +29,7 @@ from MaskGIL.weights import open_tokenizer, save_weights
 from Metrics.labels import choose_labels
 from Metrics.sample_and_eval import sample_chunks
 from Network import build_network
-from Network.condition import CaptionCondition, Captions
+from Network.condition import Captions
 from Network.gpt import GPT
 from Trainer.agreement import check_network
 from Trainer.batches import (
@@ -130,12 +129,8 @@ class GeneratorTrainer(Trainer):
 
     def condition(self, batch: Batch) -> Tensor | Captions:
         """What the images of a batch are conditioned on: a share of them, drawn, on nothing."""
-        network = self.module.condition
-        if isinstance(network, CaptionCondition):
-            given = Captions(batch["features"], batch["padding"])
-            null = network.without(given).features.to(given.features.dtype)
-            dropped = batch["dropped"][:, None, None]
-            return replace(given, features=torch.where(dropped, null, given.features))
+        if self.source.captions:
+            return Captions(batch["features"], batch["padding"], batch["dropped"])
         labels, samples = batch["labels"], batch["samples"]
         seed = torch.full((), self.config.seed, device=labels.device)
         drop = uniform(seed, "class drop", samples, 0) < self.config.masking.class_drop

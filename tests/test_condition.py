@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -132,8 +134,22 @@ def test_features_become_tokens():
 def test_the_null_caption_keeps_the_mask():
     condition, given = network().condition, captions(tokens=120)
     null = condition.without(given)
-    assert torch.equal(null.features[1], condition.null_features)
+    expected = condition(Captions(condition.null_features.expand(2, -1, -1)))
+    assert torch.equal(condition(null), expected)
     assert null.mask is given.mask
+
+
+def test_each_network_puts_its_own_null_caption_where_one_is_dropped():
+    """Its last features, of captions that are shorter than the network has learned."""
+    given = captions(3, padding=(0, 3, 1))
+    some = replace(given, dropped=torch.tensor([False, True, False]))
+    for caption_tokens in (5, 9):
+        condition = network(caption_tokens=caption_tokens).condition
+        plain, found = condition(given), condition(some)
+        assert torch.equal(found[[0, 2]], plain[[0, 2]])
+        assert torch.equal(found[1], condition(Captions(condition.null_features[None, -5:]))[0])
+        cut, _ = cut_padding(some[1:], some[1:])
+        assert torch.equal(condition(cut), found[1:, 1:])
 
 
 def test_captions_are_cut_to_some_images():
@@ -143,6 +159,8 @@ def test_captions_are_cut_to_some_images():
     assert torch.equal(given[rows].features, given.features[rows])
     assert torch.equal(given[rows].mask, given.mask[rows])
     assert Captions(given.features)[rows].mask is None
+    dropped = torch.tensor([True, False, False])
+    assert replace(given, dropped=dropped)[rows].dropped.tolist() == [False, True]
     moved = given.to("meta")
     assert moved.features.device == moved.mask.device == torch.device("meta")
 

@@ -63,7 +63,7 @@ def test_an_empty_text_is_the_null_caption_and_is_told_of_once(folder, network):
     encode = PromptEncoder(network, origin(folder))
     with pytest.warns(UserWarning, match=r"^An empty prompt asks for nothing: its image is drawn"):
         found = encode(["a star", ""])
-    assert torch.equal(found.features[1], network.condition.null_features)
+    assert found.dropped.tolist() == [False, True]
     assert found.mask[1].tolist() == [True] * 8 + [False] * 2  # [CLS] [SEP]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -77,7 +77,8 @@ def test_guidance_leads_away_from_an_empty_text_as_from_none(folder, network):
         encode.against(["", "a blue ring"], captions),
         network.condition.without(captions),
     )
-    assert torch.equal(found.features[0], plain.features[0])
+    assert torch.equal(network.condition(found)[0], network.condition(plain)[0])
+    assert found.dropped.tolist() == [True, False]
     assert torch.equal(found.mask[0], plain.mask[0])
     alone = encode(["a blue ring"])
     assert torch.equal(found.features[1:], alone.features)
