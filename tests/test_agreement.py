@@ -16,7 +16,7 @@ def folder(tmp_path_factory):
 
 def check(folder, *words, classes=16):
     run = config("generator", folder, *words)
-    check_network(run, open_tokenizer(run.tokenizer), classes)
+    return check_network(run, open_tokenizer(run.tokenizer), classes)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def check(folder, *words, classes=16):
     ],
 )
 def test_parts_that_fit(folder, words):
-    check(folder, *words)
+    assert check(folder, *words) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -71,6 +72,13 @@ def test_pictures_go_to_their_buckets_and_that_is_remembered(tmp_path, monkeypat
     monkeypatch.setattr(Files, "shape", None)  # nothing is measured twice
     again = fill_buckets(images, SHAPES, memory, "train")
     assert [bucket.rows.tolist() for bucket in again] == [[0, 3], [1, 4], [2]]
+
+
+def test_many_readers_leave_warnings_as_they_were(tmp_path):
+    before = list(warnings.filters)
+    images = photos(tmp_path, *[(30, 30), (60, 90), (90, 60)] * 20)
+    fill_buckets(images, SHAPES, tmp_path / "buckets.json", "train")
+    assert list(warnings.filters) == before
 
 
 def test_other_pictures_or_shapes_are_measured_anew(tmp_path):

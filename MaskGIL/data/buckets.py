@@ -9,6 +9,7 @@ N pictures, K buckets.
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -170,7 +171,9 @@ def _numbers(images: Pictures, shapes: Sequence[Shape], memory: Path) -> np.ndar
     with first_rank_first():
         if kept := _kept(memory, work):
             return np.array(kept, np.int64)
-        with ThreadPoolExecutor(READERS) as pool:
+        # Around the threads, not in them: what is ignored is ignored by all of a process
+        with warnings.catch_warnings(), ThreadPoolExecutor(READERS) as pool:
+            warnings.simplefilter("ignore")  # Pillow would remark on large pictures and odd tags
             sizes = pool.map(partial(_shape, images), range(len(images)))
             numbers = [nearest_shape(shape, shapes) for shape in sizes]
         memory.parent.mkdir(parents=True, exist_ok=True)

@@ -145,11 +145,9 @@ def read_image(
 def read_shape(path: str | Path | IO[bytes], name: str = "") -> tuple[int, int]:
     """Height and width of what `read_image` reads, from its first bytes. Raises UnreadableImage."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                turned = _TRANSPOSITIONS.get(_orientation(image)) in _SIDEWAYS
-                return image.size if turned else image.size[::-1]
+        with Image.open(path, formats=FORMATS) as image:
+            turned = _TRANSPOSITIONS.get(_orientation(image)) in _SIDEWAYS
+            return image.size if turned else image.size[::-1]
     except Exception as error:  # as in `read_image`
         raise UnreadableImage(name or str(path), str(error) or type(error).__name__) from error
 
