@@ -43,4 +43,14 @@ def main(config: RunConfig, flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, RunConfig, sys.argv[1:], program="main.py", about=__doc__ or ""))
+    sys.exit(
+        run_command(
+            main,
+            RunConfig,
+            sys.argv[1:],
+            program="main.py",
+            about=__doc__ or "",
+            lighter="loop.accumulation=0 computes a step in as few parts as fit, and "
+            "loop.checkpoint_blocks=1 computes a generator's blocks again instead of keeping them",
+        )
+    )

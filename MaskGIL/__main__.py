@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from MaskGIL.command import run_command
+from MaskGIL.command import LIGHTER, run_command
 from MaskGIL.convert import ConvertConfig, convert
 from MaskGIL.edit import EditConfig, edit
 from MaskGIL.generate import GenerateConfig, generate
 from MaskGIL.inspect import InspectConfig, inspect
+from MaskGIL.play import PlayConfig, play
 from MaskGIL.prepare import PrepareConfig, prepare
+from MaskGIL.push import PushConfig, push
 from MaskGIL.values import did_you_mean, quote
 
 
@@ -22,8 +24,10 @@ class Command(NamedTuple):
     schema: type[Any]
     about: str
     words: tuple[str, ...] = ()
+    lighter: str = LIGHTER
 
 
+FEWER = "ask for fewer images at once (num_images), for smaller ones, or for two_passes=true"
 COMMANDS = {
     "convert": Command(
         convert,
@@ -36,13 +40,23 @@ COMMANDS = {
         EditConfig,
         "Edit a picture: inpaint, outpaint or vary it; interpolate draws from class to class.",
         ("kind",),
+        FEWER,
     ),
-    "generate": Command(generate, GenerateConfig, "Sample pictures of classes from weights."),
+    "generate": Command(
+        generate, GenerateConfig, "Sample pictures of classes from weights.", lighter=FEWER
+    ),
     "inspect": Command(
         inspect, InspectConfig, "Tell what a token cache or a weights folder holds.", ("path",)
     ),
+    "play": Command(play, PlayConfig, "Open a page on which weights draw, step by step."),
     "prepare": Command(
         prepare, PrepareConfig, "Fetch a data set and lay it out as a folder.", ("name", "path")
+    ),
+    "push": Command(
+        push,
+        PushConfig,
+        "Put weights and their card on the Hugging Face hub.",
+        ("weights", "repository"),
     ),
 }
 
@@ -62,7 +76,12 @@ def main(argv: Sequence[str]) -> int:
     named = [f"{key}={word}" for key, word in zip(command.words, bare)]
     words = [*named, *words[len(named) :]]
     return run_command(
-        command.job, command.schema, words, program=_program(name), about=command.about
+        command.job,
+        command.schema,
+        words,
+        program=_program(name),
+        about=command.about,
+        lighter=command.lighter,
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from MaskGIL.config import LARGEST_SEED
 from MaskGIL.sampling import SamplingConfig
-from MaskGIL.values import describe_type, did_you_mean, quote
+from MaskGIL.values import amount, describe_type, did_you_mean, quote
 from Network.config import UserError
 
 Seed = int | torch.Generator
@@ -33,7 +33,10 @@ def read_seeds(generator: Seeds, count: int) -> int | list[int]:
     if not isinstance(generator, list | tuple | range):
         return secrets.randbits(62) if generator is None else _read_seed(generator)
     if len(generator) != count:
-        raise UserError(f"generator has {len(generator)} seeds for {count} images.")
+        raise UserError(
+            f"generator has {amount(len(generator), 'seed')} for {amount(count, 'image')}; give "
+            "one for each, or one alone."
+        )
     return [_read_seed(seed) for seed in generator]
 
 
@@ -52,8 +55,26 @@ def read_settings(given: dict[str, Any]) -> dict[str, Any]:
         if key not in KINDS:
             hint = did_you_mean(name, KINDS) or f" Settings are {', '.join(KINDS)}."
             raise UserError(f"Unknown argument {name!r}.{hint}")
-        found[key] = _read_setting(name, value, KINDS[key])
+        found[key] = read_setting(name, value, KINDS[key])
     return found
+
+
+def read_setting(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the plain Python value that a setting of type `kind` has. Raises UserError."""
+    words = describe_type(kind)
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if kind in (int, int | None) and whole:
+        return int(value)
+    if kind in (float, float | None) and isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    if kind == tuple[int, ...] and isinstance(value, Sequence | np.ndarray | Tensor):
+        counts = value if isinstance(value, Sequence) else value.tolist()
+        return tuple(read_setting(name, count, int) for count in counts)
+    if kind is bool and isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, str) and words.startswith("one of"):
+        return value  # the plan says which words are known
+    raise UserError(f"{name} takes {words}, not {quote(value)}.")
 
 
 def _read_seed(seed: object) -> int:
@@ -69,21 +90,3 @@ def _read_seed(seed: object) -> int:
             f"generator={seed} is no seed of 64 signed bits; give one up to {LARGEST_SEED}."
         )
     return int(seed)
-
-
-def _read_setting(name: str, value: Any, kind: Any) -> Any:
-    """`value` as the plain Python value that a setting of type `kind` has."""
-    words = describe_type(kind)
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if kind in (int, int | None) and whole:
-        return int(value)
-    if kind in (float, float | None) and isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)
-    if kind == tuple[int, ...] and isinstance(value, Sequence | np.ndarray | Tensor):
-        counts = value if isinstance(value, Sequence) else value.tolist()
-        return tuple(_read_setting(name, count, int) for count in counts)
-    if kind is bool and isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, str) and words.startswith("one of"):
-        return value  # the plan says which words are known
-    raise UserError(f"{name} takes {words}, not {quote(value)}.")

@@ -29,7 +29,7 @@ from MaskGIL.chunk_log import finished, log_line, log_path, read_logs, remove_lo
 from MaskGIL.durable import replace_file, to_json, write_durably
 from Network.condition import Captions
 from Network.config import UserError
-from Network.text import TextEncoder
+from Network.text import EncoderFacts, TextEncoder
 
 
 def write_captions(
@@ -111,7 +111,7 @@ class CaptionCache:
         cls,
         folder: str | Path,
         *,
-        encoder: TextEncoder | None = None,
+        encoder: TextEncoder | EncoderFacts | None = None,
         captions: Captioned | None = None,
         verify: bool = True,
     ) -> "CaptionCache":
@@ -136,6 +136,11 @@ class CaptionCache:
 
     def __reduce__(self):
         return CaptionCache, self._source  # a spawned worker maps the files instead of a copy
+
+    @property
+    def usual_length(self) -> int:
+        """Tokens of the median caption: half of all have no more."""
+        return int(np.quantile(np.diff(self._offsets.captions), 0.5, method="lower"))
 
     @property
     def num_bytes(self) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from MaskGIL.durable import sha256
 from MaskGIL.json_index import AGAIN, damaged, misfit, read_json_index
 from Network.config import UserError
-from Network.text import TextEncoder
+from Network.text import EncoderFacts, TextEncoder
 
 VERSION = 1
 CHUNK = 1024  # captions: enough of every length for the encoder's batches to be full
@@ -61,7 +61,7 @@ def new_index(captions: Captioned, encoder: TextEncoder, offsets: "Offsets") -> 
     }
 
 
-def describe(encoder: TextEncoder) -> dict[str, Any]:
+def describe(encoder: TextEncoder | EncoderFacts) -> dict[str, Any]:
     """What the features depend on."""
     return {key: getattr(encoder, key) for key in _ENCODER}
 
@@ -172,7 +172,7 @@ def read_index(folder: Path) -> Index:
     return index
 
 
-def check_encoder(folder: Path, index: Index, encoder: TextEncoder) -> None:
+def check_encoder(folder: Path, index: Index, encoder: TextEncoder | EncoderFacts) -> None:
     """Raise UserError unless the features are those of this encoder, whatever its name."""
     found, wanted = index["encoder"], describe(encoder)
     for key in (key for key in _ENCODER if key != "name"):

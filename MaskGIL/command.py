@@ -14,10 +14,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import TypeVar
 
 from MaskGIL.config import Setting, leaves, load_config, sections, to_yaml
+from MaskGIL.device import is_out_of_memory
 from MaskGIL.values import choices, did_you_mean, quote, show_value
 from Network.config import UserError
 
@@ -30,6 +31,7 @@ FLAGS = {
     "--debug": "show the traceback of a mistake too",
 }
 PREEMPTED = 143  # 128 + SIGTERM, as a shell says of a process that this signal has ended
+LIGHTER = "close other programs, or use a machine with more"  # where memory runs out
 _COLUMNS = 100
 # Seconds in which torchrun ends this process if another rank has left with an error
 _PRECEDENCE = 5.0  # a mistake that rank 0 may have met too
@@ -65,13 +67,15 @@ def run_command(
     *,
     program: str,
     about: str,
+    lighter: str = LIGHTER,
 ) -> int:
     """Call `job(config, flags)` with what `argv` (without the program's name) asks for.
 
     Returns the exit code: the job's own (None: 0), 2 for a UserError, 143 for Preempted, 130 for
     Ctrl-C, 1 for a Failure, of which only the sentence is shown, and for any other exception.
-    `program` is how the command is written, `about` what it does. Under torchrun
-    the first to leave speaks, rank 0 before any other, and the rest are ended by it meanwhile.
+    `program` is how the command is written, `about` what it does, `lighter` what to change where
+    memory runs out, which is a Failure too. Under torchrun the first to leave speaks, rank 0 before
+    any other, and the rest are ended by it meanwhile.
     """
     rank, ranks = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     is_main = rank == "0"
@@ -85,16 +89,16 @@ def run_command(
         asked = Flags("--dry-run" in flags, "--debug" in flags, tuple(argv))
         return job(config, asked) or 0
     except (UserError, Failure) as error:
-        if "--debug" in argv:
-            traceback.print_exc()
-        time.sleep(0 if is_main else _PRECEDENCE)
-        print(f"error{'' if is_main else f' on rank {rank}'}: {error}", file=sys.stderr)
+        _tell(str(error), rank, "--debug" in argv)
         return 1 if isinstance(error, Failure) else 2
     except Preempted:  # which its log has told
         return PREEMPTED
     except KeyboardInterrupt:
         return 130
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            _tell(f"Out of memory{_asked(error)}: {lighter}.", rank, "--debug" in argv)
+            return 1
         time.sleep(0 if ranks == "1" else _ECHO)
         traceback.print_exc()
         return 1
@@ -111,7 +115,7 @@ def parse(schema: type, argv: Sequence[str]) -> tuple[str | None, list[str], set
         elif re.match(r"[^/]*=", word):  # a path such as runs/lr=1/config.yaml does not match
             overrides.append(word)
         elif not word.endswith((".yaml", ".yml")):
-            raise UserError(_stray_word(schema, word))
+            raise UserError(_stray_word(schema, word, argv[:position], argv[position:]))
         elif path is not None:
             raise UserError(f"Two YAML files, {path} and {word}: give one, with a 'base:' line.")
         else:
@@ -146,6 +150,22 @@ def help_text(schema: type, program: str, about: str) -> str:
         title = textwrap.fill(titles.get(section, "general"), _COLUMNS)
         blocks.append(f"{title}\n{_table(rows, width)}")
     return "\n\n".join(blocks) + "\n"
+
+
+def _tell(sentence: str, rank: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    time.sleep(0 if rank == "0" else _PRECEDENCE)
+    print(f"error{'' if rank == '0' else f' on rank {rank}'}: {sentence}", file=sys.stderr)
+
+
+def _asked(error: Exception) -> str:
+    """What did not fit, as far as PyTorch tells."""
+    found = re.search(r"tried to allocate ([\d.]+) (\w+)", str(error), re.IGNORECASE)
+    if not found:
+        return ""
+    size = f"{float(found[1]) / 1e9:,.2f} GB" if found[2] == "bytes" else f"{found[1]} {found[2]}"
+    return f", {size} more were asked for"
 
 
 def _show(text: str, is_main: bool) -> int:
@@ -188,17 +208,24 @@ def _flag(schema: type, word: str, rest: Sequence[str]) -> str:
         return "--help"
     name, equals, value = word.lstrip("-").partition("=")
     name = name.replace("-", "_")
-    if name in {leaf.key for leaf in leaves(schema)}:
+    keys = [leaf.key for leaf in leaves(schema)]
+    called = [key for key in keys if key.endswith(f".{name}")]
+    meant = [name] if name in keys else called
+    if meant:
         value = value if equals else next(iter(rest), "VALUE")
-        raise UserError(f"Keys have no dashes: write {name}={value} instead of {word}.")
+        written = " or ".join(f"{key}={value}" for key in meant)
+        raise UserError(f"Keys have no dashes: write {written} instead of {word}.")
     hint = (
         did_you_mean(word, FLAGS) or f" Flags are {', '.join(FLAGS)}; keys are written key=value."
     )
     raise UserError(f"Unknown flag {quote(word)}.{hint}")
 
 
-def _stray_word(schema: type, word: str) -> str:
+def _stray_word(schema: type, word: str, before: Sequence[str], rest: Sequence[str]) -> str:
     if word in {leaf.key for leaf in leaves(schema)}:
         return f"'{word}' has no value: write {word}=VALUE."
     hint = did_you_mean(f"--{word}", FLAGS)
+    if not hint and before and "=" in before[-1]:
+        value = takewhile(lambda part: "=" not in part and part[0] != "-", rest)
+        hint = f" A value with blanks stands in quotes: {quote(' '.join([before[-1], *value]))}."
     return f"{quote(word)} is neither a .yaml file nor key=value nor a flag.{hint}"

@@ -6,7 +6,7 @@ settings of training on this floor: data and masking. Stands on OmegaConf's stru
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from operator import attrgetter
@@ -21,6 +21,7 @@ from Network.config import UserError, setting
 
 T = TypeVar("T")
 LARGEST_SEED = 2**63 - 1  # seeds are kept in 64 signed bits
+_WORDS = {"null": None, '"null"': "null", "'null'": "null"}  # a quoted one is a word, as in YAML
 Schedule = Literal["root", "linear", "square", "cosine", "arccos", "exp"]
 Objective = Literal["mar", "ar", "both"]
 
@@ -52,7 +53,7 @@ def load_config(schema: type[T], path: str | Path | None, overrides: Sequence[st
         key, equals, value = override.partition("=")
         if not equals:
             raise UserError(f"{quote(override)} has no value: write KEY=VALUE.")
-        settings[key] = (None if value == "null" else value, "on the command line")
+        settings[key] = (_WORDS.get(value, value), "on the command line")
     return _build(schema, settings, read_value)
 
 
@@ -127,12 +128,18 @@ class DataConfig:
     image_size: int = setting(64, "height and width of an image in pixels")
     buckets: tuple[str, ...] = setting(
         (),
-        "HEIGHTxWIDTH,... in pixels: each picture is cut to the one nearest in aspect ratio, and a "
-        "batch has one of them; empty: squares of image_size",
+        "HEIGHTxWIDTH,... in pixels: each picture is cut to the one nearest in aspect ratio, of "
+        "several sizes to the largest that it fills, else the smallest; a batch has one of them; "
+        "empty: squares of image_size",
     )
     num_images: int = setting(16384, "number of training images that source=shapes or scenes draws")
     crops: Literal["center", "flip", "ten"] = setting(
         "center", "center: one centre crop; flip: also its mirror image; ten: 5 crops, mirrored too"
+    )
+    choice: bool = setting(
+        False,
+        "hold every tenth training image of a class out: they validate in place of val, which is "
+        "left for what has been chosen",
     )
     draft: bool = setting(
         False,
@@ -178,6 +185,10 @@ class TextConfig:
         free=True,
     )
     precision: Literal["fp32", "bf16"] = setting("fp32", "how captions are encoded")
+    skip_layers: int = setting(0, "last layers of the encoder that are left out")
+
+    def __post_init__(self):
+        require_at_least("text.skip_layers", self.skip_layers, 0)
 
 
 @dataclass(frozen=True)
@@ -260,9 +271,19 @@ def _build(
             raise
         except ValueError:
             raise UserError(_wrong_value(known[key], value, place)) from None
-    result = OmegaConf.to_object(config)
+    try:
+        result = OmegaConf.to_object(config)
+    except UserError as error:
+        raise UserError(_as_typed(str(error), known)) from None
     assert isinstance(result, schema)
     return result
+
+
+def _as_typed(sentence: str, known: Iterable[str]) -> str:
+    """A sentence that begins with a key as its section knows it, with the key as it is typed."""
+    word = sentence.partition(" ")[0].partition("=")[0]
+    keys = [key for key in known if key == word or key.endswith(f".{word}")]
+    return f"{keys[0].removesuffix(word)}{sentence}" if len(keys) == 1 else sentence
 
 
 def _wrong_value(leaf: Setting, value: object, place: str) -> str:

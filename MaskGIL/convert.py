@@ -27,8 +27,9 @@ from MaskGIL.durable import replace_file, sha256, to_json, write_durably
 from MaskGIL.foreign_generators import is_generator, open_foreign_generator
 from MaskGIL.foreign_tokens import CODES, LABELS, ForeignTokens, Row, open_foreign_tokens
 from MaskGIL.imagenet import NUM_CLASSES, imagenet_synsets
+from MaskGIL.model_card import write_card
 from MaskGIL.output import check_writable, output_path
-from MaskGIL.public import GENERATORS, describe, public_file
+from MaskGIL.public import GENERATORS, describe, licence_of, public_file
 from MaskGIL.tokenizer_source import find_tokenizer
 from MaskGIL.values import did_you_mean
 from MaskGIL.weights import load_tokenizer, read_config, save_weights
@@ -122,7 +123,9 @@ def _convert_weights(config: ConvertConfig, flags: Flags) -> None:
     source, out, name = Path(config.source), Path(config.out), config.tokenizer
     if not source.exists():
         if name not in ("", config.source):
-            raise UserError(f"source={source} is no file and tokenizer={name} another; leave it.")
+            raise UserError(
+                f"source={source} and tokenizer={name} name two tokenizers; leave tokenizer out."
+            )
         name = config.source
         source = None if flags.dry_run else public_file(name)
     elif not _is_known(source):
@@ -139,7 +142,8 @@ def _convert_weights(config: ConvertConfig, flags: Flags) -> None:
         _say("would write", f"{out}, a weights folder")
     else:
         save_weights(out, tokenizer)
-        _say("wrote", f"{out}, a weights folder")
+        write_card(out, licence_of(config.source))
+        _say("wrote", f"{out}, a weights folder and its card")
     _tell(tokenizer, known=source is not None)
 
 
@@ -164,9 +168,10 @@ def _convert_generator(config: ConvertConfig, flags: Flags) -> None:
         objective=weights.objective,
         text=weights.text,
     )
+    write_card(out, licence_of(source))
     made_of, (height, width) = network.config, network.config.grid
     count = sum(parameter.numel() for parameter in network.parameters())
-    _say("wrote", f"{out}, a weights folder")
+    _say("wrote", f"{out}, a weights folder and its card")
     _say("generator", f"{made_of.kind}, {count:,} parameters, objective={weights.objective}")
     _say("tokens", f"{height}x{width} of {made_of.codebook_size} codes")
     _tell(weights.tokenizer)
@@ -256,7 +261,7 @@ def _read_names(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"classes={file} cannot be read ({error}); give a text file.") from None
     if not names or "" in names or len(set(names)) < len(names):
-        raise UserError(f"classes={file} must have a name in each line, each another.")
+        raise UserError(f"classes={file} must have a name in each line, no two alike.")
     return names
 
 

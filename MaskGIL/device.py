@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from MaskGIL.distributed import local_rank, world_size
+from MaskGIL.values import amount
 from Network.config import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -17,6 +18,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # CUDA 12 serves it, by NVIDIA's compatibility of minor versions
 CUDA_12_BUILD = 'TORCH="torch==2.10.0 torchvision"'
 _TOO_OLD = "driver on your system is too old"
+# As CUDA says it, its libraries, and a CPU
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,6 +40,11 @@ def choose_device(name: str) -> torch.device:
     kind = name.split(":")[0]
     if kind not in available:
         raise UserError(f"Unknown device {name!r}. Known: auto, {', '.join(available)}.")
+    if kind == "cuda" and not available[kind] and not torch.backends.cuda.is_built():
+        raise UserError(
+            f"device={name} needs another PyTorch, as this one is built without CUDA; install one "
+            "that has it (see pytorch.org), or use device=cpu (slow)."
+        )
     if not available[kind]:
         raise UserError(f"No {kind} device here; use device=cpu (slow) or device=auto.")
     if ":" in name and world_size() > 1:
@@ -45,8 +53,8 @@ def choose_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if not number.isdecimal() or int(number) >= count:
         raise UserError(
-            f"There is no device {kind}:{number}, only {count} of them; use device={kind} and no "
-            f"more than {count} processes on a machine."
+            f"There is no device {kind}:{number}, only {count} of them; use device={kind} and at "
+            f"most {amount(count, 'process')} on a machine."
         )
     device = torch.device(kind, int(number)) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
@@ -63,6 +71,13 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
     return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, says by this that its memory has run out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:

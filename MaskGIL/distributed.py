@@ -24,10 +24,12 @@ STEP_PATIENCE = timedelta(minutes=30)  # in training they only wait for a score,
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the other ranks, with nccl on CUDA and gloo elsewhere; alone this does nothing.
 
+    Nor does it within such a block: there they have met.
+
     It is left behind success only: an error ends the process, and the other ranks would lose the
     connection, and complain about that, before the error is told (`command.py`).
     """
-    if world_size() == 1:
+    if world_size() == 1 or dist.is_initialized():
         yield
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -87,6 +89,14 @@ def all_reduce(tensor: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def summed(tensor: Tensor, device: torch.device) -> Tensor:
+    """The sum over ranks, which compute on `device`, of a tensor on the CPU, where it stays.
+
+    It may be float64, which not every device knows.
+    """
+    return all_reduce(tensor.to(device) if device.type == "cuda" else tensor).cpu()
 
 
 def all_gather(tensor: Tensor) -> Tensor:

@@ -30,10 +30,10 @@ from MaskGIL.output import new_folder, output_path
 from MaskGIL.pictures import MASKED_GREY, grey_out, save_grid, save_images
 from MaskGIL.pipeline import Pipeline, image_seeds
 from MaskGIL.regions import REGIONS, read_region
-from MaskGIL.sampling_keys import SamplingKeys, check_negative_prompt, open_pipeline
+from MaskGIL.sampling_keys import SamplingKeys, check_asked, open_pipeline
 from MaskGIL.subjects import label_names
 from MaskGIL.values import quote
-from MaskGIL.windows import Margins
+from MaskGIL.windows import Margins, num_windows
 from Network.config import UserError, setting
 
 # kind -> the keys that have an effect on it; the others have one on all
@@ -107,9 +107,10 @@ class Edit(NamedTuple):
     Pictures are (3, H, W) uint8, grey where the generator draws.
     """
 
-    draw: Callable[[], Output]
+    draw: Callable[..., Output]  # takes what a call of the pipeline does
     before: Sequence[Tensor] = ()  # a row
     seen: Sequence[Tensor] = ()  # B of them, each before its image
+    rounds: int = 1  # how many times the steps of the plan are gone through
 
 
 def edit(config: EditConfig, flags: Flags) -> None:
@@ -119,13 +120,14 @@ def edit(config: EditConfig, flags: Flags) -> None:
     pipe = open_pipeline(config, config.height, config.width)
     grid = _grid(pipe, config)
     check_soft_edge(config.soft_edge, pixels_of(pipe, grid))
-    check_negative_prompt(pipe, config.negative_prompt, grid)
+    asks = bool(config.class_labels or config.prompt or config.negative_prompt)
+    check_asked(config, pipe, config.negative_prompt, grid, asks)
     columns, planned = row_length(config), EDITS[config.kind](pipe, config)
     with notes():
         subject = _subject(pipe, config)
         print(f"edit       {' of '.join(filter(None, (config.kind, config.image)))}")
         print(f"images     {columns} in a row, {subject}, seed {config.seed}")
-        print(sampler_lines(pipe, grid))
+        print(sampler_lines(pipe, grid, asks))
         if flags.dry_run:
             return
         images = planned.draw().images
@@ -180,9 +182,11 @@ def _inpaint(pipe: Pipeline, config: EditConfig) -> Edit:
 def _outpaint(pipe: Pipeline, config: EditConfig) -> Edit:
     _, original = _read(pipe, config)
     sides = {name: getattr(config, name) for name in Margins._fields}
-    token_margins(pipe, _grid(pipe, config), **sides)  # it checks
+    grid = _grid(pipe, config)
+    rounds = num_windows(grid, token_margins(pipe, grid, **sides))
     seen = Margins(**sides).pad(original, MASKED_GREY)
-    return Edit(partial(pipe.outpaint, **_asked(config, original)), before=[*seen])
+    draw = partial(pipe.outpaint, **_asked(config, original))
+    return Edit(draw, before=[*seen], rounds=rounds)
 
 
 def _vary(pipe: Pipeline, config: EditConfig) -> Edit:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from MaskGIL.arguments import Seed, Seeds
+from MaskGIL.arguments import Seed, Seeds, read_setting
 from MaskGIL.border import (
     Output,
     Pictures,
@@ -28,12 +28,13 @@ from MaskGIL.border import (
 )
 from MaskGIL.config import require_within
 from MaskGIL.data.crops import to_float, to_uint8
+from MaskGIL.decoding import OnStep
 from MaskGIL.noise import uniform
 from MaskGIL.windows import Margins, fill_outward
 from Network.config import UserError
 
 if TYPE_CHECKING:
-    from MaskGIL.pipeline import Labels, Pipeline
+    from MaskGIL.pipeline import Labels, Pipeline, StepCallback
     from MaskGIL.predictor import Condition
     from MaskGIL.prompting import Prompts
     from MaskGIL.sampling import SamplingConfig
@@ -56,6 +57,7 @@ def inpaint(
     generator: Seeds = 0,
     paste: bool = True,
     soft_edge: int = 0,
+    callback_on_step_end: StepCallback | None = None,
     output_type: str = "pil",
     **sampling: Any,
 ) -> Output:
@@ -66,9 +68,9 @@ def inpaint(
     token is drawn if the mask touches one of its pixels; the others stay. `paste` puts back the
     pixels that are not masked, and blends over `soft_edge` pixels outside of the mask.
     Images are cropped to `height` x `width` pixels, the generator's own by default.
-    `negative_prompt`, `generator`, `output_type` and `sampling` are those of a call of the
-    pipeline. Raises UserError for masks of another size than their image and for what is out of
-    range.
+    `negative_prompt`, `generator`, `output_type`, the callback and `sampling` are those of a call
+    of the pipeline. Raises UserError for masks of another size than their image and for what is out
+    of range.
     """
     check_output_type(output_type)
     grid = pipe.grid(height, width)
@@ -86,7 +88,8 @@ def inpaint(
     _remark_extent(mask)
     _remark_order(pipe, tokens, settings, grid)
     seeds = pipe.seeds(generator, len(condition))
-    tokens = pipe.fill_tokens(tokens, condition, seeds, settings, null=null)
+    on_step = pipe.on_step(callback_on_step_end)
+    tokens = pipe.fill_tokens(tokens, condition, seeds, settings, on_step, null)
     return _output(pipe, tokens, originals, mask, soft_edge if paste else None, output_type)
 
 
@@ -107,13 +110,15 @@ def outpaint(
     generator: Seeds = 0,
     paste: bool = True,
     soft_edge: int = 0,
+    callback_on_step_end: StepCallback | None = None,
     output_type: str = "pil",
     **sampling: Any,
 ) -> Output:
     """Continue images by so many pixels on each side, multiples of the tokenizer's stride.
 
     The generator sees as much at once as the cropped image has, half of it known, and goes outward;
-    so any amount is possible. Other arguments as in `inpaint`, the mask being what is new. Raises
+    so any amount is possible. Other arguments as in `inpaint`, the mask being what is new; the
+    callback sees the whole canvas, and steps are counted on from one view to the next. Raises
     UserError for other amounts, for none, and for more than 2048 x 2048 pixels in all.
     """
     check_output_type(output_type)
@@ -129,10 +134,11 @@ def outpaint(
     tokens, mask_id = pipe.tokenizer.encode(to_float(originals)), pipe.network.mask_id
     _remark_order(pipe, margins.pad(tokens, mask_id), settings, grid)
 
-    def fill(view: Tensor, seeds: Tensor) -> Tensor:
-        return pipe.fill_tokens(view, condition, seeds, settings, null=null)
+    def fill(view: Tensor, seeds: Tensor, on_step: OnStep | None) -> Tensor:
+        return pipe.fill_tokens(view, condition, seeds, settings, on_step, null)
 
-    tokens = fill_outward(tokens, margins, seeds, mask_id, fill)
+    on_step = pipe.on_step(callback_on_step_end)
+    tokens = fill_outward(tokens, margins, seeds, mask_id, fill, on_step)
     pixels = Margins(left, right, top, bottom)
     mask = pixels.pad(torch.zeros_like(originals[:, 0], dtype=torch.bool), 1)
     edge = soft_edge if paste else None
@@ -151,6 +157,7 @@ def vary(
     height: int | None = None,
     width: int | None = None,
     generator: Seeds = 0,
+    callback_on_step_end: StepCallback | None = None,
     output_type: str = "pil",
     **sampling: Any,
 ) -> Output:
@@ -170,7 +177,8 @@ def vary(
     tokens = pipe.tokenizer.encode(to_float(_fit(pipe, pictures, pixels_of(pipe, grid))))
     tokens = tokens.masked_fill(mask, pipe.network.mask_id)
     _remark_order(pipe, tokens, settings, grid)
-    tokens = pipe.fill_tokens(tokens, condition, seeds, settings, null=null)
+    on_step = pipe.on_step(callback_on_step_end)
+    tokens = pipe.fill_tokens(tokens, condition, seeds, settings, on_step, null)
     return as_output(to_uint8(pipe.pixels(tokens)), tokens, output_type)
 
 
@@ -219,7 +227,7 @@ def pixels_of(pipe: Pipeline, grid: tuple[int, int]) -> tuple[int, int]:
 
 def check_soft_edge(soft_edge: int, shape: tuple[int, int]) -> None:
     """Raise UserError unless `soft_edge` lies between 0 and the longer side of an image."""
-    require_within("soft_edge", soft_edge, 0, max(shape))
+    require_within("soft_edge", read_setting("soft_edge", soft_edge, int), 0, max(shape))
 
 
 def touched(mask: Tensor, stride: int) -> Tensor:
@@ -257,6 +265,7 @@ def token_margins(pipe: Pipeline, grid: tuple[int, int], **pixels: int) -> Margi
     """Margins in tokens around a grid (h, w), of those in pixels. Raises as `outpaint` does."""
     stride = pipe.tokenizer.stride
     for name, amount in pixels.items():
+        read_setting(name, amount, int)
         if amount < 0 or amount % stride:
             nearest = max(0, round(amount / stride)) * stride
             raise UserError(

@@ -32,13 +32,14 @@ class Sampler:
     kind: str  # a key of plans.PLANS
     steps: Sequence[Step]
     has_null: bool  # whether the network knows a null condition
+    asks: bool = True  # whether for some image there is a class or a prompt, to be guided by
     extends: bool = False  # whether its positions go beyond those of training, and can be moved
 
     @property
     def guided(self) -> bool:
         """Whether any step makes a null pass."""
         scales = (scale_at(self.settings, step.progress) for step in self.steps)
-        return self.has_null and any(scale != 1 for scale in scales)
+        return self.has_null and self.asks and any(scale != 1 for scale in scales)
 
     @property
     def greedy(self) -> bool:
@@ -58,6 +59,11 @@ RULES: Sequence[tuple[Sequence[str], Callable[[Sampler], bool], str]] = (
     ),
     (("remask_by",), lambda s: not s.settings.remask, "remask=0 hides no token again"),
     ((*OF_GUIDANCE, *BESIDE), lambda s: not s.has_null, "these weights know no null class"),
+    (
+        OF_GUIDANCE,
+        lambda s: not s.asks,
+        "neither a class nor a prompt is given, and there is nothing to guide images to",
+    ),
     (
         (*OF_GUIDANCE, *BESIDE),
         lambda s: not s.guided,
@@ -91,14 +97,19 @@ def effective_settings(sampler: Sampler) -> dict[str, Any]:
     }
 
 
+def asks(key: str, value: object) -> bool:
+    """Whether a setting asks for anything: not 0, false, an empty list, a number of OFF."""
+    return bool(value) and value != OFF.get(key)
+
+
 def check_effects(given: Mapping[str, Any], samplers: Sequence[Sampler]) -> None:
     """Raise UserError for a given setting that makes no difference to any of the samplers.
 
-    One that asks for nothing is none: 0, false, an empty list, and the numbers of OFF.
+    One that asks for nothing is none.
     """
     idle = [without_effect(sampler) for sampler in samplers]
     for key, value in given.items():
-        if value and value != OFF.get(key) and all(key in reasons for reasons in idle):
+        if asks(key, value) and all(key in reasons for reasons in idle):
             raise UserError(
                 f"{key}={show_value(value)} has no effect: {idle[0][key]}; leave it out."
             )

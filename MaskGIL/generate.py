@@ -19,7 +19,7 @@ from MaskGIL.pictures import save_gif, save_grid, save_strip
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.sampling_keys import (
     SamplingKeys,
-    check_negative_prompt,
+    check_asked,
     open_pipeline,
     sampler_line,
 )
@@ -99,13 +99,13 @@ def generate(config: GenerateConfig, flags: Flags) -> None:
     pipe = open_pipeline(config, config.height, config.width)
     grid = pipe.grid(config.height or None, config.width or None)
     subjects = choose_subjects(pipe, config)
-    check_negative_prompt(pipe, config.negative_prompt, grid)
+    check_asked(config, pipe, config.negative_prompt, grid, subjects.asks)
     _check_count(config, len(subjects), bool(paths))
     with notes():
         subjects.condition[:1]  # a text encoder that cannot be had is told now
         told = f"seeds {show_value(config.seeds)}" if config.seeds else f"seed {config.seed}"
         print(f"images     {len(subjects)} of {subjects.told}, {told}")
-        print(sampler_lines(pipe, grid))
+        print(sampler_lines(pipe, grid, subjects.asks))
         if flags.dry_run:
             return
         pictures = PictureFolder(folder, subjects.prompts, subjects.each) if folder else None
@@ -145,10 +145,10 @@ def write_pictures(
         save_confidence(images, confidence, codes, paths["confidence"], columns, enlarge)
 
 
-def sampler_lines(pipe: Pipeline, grid: tuple[int, int] | None = None) -> str:
+def sampler_lines(pipe: Pipeline, grid: tuple[int, int] | None = None, asks: bool = True) -> str:
     """What a command that samples says of its sampler and its device."""
     precision = next(name for name, dtype in DTYPES.items() if dtype == pipe.dtype)
-    return f"{sampler_line(pipe, grid)}\ndevice     {pipe.device}, {precision}"
+    return f"{sampler_line(pipe, grid, asks)}\ndevice     {pipe.device}, {precision}"
 
 
 def _paths(config: GenerateConfig) -> dict[str, Path]:

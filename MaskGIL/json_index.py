@@ -1,6 +1,7 @@
 """The `index.json` of a cache: read, and checked against the form that it must have."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def read_json_index(folder: Path, version: int, what: str) -> dict[str, Any]:
     if found != version:
         raise UserError(f"{path} has version {found}, not {version}; {AGAIN.format(folder)}")
     return index
+
+
+def is_complete(folder: Path, read: Callable[[Path], dict[str, Any]]) -> bool:
+    """Whether there is a cache in a folder, whose index `read` reads, to which nothing lacks."""
+    return (folder / "index.json").exists() and bool(read(folder)["complete"])
 
 
 def damaged(folder: Path, key: str) -> UserError:

@@ -30,7 +30,7 @@ def new_folder(key: str, value: str) -> Path:
 
 def check_writable(key: str, folder: Path) -> None:
     """Raise UserError naming `key` unless `folder` exists or can be made, and can be written to."""
-    place = next(p for p in (folder, *folder.parents) if p.exists())
+    place = next(p for p in (folder, *folder.parents) if os.access(p, os.F_OK))
     if not place.is_dir():
         raise UserError(f"{key} lies in {place}, which is a file; choose another folder.")
     if not os.access(place, os.W_OK | os.X_OK):

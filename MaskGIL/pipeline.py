@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from MaskGIL import editing
-from MaskGIL.arguments import Seeds, read_seeds, read_settings
+from MaskGIL.arguments import Seeds, read_seeds, read_setting, read_settings
 from MaskGIL.border import Output, as_output, check_output_type
 from MaskGIL.classes import class_index
 from MaskGIL.data.crops import to_uint8
@@ -160,11 +160,7 @@ class Pipeline:
         grid = self.grid(height, width)
         condition, null = self.condition(class_labels, prompt, negative_prompt)
         seeds = self.seeds(generator, len(condition))
-
-        def on_step(step: int, tokens: Tensor, confidence: Tensor) -> None:
-            if callback_on_step_end:
-                callback_on_step_end(self, step, {"tokens": tokens, "confidence": confidence})
-
+        on_step = self.on_step(callback_on_step_end)
         tokens = self.sample_tokens(condition, seeds, settings, grid, on_step, null)
         return as_output(to_uint8(self.pixels(tokens)), tokens, output_type)
 
@@ -206,7 +202,7 @@ class Pipeline:
         """
         settings, grid = settings or self.sampling, (tokens.shape[1], tokens.shape[2])
         steps, plan = self.plan(settings, grid), plan_kind(self.objective, settings.plan)
-        if not self.network.config.is_conditional:  # there is nothing to be guided away from
+        if null is None and self.network.condition.is_null(condition):  # guided from nothing to it
             settings = replace(settings, guidance_scale=1.0)
         predictors = {
             kind: PREDICTORS[kind](self.networks[kind], condition, settings, null)
@@ -222,6 +218,14 @@ class Pipeline:
                 sampling=settings,
                 on_step=on_step,
             )
+
+    def on_step(self, callback: StepCallback | None) -> OnStep | None:
+        """What `decode` calls, of the callback of a call."""
+        if callback is None:
+            return None
+        return lambda step, tokens, confidence: callback(
+            self, step, {"tokens": tokens, "confidence": confidence}
+        )
 
     def settings(self, num_inference_steps: int | None = None, **changes: Any) -> SamplingConfig:
         """The sampler of the weights with what a call changes; None leaves a setting."""
@@ -300,22 +304,25 @@ class Pipeline:
         network has learned the places of another size.
         """
         stride, learned = self.tokenizer.stride, self.image_size
-        height = learned[0] if height is None else height
-        width = learned[1] if width is None else width
-        for name, side in {"height": height, "width": width}.items():
+        asked = {"height": height, "width": width}
+        sides: list[int] = [
+            usual if side is None else read_setting(name, side, int)
+            for (name, side), usual in zip(asked.items(), learned)
+        ]
+        for name, side in zip(asked, sides):
             if side % stride or side < stride:
                 raise UserError(_sides_near(name, side, stride))
-        if height * width > editing.MOST_PIXELS:
+        if sides[0] * sides[1] > editing.MOST_PIXELS:
             raise UserError(
-                f"height={height} and width={width} are {height * width:,} pixels, more than "
-                f"{editing.MOST_PIXELS:,}; ask for fewer."
+                f"height={sides[0]} and width={sides[1]} are {sides[0] * sides[1]:,} pixels, more "
+                f"than {editing.MOST_PIXELS:,}; ask for fewer."
             )
-        if self.network.config.learns_places and (height, width) != learned:
+        if self.network.config.learns_places and sides != [*learned]:
             raise UserError(
                 f"This generator has learned the places of {learned[0]}x{learned[1]} pixels; "
                 "leave height and width out."
             )
-        return height // stride, width // stride
+        return sides[0] // stride, sides[1] // stride
 
     def seeds(self, generator: Seeds, count: int) -> Tensor:
         """Seeds (B,) of `count` images as `read_seeds` has them. Raises UserError as it does."""

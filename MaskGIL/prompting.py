@@ -7,6 +7,8 @@ Shapes: B texts, P condition tokens, C width of features.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,13 +61,15 @@ class PromptEncoder:
         self.network, self.origin, self.asked = network, origin, asked
         self._encoder: PretrainedEncoder | None = None
         self._has_warned = False
+        self._known = lru_cache(maxsize=2)(self._read)  # what is checked is drawn thereafter
 
     def __call__(self, texts: Sequence[str]) -> Captions:
         """B texts -> features (B, P, C) float32 and mask (B, P), on the device of the network.
 
         A text has the same ones in any company, rounded to bf16 as in a caption cache. An empty
-        text is dropped: each network puts its null caption there, behind the mask of the text. The
-        first one is warned of. Raises UserError as `encoder` does.
+        text is dropped, which no encoder is needed for: each network puts its null caption there,
+        as long as captions of its training usually are. The first one is warned of. Raises
+        UserError as `encoder` does.
         """
         if not all(texts) and not self._has_warned:
             text = "An empty prompt asks for nothing: its image is drawn without condition."
@@ -84,9 +88,17 @@ class PromptEncoder:
     def _captions(self, texts: Sequence[str]) -> Captions:
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         rows = torch.tensor([places[text] for text in texts])
-        found = self.encoder([self._spelt(text) for text in places]).to(self._device)[rows]
-        features = found.features.bfloat16().float()
-        return Captions(features, found.mask, self._empty(texts))
+        found = self._known(tuple(places)).to(self._device)[rows]
+        return replace(found, dropped=self._empty(texts))
+
+    def _read(self, texts: tuple[str, ...]) -> Captions:
+        """Captions of different texts, of which an empty one is not read."""
+        config, said = self.network.config, [self._spelt(text) for text in texts if text]
+        read = iter(self.encoder.features(said) if said else ())
+        usual, most = self.origin.null_tokens if self.origin else 0, config.caption_tokens
+        null = torch.zeros(usual or most, config.caption_width, device=self._device)
+        features = [next(read) if text else null for text in texts]
+        return Captions.padded([each.bfloat16().float() for each in features], most)
 
     def _empty(self, texts: Sequence[str]) -> Tensor:
         """Where texts are empty, (B,) bool."""
@@ -115,14 +127,18 @@ class PromptEncoder:
                 "These weights do not say which text encoder they learned from; name it, "
                 "text_encoder=FOLDER."
             )
-        dtype = DTYPES[origin.precision] if origin else torch.float32
-        num_tokens = config.caption_tokens
-        encoder = open_text_encoder("text_encoder", asked, num_tokens=num_tokens, dtype=dtype)
-        if encoder.width != config.caption_width:
-            raise UserError(
-                f"text_encoder={asked} gives a token {encoder.width} numbers, and these weights "
-                f"take {config.caption_width}; name the encoder that they learned from."
-            )
+
+        def check_width(width: int) -> None:
+            if width != config.caption_width:
+                raise UserError(
+                    f"text_encoder={asked} gives a token {width} numbers, and these weights take "
+                    f"{config.caption_width}; name the encoder that they learned from."
+                )
+
+        given: dict[str, Any] = {"num_tokens": config.caption_tokens}
+        if origin:
+            given |= {"skip_layers": origin.skip_layers, "dtype": DTYPES[origin.precision]}
+        encoder = open_text_encoder("text_encoder", asked, check_width, **given)
         if origin and origin.fingerprint not in ("", encoder.fingerprint):
             raise UserError(
                 f"text_encoder={asked} has the fingerprint {encoder.fingerprint[:16]}, and these "

@@ -91,12 +91,14 @@ class PublicGenerator(NamedTuple):
     tokenizer: str = "llamagen-vq16"  # the name of its architecture
     tokenizer_file: str = "llamagen-vq16"  # a key of PUBLIC
     text: TextOrigin | None = None  # of one that takes prompts
+    parameters: int = 0  # in millions, as the authors round them
 
 
-def _c2i(file: str, side: int, scale: float, sha256: str = "") -> PublicGenerator:
+def _c2i(file: str, side: int, scale: float, parameters: int, sha256: str = "") -> PublicGenerator:
     """Scales as in the commands for LlamaGen's table of FIDs (GETTING_STARTED.md)."""
     sampling = SamplingConfig(guidance="constant", guidance_scale=scale)
-    return PublicGenerator(_llamagen(file, sha256), (side, side), sampling)
+    public = _llamagen(file, sha256)
+    return PublicGenerator(public, (side, side), sampling, parameters=parameters)
 
 
 def _t2i(file: str, side: int) -> PublicGenerator:
@@ -112,10 +114,11 @@ def _t2i(file: str, side: int) -> PublicGenerator:
         sampling,
         tokenizer_file="llamagen-vq16-t2i",
         text=TextOrigin("flan-t5-xl", "bf16", fingerprint="", lower_case=True),
+        parameters=778,
     )
 
 
-def _halton(file: str, side: int, sha256: str = "") -> PublicGenerator:
+def _halton(file: str, side: int, parameters: int, sha256: str = "") -> PublicGenerator:
     """Order, steps, scale (1 + w) and temperature of its README.
 
     There logits are multiplied by a number that rises from 1 to 1.2, so that temperatures fall
@@ -129,35 +132,38 @@ def _halton(file: str, side: int, sha256: str = "") -> PublicGenerator:
         guidance_scale=3.0,
         last_temperature=0.83,
     )
-    return PublicGenerator(public, (side, side), sampling, "mar")
+    return PublicGenerator(public, (side, side), sampling, "mar", parameters=parameters)
 
 
 GENERATORS = {
-    "llamagen-b": _c2i("c2i_B_256.pt", 16, 2.0),
-    "llamagen-b-384": _c2i("c2i_B_384.pt", 24, 2.0),
-    "llamagen-l": _c2i("c2i_L_256.pt", 16, 2.0),
-    "llamagen-l-384": _c2i("c2i_L_384.pt", 24, 2.0),
+    "llamagen-b": _c2i("c2i_B_256.pt", 16, 2.0, 111),
+    "llamagen-b-384": _c2i("c2i_B_384.pt", 24, 2.0, 111),
+    "llamagen-l": _c2i("c2i_L_256.pt", 16, 2.0, 343),
+    "llamagen-l-384": _c2i("c2i_L_384.pt", 24, 2.0, 343),
     "llamagen-xl-384": _c2i(
         "c2i_XL_384.pt",
         24,
         1.75,
+        775,
         "736cb92bebdcb16737dbd35210a07ae4f7fd001cdfd55b26205d89182d1807ba",
     ),
     "llamagen-xxl-384": _c2i(
         "c2i_XXL_384.pt",
         24,
         1.75,
+        1400,
         "cba5a780b9d2394386e7410c630bced3a70e109cf7107e1783c9a986e9e7754e",
     ),
-    "llamagen-3b-384": _c2i("c2i_3B_384.pt", 24, 1.65),
+    "llamagen-3b-384": _c2i("c2i_3B_384.pt", 24, 1.65, 3100),
     "llamagen-t2i-xl-256": _t2i("t2i_XL_stage1_256.pt", 16),
     "llamagen-t2i-xl-512": _t2i("t2i_XL_stage2_512.pt", 32),
     "halton-base": _halton(
         "ImageNet_256_base.pth",
         16,
+        142,
         "7fe25cb80b05743e8b42dacc61d88792a9ab5217d6bd756bef28821e0a5fc68f",
     ),
-    "halton-large-384": _halton("ImageNet_384_large.pth", 24),
+    "halton-large-384": _halton("ImageNet_384_large.pth", 24, 480),
 }
 
 
@@ -191,6 +197,16 @@ def describe(name: str) -> str:
     size = f"{public.size / 1e6:,.1f} MB" if public.size else "size unknown"
     source = f"{public.repository} {public.file}" + (f" ({public.note})" if public.note else "")
     return f"{name}: {source}, {size}, licence {public.licence}"
+
+
+def bytes_of(name: str) -> int:
+    """What a row of `GENERATORS` takes in fp32 beside its tokenizer of 72M numbers, about."""
+    return 4 * 10**6 * (GENERATORS[name].parameters + 72)
+
+
+def licence_of(name: str) -> str:
+    """The licence of a row of `PUBLIC` or `GENERATORS` as the hub calls it; empty where none is."""
+    return _row(name).licence.lower() if name in (*PUBLIC, *GENERATORS) else ""
 
 
 def _row(name: str) -> PublicFile:

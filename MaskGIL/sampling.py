@@ -92,20 +92,20 @@ class SamplingConfig:
     )
 
     def __post_init__(self):
-        require_at_least("sampling.num_steps", self.num_steps, 1)
+        require_at_least("num_steps", self.num_steps, 1)
         if self.counts:
-            require_at_least("sampling.counts", min(self.counts), 1)
+            require_at_least("counts", min(self.counts), 1)
             self._check_counts()
-        require_at_least("sampling.noise", self.noise, 0)
-        require_within("sampling.remask", self.remask, 0, 1)
+        require_at_least("noise", self.noise, 0)
+        require_within("remask", self.remask, 0, 1)
         self._check_guidance()
-        require_at_least("sampling.temperature", self.temperature, 0)
+        require_at_least("temperature", self.temperature, 0)
         if self.last_temperature is not None:
-            require_at_least("sampling.last_temperature", self.last_temperature, 0)
-        require_at_least("sampling.top_k", self.top_k, 0)
-        require_positive("sampling.top_p", self.top_p)
-        require_within("sampling.top_p", self.top_p, 0, 1)
-        require_within("sampling.min_p", self.min_p, 0, 1)
+            require_at_least("last_temperature", self.last_temperature, 0)
+        require_at_least("top_k", self.top_k, 0)
+        require_positive("top_p", self.top_p)
+        require_within("top_p", self.top_p, 0, 1)
+        require_within("min_p", self.min_p, 0, 1)
 
     def changed(self, **changes: object) -> SamplingConfig:
         """Replace the settings by those changes that are not None; num_steps follows counts."""
@@ -126,18 +126,18 @@ class SamplingConfig:
             raise UserError("counts and legacy=true both say what steps reveal; use legacy=false.")
 
     def _check_guidance(self) -> None:
-        require_at_least("sampling.guidance_scale", self.guidance_scale, 0)
-        require_positive("sampling.guidance_power", self.guidance_power)
+        require_at_least("guidance_scale", self.guidance_scale, 0)
+        require_positive("guidance_power", self.guidance_power)
         if self.guidance_power != 1 and self.guidance != "cosine":
             raise UserError(
-                f"sampling.guidance_power={self.guidance_power:g} is of guidance=cosine, not of "
+                f"guidance_power={self.guidance_power:g} is of guidance=cosine, not of "
                 f"guidance={self.guidance}; use guidance=cosine or guidance_power=1."
             )
-        require_within("sampling.guidance_from", self.guidance_from, 0, 1)
-        require_within("sampling.guidance_until", self.guidance_until, 0, 1)
+        require_within("guidance_from", self.guidance_from, 0, 1)
+        require_within("guidance_until", self.guidance_until, 0, 1)
         if self.guidance_from > self.guidance_until:
             raise UserError(
-                f"sampling.guidance_from={self.guidance_from:g} is behind "
-                f"sampling.guidance_until={self.guidance_until:g}, so there would be no guidance; "
+                f"guidance_from={self.guidance_from:g} is behind "
+                f"guidance_until={self.guidance_until:g}, so there would be no guidance; "
                 "lower the first, or use guidance_scale=1."
             )

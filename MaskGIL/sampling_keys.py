@@ -98,13 +98,14 @@ def check_keys(
     pipe: Pipeline,
     samplers: Sequence[SamplingConfig],
     grid: tuple[int, int] | None = None,
+    negative_prompt: str = "",
 ) -> None:
     """Raise UserError for a key that makes no difference to any of the `samplers` of `pipe`.
 
     They make images of a grid of tokens (h, w), None: of that of training.
     """
     found = [sampler_of(pipe, settings, grid) for settings in samplers]
-    check_effects(given_settings(keys), found)
+    check_effects({**given_settings(keys), "negative_prompt": negative_prompt}, found)
     if keys.ar_weights and all(sampler.kind == "mar" for sampler in found):
         raise UserError(
             f"ar_weights={keys.ar_weights} has no effect on plan=mar; use plan=hybrid or plan=ar, "
@@ -112,24 +113,43 @@ def check_keys(
         )
 
 
-def check_negative_prompt(pipe: Pipeline, text: str, grid: tuple[int, int]) -> None:
-    """Raise UserError for a negative prompt that the sampler of `pipe` makes nothing of."""
-    check_effects({"negative_prompt": text}, [sampler_of(pipe, pipe.sampling, grid)])
+def check_asked(
+    keys: SamplingKeys, pipe: Pipeline, negative_prompt: str, grid: tuple[int, int], asks: bool
+) -> None:
+    """Raise UserError for a negative prompt, guidance or text encoder that has no effect.
+
+    `asks` is False where images are of no class and of no prompt.
+    """
+    if keys.text_encoder and not asks:
+        raise UserError(
+            f"text_encoder={keys.text_encoder} has no effect without a prompt; leave it out."
+        )
+    given = {**given_settings(keys), "negative_prompt": negative_prompt}
+    check_effects(given, [sampler_of(pipe, pipe.sampling, grid, asks)])
 
 
 def sampler_of(
-    pipe: Pipeline, settings: SamplingConfig, grid: tuple[int, int] | None = None
+    pipe: Pipeline,
+    settings: SamplingConfig,
+    grid: tuple[int, int] | None = None,
+    asks: bool = True,
 ) -> Sampler:
     """What `settings` become with the networks of `pipe`, for a grid (h, w), None: as trained."""
     kind, config = plan_kind(pipe.objective, settings.plan), pipe.network.config
     configs = [network.config for each, network in pipe.networks.items() if each in PLANS[kind]]
     extends = any(each.extends(grid or config.grid) for each in configs)
-    return Sampler(settings, kind, pipe.plan(settings, grid), config.is_conditional, extends)
+    steps = pipe.plan(settings, grid)
+    return Sampler(settings, kind, steps, config.is_conditional, asks, extends)
 
 
-def sampler_line(pipe: Pipeline, grid: tuple[int, int] | None = None) -> str:
+def sampler_line(pipe: Pipeline, grid: tuple[int, int] | None = None, asks: bool = True) -> str:
     """What a command that samples says of its sampler on a grid (h, w) of tokens."""
-    sampler, settings = sampler_of(pipe, pipe.sampling, grid), pipe.sampling
+    return f"sampler    {sampler_words(pipe, grid, asks)}"
+
+
+def sampler_words(pipe: Pipeline, grid: tuple[int, int] | None = None, asks: bool = True) -> str:
+    """What people should read for the sampler of a pipeline."""
+    sampler, settings = sampler_of(pipe, pipe.sampling, grid, asks), pipe.sampling
     order = f"by {settings.order}"
     ways = {
         "mar": order,
@@ -138,6 +158,6 @@ def sampler_line(pipe: Pipeline, grid: tuple[int, int] | None = None) -> str:
     }
     guidance = f"guidance {settings.guidance_scale:g}" if sampler.guided else "no guidance"
     return (
-        f"sampler    {len(sampler.steps)} steps, {guidance}, temperature "
+        f"{len(sampler.steps)} steps, {guidance}, temperature "
         f"{settings.temperature:g}, {ways[sampler.kind]}"
     )

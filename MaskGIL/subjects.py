@@ -42,7 +42,7 @@ class Subjects:
     """What B images are of, class by class or prompt by prompt.
 
     `condition` and `null` are cut as labels (B,) are; texts are encoded then. `columns` are those
-    of a grid of all.
+    of a grid of all. Nothing `asks` for anything where all are of no class and of no prompt.
     """
 
     condition: Tensor | Texts
@@ -50,6 +50,7 @@ class Subjects:
     columns: int
     null: Texts | None = None
     prompts: Sequence[Prompt] = ()
+    asks: bool = True
 
     def __len__(self) -> int:
         return len(self.condition)
@@ -76,7 +77,8 @@ def choose_subjects(pipe: Pipeline, asked: Asked) -> Subjects:
     if pipe.network.config.caption_width:
         return _of_prompts(pipe, asked)
     labels, columns = choose_labels(pipe, asked)
-    return Subjects(labels, label_names(pipe, labels), columns)
+    asks = not pipe.network.condition.is_null(labels)
+    return Subjects(labels, label_names(pipe, labels), columns, asks=asks)
 
 
 def choose_labels(pipe: Pipeline, asked: Asked) -> tuple[Tensor, int]:
@@ -123,6 +125,7 @@ def _of_prompts(pipe: Pipeline, asked: Asked) -> Subjects:
         _columns(len(prompts), len(texts)),
         Texts(pipe.encode_prompts, [negative] * len(texts)) if negative else None,
         prompts,
+        asks=bool(negative) or any(texts),
     )
 
 

@@ -5,6 +5,7 @@ hub's client keeps what it has fetched.
 """
 
 import re
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,14 @@ import torch
 from MaskGIL.distributed import is_main
 from MaskGIL.values import did_you_mean
 from Network.config import CAPTION_TOKENS, UserError
-from Network.text import WEIGHTS, PretrainedEncoder, check_extra, load_text_encoder, missing_file
+from Network.text import (
+    WEIGHTS,
+    PretrainedEncoder,
+    check_extra,
+    load_text_encoder,
+    missing_file,
+    read_width,
+)
 
 # Short names; licences as their authors give them
 ENCODERS = {
@@ -35,15 +43,34 @@ class TextOrigin(NamedTuple):
     precision: str  # "fp32" or "bf16", which the fingerprint tells apart too
     fingerprint: str  # empty where nobody has told it
     lower_case: bool = False  # whether texts were put into lower case before
+    null_tokens: int = 0  # of the caption that no text has; 0: as many as a caption may have
+    skip_layers: int = 0  # the last ones of the encoder, which are left out
 
 
 def open_text_encoder(
-    key: str, value: str, *, num_tokens: int = CAPTION_TOKENS, dtype: torch.dtype = torch.float32
+    key: str,
+    value: str,
+    check_width: Callable[[int], None],
+    *,
+    num_tokens: int = CAPTION_TOKENS,
+    skip_layers: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> PretrainedEncoder:
-    """The encoder that `value` means, on the CPU; see `find_text_encoder`."""
-    check_extra()  # before gigabytes are fetched
-    folder = find_text_encoder(key, value)
-    return load_text_encoder(folder, name=_short(value), num_tokens=num_tokens, dtype=dtype)
+    """The encoder that `value` means, on the CPU; see `find_text_encoder`.
+
+    `check_width` raises for a width of features that does not fit: before gigabytes are fetched.
+    """
+    check_extra()
+    folder, repository = look_up(key, value)
+    if folder is None:
+        folder = _fetch(key, value, repository, ["config.json"])
+    if width := read_width(folder):
+        check_width(width)
+    found = find_text_encoder(key, value)
+    given = {"num_tokens": num_tokens, "skip_layers": skip_layers, "dtype": dtype}
+    encoder = load_text_encoder(found, name=short_name(value), **given)
+    check_width(encoder.width)
+    return encoder
 
 
 def find_text_encoder(key: str, value: str) -> Path:
@@ -52,22 +79,50 @@ def find_text_encoder(key: str, value: str) -> Path:
     Raises UserError naming `key` for what is neither a folder nor a name, for a repository that
     cannot be had, and with HF_HUB_OFFLINE if it is not here.
     """
-    path = Path(value)
-    if path.is_dir():
-        return path
+    from huggingface_hub import constants
+
+    folder, repository = look_up(key, value)
+    if folder is None:
+        if is_main():
+            print(f"fetching   {repository} from the hub, to {constants.HF_HUB_CACHE}", flush=True)
+        folder = _fetch(key, value, repository, FILES)
+    return folder
+
+
+def look_up(key: str, value: str) -> tuple[Path | None, str]:
+    """The folder of an encoder, None if it is not on this machine, and its repository of the hub.
+
+    Nothing is fetched. Raises UserError as `find_text_encoder`, but for what cannot be had.
+    """
+    from huggingface_hub import constants
+
+    if Path(value).is_dir():
+        return Path(value), ""
     repository = ENCODERS.get(value, value)
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", repository):
         raise UserError(
             f"{key}={value} is no folder and none of the names {', '.join(ENCODERS)}, or "
             f"OWNER/NAME of a repository of the hub.{did_you_mean(value, ENCODERS)}"
         )
-    return _packaged(repository) or _fetched(repository) or _fetch(key, value, repository)
+    folder = _packaged(repository) or _fetched(repository)
+    if folder is None and constants.HF_HUB_OFFLINE:
+        raise UserError(
+            f"{key}={value}: HF_HUB_OFFLINE is set, and {repository} is not on this machine; give "
+            "a folder that holds it."
+        )
+    return folder, repository
 
 
-def _short(value: str) -> str:
+def short_name(value: str) -> str:
     """A name that does not depend on how it was given."""
     names = {repository: name for name, repository in ENCODERS.items()}
     return Path(value).resolve().name if Path(value).is_dir() else names.get(value, value)
+
+
+def public_name(value: str) -> str:
+    """What others may call it: a name of the hub as it is, of a folder its last part alone."""
+    is_name = value in ENCODERS or re.fullmatch(r"\w[\w.-]*/[\w.-]+", value)
+    return value if is_name and not Path(value).is_dir() else Path(value).name
 
 
 def _packaged(repository: str) -> Path | None:
@@ -88,19 +143,12 @@ def _fetched(repository: str) -> Path | None:
     return None if missing_file(Path(folder)) else Path(folder)
 
 
-def _fetch(key: str, value: str, repository: str) -> Path:
-    """Files of several gigabytes, by the hub's own client, which keeps them for everyone."""
-    from huggingface_hub import constants, snapshot_download
+def _fetch(key: str, value: str, repository: str, files: Sequence[str]) -> Path:
+    """Files of a repository, by the hub's own client, which keeps them for everyone."""
+    from huggingface_hub import snapshot_download
 
-    if constants.HF_HUB_OFFLINE:
-        raise UserError(
-            f"{key}={value}: HF_HUB_OFFLINE is set, and {repository} is not on this machine; give "
-            "a folder that holds it."
-        )
-    if is_main():
-        print(f"fetching   {repository} from the hub, to {constants.HF_HUB_CACHE}", flush=True)
     try:
-        return Path(snapshot_download(repository, allow_patterns=[*FILES]))
+        return Path(snapshot_download(repository, allow_patterns=[*files]))
     except (OSError, ValueError) as error:  # ValueError: no such name can be
         reason = str(error).strip().partition("\n")[0]
         raise UserError(

@@ -40,12 +40,12 @@ def read_value(value: Value, kind: Any) -> object:
 
 
 def show_value(value: object) -> str:
-    """Text of a value as a command line takes it; empty text and lists as \"\"."""
+    """Text of a value as a command line takes it; empty ones as \"\", a word null in quotes."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     if isinstance(value, tuple | list):
         return ",".join(map(show_value, value)) or '""'
-    return str(value) or '""'
+    return '"null"' if value == "null" else str(value) or '""'
 
 
 def quote(value: object) -> str:
@@ -75,6 +75,12 @@ def describe_type(kind: Any) -> str:
     members = get_args(kind)
     length = "" if ... in members or get_origin(kind) is list else f"{len(members)} "
     return f"a list of {length}values (a,b), each {describe_type(_item_type(kind))}"
+
+
+def amount(number: int, what: str) -> str:
+    """`1 image`, `2,000 images`, `2 processes`: for a noun whose plural ends in an s."""
+    plural = "es" if what.endswith("s") else "s"
+    return f"{number:,} {what}{'' if number == 1 else plural}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ and the sampler's defaults; that of a tokenizer's run holds the tokenizer alone.
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -184,7 +185,10 @@ def load_tokenizer(folder: str | Path) -> VQTokenizer:
     config = from_dict(TokenizerConfig, described["config"])
     tokenizer = build_tokenizer(config, Path(folder) / TOKENIZER)
     if tokenizer.fingerprint != described["fingerprint"]:
-        raise UserError(f"{folder}/{TOKENIZER} is not the file that config.json describes.")
+        raise UserError(
+            f"{folder}/{TOKENIZER} is not the file that config.json describes; "
+            "write or download the weights again."
+        )
     tokenizer.name = described["name"]
     return _ready(tokenizer)
 
@@ -241,8 +245,11 @@ def read_config(folder: Path) -> dict:
             f"of its tokenizer: python -m MaskGIL convert {folder} FOLDER tokenizer=NAME."
         )
     if not folder.is_dir():
-        near = sorted(p.name for p in folder.parent.iterdir()) if folder.parent.is_dir() else []
+        near = sorted(p.name for p in folder.parent.glob("[!.]*")) if folder.parent.is_dir() else []
         there = f" {folder.parent} holds: {', '.join(near[:8])}." if near else " Train it first."
+        if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(folder)) and not near:
+            fetch = f"hf download {folder} --local-dir {folder}"
+            there = f" Train it first, or fetch it from the hub: {fetch}"
         there = did_you_mean(str(folder), GENERATORS) or there
         if (kept := folder.with_name(f"{folder.name}.old")).is_dir():
             there = f" A save was cut short and left {kept}: rename it to {folder.name}."
@@ -258,11 +265,21 @@ def read_config(folder: Path) -> dict:
         raise UserError(f"{file} is damaged ({error}); write the weights again.") from None
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
-        raise UserError(f"{file} has format {found}, this version reads {FORMAT}.")
+        if found is None:
+            raise UserError(
+                f"{folder} is no weights folder of ours: its config.json is of another program; "
+                "python -m MaskGIL convert makes one of a public file."
+            )
+        raise UserError(
+            f"{file} has format {found}, this version reads {FORMAT}; take the version of the code "
+            "that wrote it, or write the weights again."
+        )
     if str(config.get("objective", "mar")) not in choices(Objective):
         raise UserError(f"{file} is damaged (objective); write the weights again.")
     needed = {"tokenizer", "classes", "sampling"} if "network" in config else {"tokenizer"}
     text = config.get("text")
+    if isinstance(text, dict):  # what an earlier version has not told
+        text = config["text"] = TextOrigin._field_defaults | text
     if text and (misfit(text, _TEXT, "text") or text["precision"] not in ("fp32", "bf16")):
         raise UserError(f"{file} is damaged (text); write the weights again.")
     if missing := sorted(needed - config.keys()):

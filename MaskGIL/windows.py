@@ -6,15 +6,18 @@ tokens of the grid, H x W of the canvas.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from MaskGIL.decoding import OnStep
 from MaskGIL.noise import random_bits
 
-# Partly hidden tokens (B, h, w) and seeds (B,) -> tokens (B, h, w)
-Fill = Callable[[Tensor, Tensor], Tensor]
+# Partly hidden tokens (B, h, w), seeds (B,) and whom to tell of steps -> tokens (B, h, w)
+Fill = Callable[[Tensor, Tensor, OnStep | None], Tensor]
 
 
 class Margins(NamedTuple):
@@ -25,7 +28,7 @@ class Margins(NamedTuple):
     top: int = 0
     bottom: int = 0
 
-    def pad(self, planes: Tensor, value: int) -> Tensor:
+    def pad(self, planes: Tensor, value: float) -> Tensor:
         """Planes (..., h, w) -> (..., top + h + bottom, left + w + right), `value` around them."""
         return F.pad(planes, self, value=value)
 
@@ -39,19 +42,44 @@ class Window(NamedTuple):
 
 
 def fill_outward(
-    tokens: Tensor, margins: Margins, seeds: Tensor, mask_id: int, fill: Fill
+    tokens: Tensor,
+    margins: Margins,
+    seeds: Tensor,
+    mask_id: int,
+    fill: Fill,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Tokens (B, h, w) -> (B, H, W), those of the margins filled window by window.
 
     seeds (B,) int64: the noise of a window follows from seed and moves, not from the canvas.
+    `on_step` sees the canvas behind each step; the steps of all windows are counted on.
     """
     height, width = tokens.shape[1:]
-    canvas = margins.pad(tokens, mask_id)
+    canvas, steps = margins.pad(tokens, mask_id), count()
+    confidence = margins.pad(torch.zeros_like(tokens, dtype=torch.float32), -torch.inf)
     for moves, row, column in windows((height, width), margins):
-        view = canvas[:, row : row + height, column : column + width]
-        if (view == mask_id).any():
-            view.copy_(fill(view.clone(), random_bits(seeds, "window", *moves)))
+        place = (slice(None), slice(row, row + height), slice(column, column + width))
+        view, known = canvas[place], confidence[place]
+        hidden = view == mask_id
+        if not hidden.any():
+            continue
+
+        def show(
+            _: int, drawn: Tensor, sure: Tensor, view=view, known=known, hidden=hidden
+        ) -> None:
+            view.copy_(drawn)
+            known.copy_(torch.where(hidden, sure, known))
+            assert on_step
+            on_step(next(steps), canvas.clone(), confidence.clone())
+
+        noise = random_bits(seeds, "window", *moves)
+        view.copy_(fill(view.clone(), noise, show if on_step else None))
     return canvas
+
+
+def num_windows(grid: tuple[int, int], margins: Margins) -> int:
+    """Of them so many have something to fill in: all but the middle."""
+    return sum(1 for _ in windows(grid, margins)) - 1
 
 
 def windows(grid: tuple[int, int], margins: Margins) -> Iterator[Window]:

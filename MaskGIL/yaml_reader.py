@@ -36,7 +36,9 @@ def _files(path: Path) -> Iterator[tuple[Path, dict[str, Value]]]:
     visited: list[Path] = []
     while True:
         if path.resolve() in visited:
-            raise UserError(f"{path} starts from itself through its key '{BASE_KEY}'.")
+            raise UserError(
+                f"{path} starts from itself through its key '{BASE_KEY}'; leave that out."
+            )
         visited.append(path.resolve())
         values = _Reader(_read_text(path), str(path)).settings()
         base = values.pop(BASE_KEY, "")

@@ -69,7 +69,7 @@ class CaptionSet:
         order = random_bits(torch.tensor(seed), "order", 0, places).argsort(stable=True)
         rows = order[images % len(captions)]
         counts = torch.tensor([len(captions[row]) for row in rows.tolist()])
-        numbers = draw_captions(counts, seed, images, drop=0.0)
+        numbers = draw_captions(counts, seed, images)
         self.texts = [captions[row][n] for row, n in zip(rows.tolist(), numbers.tolist())]
         self.rows: NDArray[np.int64] = rows.numpy()
 

@@ -6,7 +6,8 @@ default is ViT-L/14 (`clip-vit-l14`). B images with a text each, D width of the 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from MaskGIL.device import without_tf32
-from MaskGIL.text_source import find_text_encoder
+from MaskGIL.text_source import find_text_encoder, look_up
 from Network.config import UserError
 from Network.files import DAMAGE, check_finite, fingerprint, some
 from Network.text import quiet
@@ -33,18 +34,9 @@ class ClipScorer:
 
     def __init__(self, folder: Path, device: torch.device, name: str) -> None:
         """Raises UserError without the extra, and for a folder that is no whole CLIP."""
-        if find_spec("transformers") is None:
-            raise UserError("clip=... needs the extra t2i: pip install -e .[t2i].")
-        try:
+        _check_extra()
+        with _told_of_damage(folder):
             self._model, self._tokenizer, self._processor = _read(folder)
-        except UserError:
-            raise
-        except (*DAMAGE, SafetensorError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"{folder} is no whole CLIP ({reason}); save it anew with save_pretrained of "
-                "transformers: model, tokenizer and image processor."
-            ) from error
         self._model.to(device)
         self.name = f"clip-{name.removeprefix('clip-')}"
         digest = hashlib.sha256(fingerprint(self._model.state_dict()).encode())
@@ -92,10 +84,24 @@ def open_clip(value: str, device: torch.device) -> ClipScorer | None:
     return ClipScorer(find_text_encoder("clip", value), device, Path(value).resolve().name)
 
 
-def _read(folder: Path) -> tuple[Any, Any, Any]:
-    """Model, tokenizer and image processor."""
+def check_clip(value: str) -> None:
+    """Raise UserError for what cannot be a CLIP, as far as that shows before it is fetched."""
+    if not value:
+        return
+    _check_extra()
+    folder, _ = look_up("clip", value)
+    if folder:
+        with _told_of_damage(folder):
+            _check_kind(folder)
+
+
+def _check_extra() -> None:
+    if find_spec("transformers") is None:
+        raise UserError("clip=... needs the extra t2i: pip install -e .[t2i].")
+
+
+def _check_kind(folder: Path) -> None:
     import transformers
-    from tokenizers import Tokenizer
 
     for name in ("config.json", *RULES):
         if not (folder / name).is_file():
@@ -103,6 +109,28 @@ def _read(folder: Path) -> tuple[Any, Any, Any]:
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type != "clip":
         raise UserError(f"{folder} is a {config.model_type} and no CLIP; name one.")
+
+
+@contextmanager
+def _told_of_damage(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (*DAMAGE, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{folder} is no whole CLIP ({reason}); save it anew with save_pretrained of "
+            "transformers: model, tokenizer and image processor."
+        ) from error
+
+
+def _read(folder: Path) -> tuple[Any, Any, Any]:
+    """Model, tokenizer and image processor."""
+    import transformers
+    from tokenizers import Tokenizer
+
+    _check_kind(folder)
     with quiet(transformers.utils.logging):
         loaded: Any = transformers.CLIPModel.from_pretrained(
             *(folder,),
@@ -116,7 +144,7 @@ def _read(folder: Path) -> tuple[Any, Any, Any]:
         raise UserError(f"The weights in {folder} lack {some(missing)}; fetch them anew.")
     check_finite(model.state_dict(), folder)
     tokenizer = Tokenizer.from_str((folder / RULES[0]).read_text("utf-8"))
-    tokenizer.enable_truncation(config.text_config.max_position_embeddings)
+    tokenizer.enable_truncation(model.config.text_config.max_position_embeddings)
     tokenizer.enable_padding(pad_id=0)  # behind the end of a text, where a causal model never looks
     processor = transformers.CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     return model.eval().requires_grad_(False), tokenizer, processor

@@ -4,6 +4,8 @@ Either is a sequence of N conditions that is cut by [start:stop], as chunks are 
 features of 30,000 captions would be 15 GB.
 """
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,8 +21,15 @@ from Metrics.sample_config import SampleConfig
 from Network.condition import Captions
 from Network.config import UserError
 
-# Labels (N,), or captions, of which `Texts` are encoded when they are cut
-Conditions = NDArray[np.int64] | Texts | Captions
+
+class CaptionRows(Protocol):
+    """Captions of N images, which are encoded or read when they are cut."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> Captions: ...
+
+
+Conditions = NDArray[np.int64] | CaptionRows  # labels (N,) or captions
 
 
 def open_captions(pipe: Pipeline, config: SampleConfig, size: tuple[int, int]) -> CaptionSet | None:
@@ -60,6 +69,13 @@ def choose_conditions(
     return choose_labels(pipe, config.classes, config.count, config.seed, reference)
 
 
+def choose_null(pipe: Pipeline, config: SampleConfig, conditions: Conditions) -> Texts | None:
+    """What guidance leads the N images away from, if a command names a text for that."""
+    if not (text := " ".join(config.negative_prompt.split())):
+        return None
+    return Texts(pipe.encode_prompts, [text] * len(conditions))
+
+
 def take(conditions: Conditions, rows: range, device: torch.device) -> Tensor | Captions:
     """Those of some rows, on the device."""
     found = conditions[rows.start : rows.stop]
@@ -73,12 +89,16 @@ def labels_of(conditions: Conditions) -> NDArray[np.int64]:
     return np.full(len(conditions), -1)
 
 
-def describe_conditions(pipe: Pipeline, conditions: Conditions) -> dict[str, str]:
-    """What identifies them in the record of a set."""
+def describe_conditions(
+    pipe: Pipeline, conditions: Conditions, null: Texts | None = None
+) -> dict[str, str]:
+    """What identifies them, and what guidance leads away from, in the record of a set."""
     if isinstance(conditions, np.ndarray):
         return {"labels_sha256": sha256(conditions.tobytes())}
     assert isinstance(conditions, Texts), "a set of images is of captions that somebody wrote"
     facts = {"captions_sha256": texts_sha256(conditions.texts)}
+    if null:
+        facts["negative_prompt"] = null.texts[0]
     if pipe.text:
         facts |= {"text_encoder": pipe.text.encoder, "text_encoder_sha256": pipe.text.fingerprint}
     return facts

@@ -18,32 +18,38 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from MaskGIL.data.crops import to_uint8
 from MaskGIL.pipeline import Pipeline, image_seeds
+from MaskGIL.predictor import Condition
 from MaskGIL.sampling import SamplingConfig
 from Metrics.comparison import describe_device
 from Metrics.record import versions
+from Network.condition import Captions
 
 ROUNDS = 3  # whose median takes no notice of a slow first one
 COUNTED = 2  # images of the batch on which operations are counted
 
 
-def count_cost(pipe: Pipeline, labels: Tensor, sampling: SamplingConfig) -> dict[str, Any]:
-    """Sequential steps, calls of the network and operations of an image with labels (B,), B >= 1.
+def count_cost(
+    pipe: Pipeline, condition: Condition, null: Captions | None, sampling: SamplingConfig
+) -> dict[str, Any]:
+    """Sequential steps, calls of the network and operations of an image, of B >= 1.
 
+    They are of labels (B,) or captions, and guidance leads away from `null`, as many, if there is.
     "network passes" are grids that go through the network for an image: two where it is guided in
     one batch. A multiplication and an addition are two operations; "pixels" is the tokenizer's.
     """
-    labels = labels[:COUNTED]
-    seeds = image_seeds(0, torch.arange(len(labels), device=pipe.device))
+    condition, null = condition[:COUNTED], null and null[:COUNTED]
+    count = len(condition)
+    seeds = image_seeds(0, torch.arange(count, device=pipe.device))
     with FlopCounterMode(display=False) as transformer, network_calls(pipe) as calls:
-        tokens = pipe.sample_tokens(labels, seeds, sampling)
+        tokens = pipe.sample_tokens(condition, seeds, sampling, null=null)
     with FlopCounterMode(display=False) as pixels:
         pipe.pixels(tokens)
     return {
         "sequential steps": len(pipe.plan(sampling)),
         "network calls": len(calls),
-        "network passes": sum(calls) / len(labels),
-        "gigaflops": transformer.get_total_flops() / len(labels) / 1e9,
-        "gigaflops of pixels": pixels.get_total_flops() / len(labels) / 1e9,
+        "network passes": sum(calls) / count,
+        "gigaflops": transformer.get_total_flops() / count / 1e9,
+        "gigaflops of pixels": pixels.get_total_flops() / count / 1e9,
     }
 
 
@@ -70,21 +76,25 @@ def network_calls(pipe: Pipeline) -> Iterator[list[int]]:
 
 
 def time_in_turns(
-    pipe: Pipeline, labels: Tensor, samplers: Mapping[str, SamplingConfig]
+    pipe: Pipeline,
+    condition: Condition,
+    null: Captions | None,
+    samplers: Mapping[str, SamplingConfig],
 ) -> Iterator[tuple[str, float, float]]:
-    """Sample a batch with labels (B,) by each sampler in turn, ROUNDS times.
+    """Sample a batch, as `count_cost` has it, by each sampler in turn, ROUNDS times.
 
     Yields its name, seconds per image of the transformer alone, and with pixels.
     """
-    seeds = image_seeds(0, torch.arange(len(labels), device=pipe.device))
+    count = len(condition)
+    seeds = image_seeds(0, torch.arange(count, device=pipe.device))
     for _ in range(ROUNDS):
         for name, sampling in samplers.items():
             started = _now(pipe.device)
-            tokens = pipe.sample_tokens(labels, seeds, sampling)
+            tokens = pipe.sample_tokens(condition, seeds, sampling, null=null)
             sampled = _now(pipe.device)
             to_uint8(pipe.pixels(tokens))
             drawn = _now(pipe.device)
-            yield name, (sampled - started) / len(labels), (drawn - started) / len(labels)
+            yield name, (sampled - started) / count, (drawn - started) / count
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

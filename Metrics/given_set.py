@@ -100,7 +100,7 @@ def open_given(value: str) -> tuple[ImageSet, tuple[int, int]]:
     root = Path(value)
     if not root.is_dir():
         if not value.endswith(".npz"):
-            raise UserError(f"samples={value} is neither an .npz nor a folder.")
+            raise UserError(f"samples={value} is neither an .npz nor a folder; name one.")
         return (file := SampleFile(value)), file.size
     below = (file.relative_to(root) for file in root.rglob("*") if is_image(file.name))
     names = sorted(file.as_posix() for file in below if not _is_hidden(file))

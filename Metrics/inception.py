@@ -60,7 +60,10 @@ class InceptionNetwork:
                 feature_extractor_weights_path=tensors,
             )
         except RuntimeError as error:
-            raise UserError(f"inception={weights} has the weights of another network.") from error
+            raise UserError(
+                f"inception={weights} has the weights of another network; inception=download "
+                "fetches the right ones."
+            ) from error
         self._device = device
         self._network = network.to(device).to(memory_format=torch.channels_last)
         network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)

@@ -14,9 +14,10 @@ from torch import Tensor
 from MaskGIL.command import notes
 from MaskGIL.distributed import barrier, chunks, first_rank_first, gather, is_main, world_size
 from MaskGIL.output import output_path
-from MaskGIL.sampling_keys import open_pipeline, sampler_line
+from MaskGIL.sampling_keys import check_asked, open_pipeline, sampler_line
 from Metrics.classifier import STEPS, check_classes
-from Metrics.conditions import choose_conditions, labels_of, open_captions
+from Metrics.clip_score import check_clip
+from Metrics.conditions import choose_conditions, choose_null, labels_of, open_captions
 from Metrics.dinov2 import DINOV2, open_dinov2
 from Metrics.features import load_feature_network
 from Metrics.geometry import FILTER, find_geometry
@@ -38,6 +39,7 @@ from Metrics.reference import ImageSet, Reference, open_image_set, open_referenc
 from Metrics.sample_and_eval import Evaluation, sample_rows
 from Metrics.sample_config import SampleConfig
 from Metrics.samples import SampleFile
+from Metrics.speed import peak_memory, seconds_alone
 from Metrics.statistics_file import Announced, StatisticsFile
 from Network.config import UserError
 
@@ -110,6 +112,7 @@ class Job:
         self.nearest = output_path("nearest", config.nearest, ".png") if config.nearest else None
         self.pipe = open_pipeline(config, config.height, config.width)
         self.geometry = find_geometry(self.pipe, config)
+        check_clip(config.clip)
         png = Path(config.png) if config.png else None
         self.captions = open_captions(self.pipe, config, self.geometry.drawn)
         self.count = len(self.captions) if self.captions else config.count
@@ -118,9 +121,11 @@ class Job:
             self.partial.check()
         self.reference, self.train = self._open_images()
         self.conditions = choose_conditions(self.pipe, config, self.captions, self.reference)
+        self.null = choose_null(self.pipe, config, self.conditions)
+        check_asked(config, self.pipe, config.negative_prompt, self.geometry.grid, asks=True)
         self.labels = labels_of(self.conditions)
         facts = {"seed": config.seed, "chunk": config.chunk, "ema": config.ema}
-        self.samples = describe_samples(self.pipe, self.conditions, **facts)
+        self.samples = describe_samples(self.pipe, self.conditions, self.null, **facts)
         self.samples |= self.geometry.identity
         self.record, self.sha256 = find_record(self.out, self.samples), ""
         self.partial.check_identity(self.samples)
@@ -176,6 +181,11 @@ class Job:
         """Images (B, 3, H, W) uint8 as the tokenizer draws them, brought to the side `resize`."""
         return reconstructed(self.pipe, images, self.config.chunk, resize)
 
+    def sample(self, rows: range) -> Tensor:
+        """Images (B, 3, H, W) uint8 of these rows of the set. Raises UserError as `sample_rows`."""
+        given = self.pipe, self.conditions, self.config.seed
+        return sample_rows(*given, rows, self.geometry.grid, self.config.resize, self.null)
+
     def begin(self) -> None:
         """Make room for the chunks, or see that a whole set is what its record says."""
         barrier()  # no rank makes a file before all have looked at what is there
@@ -200,6 +210,8 @@ class Job:
             "images": sum(counts),  # the others were there already
             "seconds": max(seconds),
             "images_per_second": sum(counts) / max(*seconds, 1e-9),
+            "seconds_alone": seconds_alone(partial(self.sample, range(1))),
+            "peak_memory": peak_memory(self.pipe.device),
             "versions": versions(),
         }
         self.sha256 = self.partial.pack(self.labels)
@@ -316,9 +328,8 @@ class Share:
 
     def _sample(self, rows: range) -> Tensor:
         job, started = self._job, time.monotonic()
-        given = job.pipe, job.conditions, job.config.seed
         with notes():  # of captions that are cut
-            images = sample_rows(*given, rows, job.geometry.grid, job.config.resize).cpu()
+            images = job.sample(rows).cpu()
         job.partial.write(rows.start, images)
         self.num_made += len(rows)
         self.seconds += time.monotonic() - started

@@ -12,20 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from MaskGIL.data.shapes import CLASSES
+from Metrics.attributes import facts_of
 from Metrics.jackknife import GROUPS, balanced_groups, standard_error, without_each
 from Metrics.oracle import class_of
+from Metrics.prompt_score import shows_everything
 from Metrics.published import distance_to
 from Metrics.reference import ImageSet
 from Metrics.seen import Extractor, Seen
 
 ACCURACY = "class accuracy"
-RISING = {ACCURACY}  # measures of which more is better
+ASKED = "everything as asked"
+RISING = {ACCURACY, ASKED}  # measures of which more is better
 
 
 class Judge:
     """A reference seen by every feature network; for the `classes` of the shapes also the oracle.
 
-    `images` are those of the reference, in batches.
+    And for samples of `prompts`, if they describe drawn scenes. `images` are those of the
+    reference, in batches.
     """
 
     def __init__(
@@ -34,7 +38,9 @@ class Judge:
         images: Iterable[Tensor],
         extractors: Sequence[Extractor],
         classes: Sequence[str],
+        prompts: Sequence[str] = (),
     ) -> None:
+        self._prompts = prompts
         self._extractors, self._reads = extractors, tuple(classes) == CLASSES
         real = Seen(images, len(reference), extractors)
         self.sha256 = real.sha256  # of the reference
@@ -51,16 +57,25 @@ class Judge:
         """
         groups = balanced_groups(labels)
         part_of = torch.from_numpy(groups).to(torch.uint8)
-        seen = Seen(images, len(labels), self._extractors, part_of=part_of, objects=self._reads)
+        facts = {"facts": lambda rows, images: facts_of(images)} if self._prompts else {}
+        asked = {"part_of": part_of, "objects": self._reads, "questions": facts}
+        seen = Seen(images, len(labels), self._extractors, **asked)
         measures: dict[str, dict[str, Any]] = {}
         for distance, parts, whole in zip(self._distances, seen.parts, seen.statistics):
             without = [distance.of(rest) for rest in without_each(parts)]
             measures[distance.name] = _number(distance.of(whole), without)
         if self._reads:
             right = np.array([class_of(objects) for objects in seen.objects]) == labels
-            without = [float(right[groups != group].mean()) for group in range(GROUPS)]
-            measures[ACCURACY] = _number(float(right.mean()), without)
+            measures[ACCURACY] = _rate(right, groups)
+        if self._prompts:
+            right = np.array(shows_everything(seen.answers["facts"], self._prompts))
+            measures[ASKED] = _rate(right, groups)
         return {"sha256": seen.sha256, "measures": measures}
+
+
+def _rate(right: NDArray[np.bool_], groups: NDArray[np.int64]) -> dict[str, Any]:
+    without = [float(right[groups != group].mean()) for group in range(GROUPS)]
+    return _number(float(right.mean()), without)
 
 
 def _number(value: float, without: Sequence[float]) -> dict[str, Any]:

@@ -62,6 +62,12 @@ def asked(description: Description) -> dict[str, Hashable]:
     return facts
 
 
+def shows_everything(facts: Sequence[Facts], prompts: Sequence[str]) -> list[bool]:
+    """Which of N pictures with these facts have all that their prompts name."""
+    wanted = [asked(read_sentence(prompt))["everything"] for prompt in prompts]
+    return [want in seen["everything"] for want, seen in zip(wanted, facts, strict=True)]
+
+
 def read_facts(images: Any) -> list[Facts]:
     """What each picture has, by ATTRIBUTES: every value that would be right.
 

@@ -21,6 +21,7 @@ from MaskGIL.effects import OF_MASKS
 from MaskGIL.inference import loaded_fingerprint
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.plans import plan_kind
+from MaskGIL.prompting import Texts
 from MaskGIL.sampling import SamplingConfig
 from MaskGIL.sampling_keys import SamplingKeys
 from Metrics.conditions import Conditions, describe_conditions
@@ -36,10 +37,16 @@ Record = dict[str, Any]
 
 
 def describe_samples(
-    pipe: Pipeline, conditions: Conditions, *, seed: int, chunk: int, ema: bool
+    pipe: Pipeline,
+    conditions: Conditions,
+    null: Texts | None = None,
+    *,
+    seed: int,
+    chunk: int,
+    ema: bool,
 ) -> dict[str, Any]:
     """What the bytes of a set of N conditions follow from, as flat {key: value}."""
-    facts = describe_set(pipe, conditions, seed=seed, chunk=chunk, ema=ema)
+    facts = describe_set(pipe, conditions, null, seed=seed, chunk=chunk, ema=ema)
     return {**facts, **describe_sampler(pipe.sampling, pipe.objective, describe_ar_network(pipe))}
 
 
@@ -59,14 +66,20 @@ def describe_job(
 
 
 def describe_set(
-    pipe: Pipeline, conditions: Conditions, *, seed: int, chunk: int, ema: bool
+    pipe: Pipeline,
+    conditions: Conditions,
+    null: Texts | None = None,
+    *,
+    seed: int,
+    chunk: int,
+    ema: bool,
 ) -> dict[str, Any]:
     """`describe_samples` without the sampler."""
     return {
         "num_images": len(conditions),
         "seed": seed,
         "chunk": chunk,
-        **describe_conditions(pipe, conditions),
+        **describe_conditions(pipe, conditions, null),
         "ema": ema,
         "network_sha256": loaded_fingerprint(pipe.network),
         "tokenizer": pipe.tokenizer.name,

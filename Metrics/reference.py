@@ -15,6 +15,7 @@ from torch import Tensor
 
 from MaskGIL.config import DataConfig
 from MaskGIL.data import Images, Split, open_images
+from MaskGIL.data.choice import Told, choice_rows
 from MaskGIL.data.crops import crop_image
 from MaskGIL.data.folders import SPLITS, Folder, UnreadableImage, is_image
 from MaskGIL.data.layouts import LAYOUTS, Files, open_layout
@@ -52,7 +53,7 @@ class ImageSet(LabelledImages, Protocol):
     """
 
     name: str
-    split: Split | None
+    split: Told | None
     size: tuple[int, int]
     transform: str
     classes: Sequence[str]
@@ -79,10 +80,10 @@ class Pictures:
     transform = CROP
 
     def __init__(
-        self, name: str, images: Images, split: Split | None, rows: NDArray[np.int64], side: int
+        self, name: str, images: Images, split: Told | None, rows: NDArray[np.int64], side: int
     ) -> None:
         self.name, self.classes, self.labels = name, images.classes, images.labels[rows]
-        self.split: Split | None = split
+        self.split: Told | None = split
         self.size = side, side
         self.unreadable: dict[str, str] = {}
         self._images, self._rows = images, rows
@@ -112,6 +113,12 @@ class Pictures:
         rows = self._rows[spread(len(self), count)]
         return Pictures(self.name, self._images, self.split, rows, self.size[0])
 
+    def choice(self, key: str, count: int) -> "Pictures":
+        """Of training images up to `count` (0: all) of those that data.choice holds out."""
+        rows = choice_rows(self._images)
+        rows = rows[_rows(key, len(rows), count)]
+        return Pictures(f"{self.name}, choice", self._images, "choice", rows, self.size[0])
+
     def _crop(self, row: int) -> Tensor:
         for other in range(row, row + len(self._images)):
             try:
@@ -128,7 +135,7 @@ class Pictures:
 
 
 def open_reference(
-    value: str, split: Split, size: tuple[int, int], count: int = 0, *, whole: bool = True
+    value: str, split: Told, size: tuple[int, int], count: int = 0, *, whole: bool = True
 ) -> Reference:
     """What a key `reference` names, of a split: images as `open_image_set` has them, or statistics.
 
@@ -138,6 +145,8 @@ def open_reference(
     """
     if not (value.endswith(".npz") and holds_statistics(value)):
         return open_reference_images(value, split, size, count, whole=whole)
+    if split == "choice":
+        raise UserError(f"reference_split=choice needs images, and reference={value} has none.")
     if count:
         raise UserError(
             f"num_reference chooses images, and reference={value} has none; leave it out."
@@ -149,9 +158,17 @@ def open_reference(
 
 
 def open_reference_images(
-    value: str, split: Split, size: tuple[int, int], count: int = 0, *, whole: bool = True
+    value: str, split: Told, size: tuple[int, int], count: int = 0, *, whole: bool = True
 ) -> ImageSet:
-    """The same where statistics will not do."""
+    """The same where statistics will not do; choice are the training images held out for it."""
+    if split == "choice":
+        images = open_image_set("reference", value, "train", size, whole=whole)
+        if not isinstance(images, Pictures) or images.split != "train":
+            raise UserError(
+                f"reference_split=choice needs training images, drawn or in a folder with train, "
+                f"not reference={value}."
+            )
+        return images.choice("reference", count)
     images = open_image_set("reference", value, split, size, count, whole=whole)
     _settle_split(value, images, split)
     return images
@@ -261,7 +278,7 @@ def _rows(key: str, available: int, count: int) -> NDArray[np.int64]:
     return spread(available, count or available)
 
 
-def _settle_split(value: str, reference: Reference, split: Split) -> None:
+def _settle_split(value: str, reference: Reference, split: Told) -> None:
     if reference.split not in (None, split):
         raise UserError(
             f"reference={value} is of {reference.split} and not of {split}; say reference_split="

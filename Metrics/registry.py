@@ -72,6 +72,12 @@ OURS = {
             "tolerance": {"same bytes": NUMBER, "other bytes": (*NUMBER, None)},
         }
     },
+    "speed?": {
+        "device?": str,
+        "images_per_second?": NUMBER,
+        "seconds_alone?": NUMBER,
+        "peak_memory?": int,
+    },
 }
 THEIRS = {
     "quoted": {"by": str, "from": str, "url": str, "date": str},

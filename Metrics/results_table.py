@@ -33,6 +33,12 @@ FACTS: dict[str, Callable[[Row], str]] = {
     "sampler": lambda row: ", ".join(_settings(row)),
     "weights": lambda row: f"`{row['samples']['network_sha256'][:8]}`",
 }
+# What sampling took, where a row tells it
+SPEED: dict[str, Callable[[Row], str]] = {
+    "images per second": lambda speed: f"{speed['images_per_second']:.3g} on {speed['device']}",
+    "seconds of one image": lambda speed: f"{speed['seconds_alone']:.2g}",
+    "peak memory": lambda speed: f"{speed['peak_memory'] / 1e9:.1f} GB",
+}
 
 
 def in_readme(file: Path, rows: Sequence[Row]) -> str:
@@ -56,20 +62,29 @@ def tables(rows: Sequence[Row]) -> str:
         commands = ", ".join(f"`{_command(row)}`" for row in ours)
         parts += [MEASURED.format(verify=f"again by {commands}"), _ours(ours)]
     for data, group in groupby(sorted(quoted, key=_data), _data):
-        parts += [QUOTED.format(data=data), _quoted(list(group))]
+        parts += [f"<details><summary>{QUOTED.format(data=data)}</summary>", _quoted(list(group))]
+        parts += ["</details>"]
     return "\n\n".join(parts)
 
 
 def _command(row: Row) -> str:
     """What measures a row again, with the keys of what must be at hand for it."""
-    places = "".join(f" {key}=FOLDER" for key in places_of(words_of(row)))
+    places = "".join(f" {key}={placeholder(key)}" for key in places_of(words_of(row)))
     return f"python FID_sample.py verify={row['name']}{places}"
+
+
+def placeholder(key: str) -> str:
+    """What stands for the value of a key in a command that somebody completes."""
+    return "WEIGHTS" if key.endswith("weights") else "FOLDER"
 
 
 def _ours(rows: Sequence[Row]) -> str:
     names = dict.fromkeys([*PUBLISHED.values(), *(name for row in rows for name in row["numbers"])])
     lines = [[heading, *map(cell, rows)] for heading, cell in FACTS.items()]
-    lines += [[name, *(_number(row["numbers"].get(name)) for row in rows)] for name in names]
+    if any("speed" in row for row in rows):
+        lines += [[title, *(_speed(row, cell) for row in rows)] for title, cell in SPEED.items()]
+    numbers = {name: [_number(row["numbers"].get(name)) for row in rows] for name in names}
+    lines += [[name, *told] for name, told in numbers.items() if any(told) or name == "FID"]
     return _markdown([["", *(row["name"] for row in rows)], *lines])
 
 
@@ -96,6 +111,14 @@ def _source(row: Row) -> str:
     ]
     where = f"[{source['from']}]({source['url']}), {source['date']}"
     return f"{source['by']}: {where}; {', '.join(told)}"
+
+
+def _speed(row: Row, cell: Callable[[Row], str]) -> str:
+    """What a row tells of its speed; "" where it does not."""
+    try:
+        return cell(row["speed"])
+    except KeyError:
+        return ""
 
 
 def _number(number: dict[str, Any] | None) -> str:

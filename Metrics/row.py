@@ -20,6 +20,7 @@ PUBLISHED = {
 }
 ASIDE = {"out", "png", "nearest", "device", "ladder", "classifier"}  # no number of a row follows
 PLACES = ("weights", "reference", "train", "captions")  # keys of what may lie elsewhere
+SPEED = ("device", "images_per_second", "seconds_alone", "peak_memory")  # of what was made
 ROUNDING = 1e-3  # of a number, or of half of its interval
 
 
@@ -34,6 +35,7 @@ def row_of(record: Record, *, name: str, data: str, generator: str) -> Row:
             "or score it again by the same command, with reference=..."
         )
     reference, intervals = record["reference"], record["intervals"]
+    speed = {key: record["made"][key] for key in SPEED if record["made"].get(key) is not None}
     return {
         "name": name,
         "data": data,
@@ -49,6 +51,7 @@ def row_of(record: Record, *, name: str, data: str, generator: str) -> Row:
         "numbers": {
             key: _number(value, intervals.get(key)) for key, value in numbers_of(record).items()
         },
+        **({"speed": speed} if speed else {}),
     }
 
 

@@ -18,6 +18,7 @@ from MaskGIL.data.crops import to_uint8
 from MaskGIL.data.shapes import CLASSES
 from MaskGIL.distributed import chunks
 from MaskGIL.pipeline import Pipeline, image_seeds
+from MaskGIL.prompting import Texts
 from Metrics.clip_score import ClipScorer
 from Metrics.conditions import Conditions, take
 from Metrics.dinov2 import Dinov2Network
@@ -78,15 +79,18 @@ def sample_rows(
     rows: range,
     grid: tuple[int, int] | None = None,
     resize: int = 0,
+    null: Texts | None = None,
 ) -> Tensor:
     """Images (B, 3, H, W) uint8, on the device, of some rows of the set of N conditions.
 
     Drawn on a `grid` (h, w) of tokens, that of the weights by default, and with `resize` brought to
-    this side (`Metrics.geometry`). Raises UserError for pixels that are not finite.
+    this side (`Metrics.geometry`). Guidance leads away from `null`, as many, or from the null
+    condition. Raises UserError for pixels that are not finite.
     """
     indices = torch.arange(rows.start, rows.stop, device=pipe.device)
     condition = take(conditions, rows, pipe.device)
-    tokens = pipe.sample_tokens(condition, image_seeds(seed, indices), grid=grid)
+    away = null[rows.start : rows.stop] if null else None
+    tokens = pipe.sample_tokens(condition, image_seeds(seed, indices), grid=grid, null=away)
     images = pipe.pixels(tokens, clamp=False)
     finite = images.isfinite().flatten(1).all(1)  # (B,)
     if not finite.all():

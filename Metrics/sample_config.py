@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from MaskGIL.config import require_at_least
+from MaskGIL.data.choice import Told
 from MaskGIL.data.folders import Split
 from MaskGIL.sampling_keys import SamplingKeys
 from Metrics.jackknife import GROUPS
@@ -19,8 +20,8 @@ USED_BY_GIVEN_SAMPLES = {"samples", "num_images", "reference", "reference_split"
                          "device"}  # fmt: skip
 OF_REFERENCE = ("num_reference", "reference_split", "precision_recall", "dinov2")
 OF_ONE_SET = ("height", "width", "resize", "png", "train", "ladder", "classifier", "nearest",
-              "precision_recall", "dinov2", "captions", "captions_split", "clip")  # fmt: skip
-OF_CAPTIONS = ("captions_split", "clip")
+              "precision_recall", "dinov2", "clip")  # fmt: skip
+OF_CAPTIONS = ("captions_split", "negative_prompt", "clip")
 OF_CLASSES = ("classes", "classifier")
 
 
@@ -61,6 +62,9 @@ class SampleConfig(SamplingKeys):
     captions_split: Split = setting(
         "val", "pictures whose captions are taken; train has those that were learned"
     )
+    negative_prompt: str = setting(
+        "", "text that guidance leads all images of captions away from; empty: from no text"
+    )
     clip: str = setting(
         "",
         "also the CLIP score of samples and captions by this CLIP, a folder or a name, such as "
@@ -71,10 +75,10 @@ class SampleConfig(SamplingKeys):
         "shapes or scenes (drawn), shapes:COUNT, folder with SPLIT/CLASS or images, .npz of images "
         "or of statistics: ADM's, or made by python -m Metrics.reference_statistics; empty: none",
     )
-    reference_split: Split = setting(
+    reference_split: Told = setting(
         "val",
         "what the reference is of; train, as published FIDs of generators often are, must be said, "
-        "and the record tells",
+        "and the record tells; choice: the training images that data.choice holds out",
     )
     num_reference: int = setting(0, "images of the reference, spread evenly over it; 0: all")
     train: str = setting(
@@ -158,10 +162,10 @@ class SampleConfig(SamplingKeys):
             self._check_sweep()
         if self.train and not self.reference:
             raise UserError("train needs a reference to tell what is near: give reference=... too.")
-        if self.train and self.reference_split == "train":
+        if self.train and self.reference_split != "val":
             raise UserError(
                 "train looks for copies by comparing with unseen images, which "
-                "reference_split=train does not leave; give one of the two."
+                f"reference_split={self.reference_split} does not leave; give one of the two."
             )
         for key in ("nearest", "ladder", "classifier"):
             if getattr(self, key) and not self.train:
@@ -199,7 +203,12 @@ class SampleConfig(SamplingKeys):
         if not self.reference:
             raise UserError("sweep scores its cells against a reference: give reference=... too.")
         if self.count < 2 * GROUPS:
-            raise UserError(
-                f"num_images={self.count} is too few for the errors of a sweep, which are of "
-                f"{GROUPS} groups; give {2 * GROUPS} or more."
-            )
+            raise UserError(too_few_for_errors(self.count))
+
+
+def too_few_for_errors(count: int) -> str:
+    """The sentence for a sweep of so few images."""
+    return (
+        f"num_images={count} is too few for the errors of a sweep, which are of {GROUPS} groups; "
+        f"give {2 * GROUPS} or more."
+    )

@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from MaskGIL.data.folders import Split
+from MaskGIL.data.choice import Told
 from MaskGIL.data.sampler import spread
 from Metrics.statistics_file import array_names, read_array
 from Network.config import UserError
@@ -33,7 +33,7 @@ class SampleFile:
     """
 
     classes: Sequence[str] = ()  # the file has no names
-    split: Split | None = None  # nor tells of which images they are
+    split: Told | None = None  # nor tells of which images they are
     transform = "as they are in the file"
 
     def __init__(self, path: str | Path, rows: NDArray[np.int64] | None = None) -> None:

@@ -220,7 +220,9 @@ class StatisticsFile:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path} does not tell what it holds ({error}).") from None
         if about is None:
-            raise UserError(f"{self.path} is of format {version}, this version reads {FORMAT}.")
+            raise UserError(
+                f"{self.path} is of format {version}, this version reads {FORMAT}; make it again."
+            )
         return about
 
 

@@ -13,9 +13,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from MaskGIL.config import leaves, to_dict
@@ -24,24 +21,35 @@ from MaskGIL.durable import replace_file, sha256, to_json
 from MaskGIL.effects import without_effect
 from MaskGIL.output import check_writable
 from MaskGIL.pipeline import Pipeline
+from MaskGIL.predictor import Condition
+from MaskGIL.prompting import Texts
 from MaskGIL.sampling_keys import check_keys, load_pipeline, sampler_of
 from MaskGIL.values import show_value
 from Metrics.comparison import describe_device
+from Metrics.conditions import (
+    Conditions,
+    choose_conditions,
+    choose_null,
+    labels_of,
+    open_captions,
+    take,
+)
 from Metrics.cost import ROUNDS, count_cost, machine, spread, time_in_turns
 from Metrics.features import SHA256, load_feature_network
 from Metrics.grid import Cell, cells_of
 from Metrics.inception import open_inception, weights_sha256
+from Metrics.jackknife import GROUPS
 from Metrics.job import check_reference
 from Metrics.judge import Judge
-from Metrics.labels import choose_labels
 from Metrics.progress import Progress
 from Metrics.record import Record, describe_ar_network, describe_sampler, describe_set
 from Metrics.reference import open_reference_images
 from Metrics.sample_and_eval import sample_rows
-from Metrics.sample_config import SampleConfig
+from Metrics.sample_config import SampleConfig, too_few_for_errors
 from Metrics.seen import Seen
 from Metrics.sweep_picture import draw_axes, draw_fronts
 from Metrics.sweep_table import measures_in_words, to_markdown
+from Network.condition import Captions
 from Network.config import UserError
 
 FORMAT = 1  # of a cell
@@ -60,30 +68,31 @@ class Sweep:
             raise UserError(f"out={self.out} must be a folder: a sweep makes several files.")
         check_writable("out", self.out.absolute())
         self.pipe = load_pipeline(config)
-        if self.pipe.network.config.caption_width:
-            raise UserError(
-                f"weights={config.weights} draw images of captions; a sweep is of classes. Make a "
-                "set with captions=... for each setting."
-            )
-        self.cells = cells_of(config.sweep, self.pipe)
-        check_keys(config, self.pipe, [cell.sampling for cell in self.cells])
         size, count = self.pipe.image_size, config.num_reference
+        self.captions = open_captions(self.pipe, config, size)
+        if self.captions and len(self.captions) < 2 * GROUPS:
+            raise UserError(too_few_for_errors(len(self.captions)))
+        self.cells, negative = cells_of(config.sweep, self.pipe), config.negative_prompt
+        samplers = [cell.sampling for cell in self.cells]
+        check_keys(config, self.pipe, samplers, negative_prompt=negative)
         self.reference = open_reference_images(
             config.reference, config.reference_split, size, count
         )
         check_reference(config, self.reference)
-        self.labels = choose_labels(
-            self.pipe, config.classes, config.count, config.seed, self.reference
-        )
+        self.conditions = choose_conditions(self.pipe, config, self.captions, self.reference)
+        self.null = choose_null(self.pipe, config, self.conditions)
         self.ar_network = describe_ar_network(self.pipe)
         self.facts = {
             "set": describe_set(
-                self.pipe, self.labels, seed=config.seed, chunk=config.chunk, ema=config.ema
+                *(self.pipe, self.conditions, self.null),
+                seed=config.seed,
+                chunk=config.chunk,
+                ema=config.ema,
             ),
             "reference": {
                 "name": config.reference,
                 "count": len(self.reference),
-                **({"split": "train"} if config.reference_split == "train" else {}),
+                **({"split": split} if (split := config.reference_split) != "val" else {}),
             },
             "features": {"shapesnet": SHA256, "inception": weights_sha256(config.inception)},
         }
@@ -96,10 +105,11 @@ class Sweep:
         """What will be done, for people."""
         config, (height, width) = self.config, self.pipe.image_size
         finished = len(self.cells) - len(self._missing())
+        of = f"captions of {config.captions}" if self.captions else ", ".join(config.classes)
         lines = [
             f"cells      {len(self.cells)}, of which {finished} are finished",
-            f"samples    {config.count:,} of {height}x{width} each, "
-            f"{', '.join(config.classes)}, seed {config.seed}, in chunks of {config.chunk}",
+            f"samples    {len(self.conditions):,} of {height}x{width} each, {of}, seed "
+            f"{config.seed}, in chunks of {config.chunk}",
             f"device     {self.pipe.device}, {self.facts['set']['precision']}",
             f"reference  {self.reference.name}: {len(self.reference):,} images",
             f"out        {self.out}: sweep.json, sweep.md, sweep.png, axes.png, cells",
@@ -142,13 +152,13 @@ class Sweep:
         work = [len(self.pipe.plan(cell.sampling)) for cell in cells]  # nearly so
         first, started = len(self.cells) - len(cells), time.monotonic()
         for number, cell in enumerate(cells, 1):
-            images = CellImages(self.pipe, cell, self.labels, self.config)
-            scores = judge.score(progress(images, cell.title), self.labels)
+            images = CellImages(self.pipe, cell, self.conditions, self.null, self.config)
+            scores = judge.score(progress(images, cell.title), images.labels)
             known = {
                 "identity": self._identity(cell),
                 **scores,
                 "reference sha256": judge.sha256,
-                "cost": count_cost(self.pipe, self._batch(), cell.sampling),
+                "cost": count_cost(self.pipe, *self._batch(), cell.sampling),
                 "machine": machine(self.pipe.device),
             }
             replace_file(self._file(cell), to_json(known) + b"\n")
@@ -164,7 +174,9 @@ class Sweep:
         inception = open_inception(self.config.inception, self.pipe.device)
         extractors = [*([inception] if inception else []), load_feature_network()]
         images = progress(self.reference, "reference")
-        judge = Judge(self.reference, images, extractors, self.pipe.classes)
+        drawn = self.captions if self.captions and self.captions.scenes else None
+        texts = drawn.texts if drawn else ()
+        judge = Judge(self.reference, images, extractors, self.pipe.classes, texts)
         self._check_finished(judge.sha256)
         return judge
 
@@ -182,7 +194,7 @@ class Sweep:
 
         Seconds of another device are not taken.
         """
-        file, batch = self.out / "seconds.json", self._batch()
+        file, (batch, null) = self.out / "seconds.json", self._batch()
         names = {self._file(cell).stem: cell.sampling for cell in self.cells}
         if file.exists():
             known, here = _read(file), describe_device(self.pipe.device)
@@ -190,7 +202,7 @@ class Sweep:
                 return known
         print(f"timing {len(names)} cells, {ROUNDS} rounds of {len(batch)} images", flush=True)
         facts, seconds = machine(self.pipe.device), {name: ([], []) for name in names}
-        for name, transformer, with_pixels in time_in_turns(self.pipe, batch, names):
+        for name, transformer, with_pixels in time_in_turns(self.pipe, batch, null, names):
             seconds[name][0].append(transformer)
             seconds[name][1].append(with_pixels)
         timed = {
@@ -243,18 +255,26 @@ class Sweep:
         words = [f"{key}={show_value(value)}" for key, value in given.items() if key not in idle]
         return shlex.join(["python", "FID_sample.py", *words])
 
-    def _batch(self) -> Tensor:
-        """Labels (B,) of the first chunk."""
-        return torch.from_numpy(self.labels[: self.config.chunk]).to(self.pipe.device)
+    def _batch(self) -> tuple[Condition, Captions | None]:
+        """Labels (B,) or captions of the first chunk, and what guidance leads away from."""
+        rows = range(min(self.config.chunk, len(self.conditions)))
+        null = self.null[: len(rows)] if self.null else None
+        return take(self.conditions, rows, self.pipe.device), null
 
 
 class CellImages:
-    """The images of a cell with labels (N,), sampled when they are asked for."""
+    """The images of a cell with labels (N,) or captions, sampled when they are asked for."""
 
     def __init__(
-        self, pipe: Pipeline, cell: Cell, labels: NDArray[np.int64], config: SampleConfig
+        self,
+        pipe: Pipeline,
+        cell: Cell,
+        conditions: Conditions,
+        null: Texts | None,
+        config: SampleConfig,
     ) -> None:
-        self.labels = labels
+        self.labels = labels_of(conditions)
+        self._conditions, self._null = conditions, null
         self._pipe, self._sampling, self._config = pipe, cell.sampling, config
 
     def __len__(self) -> int:
@@ -265,7 +285,8 @@ class CellImages:
         self._pipe.sampling = self._sampling
         for start in range(0, len(self), self._config.chunk):
             rows = range(start, min(start + self._config.chunk, len(self)))
-            yield sample_rows(self._pipe, self.labels, self._config.seed, rows)
+            given = self._pipe, self._conditions, self._config.seed
+            yield sample_rows(*given, rows, null=self._null)
 
 
 def _read(file: Path) -> Any:

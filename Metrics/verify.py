@@ -16,6 +16,7 @@ from Metrics.clip_score import ClipScorer
 from Metrics.record import Record
 from Metrics.reference import open_reference, reference_facts
 from Metrics.registry import find_row
+from Metrics.results_table import placeholder
 from Metrics.row import Row, numbers_of, places_of, words_of
 from Metrics.sample_config import SampleConfig
 from Metrics.seen import Extractor, Seen
@@ -138,7 +139,7 @@ def _check_places(row: Row, places: Mapping[str, str]) -> None:
     }
     if not missing:
         return
-    keys = " ".join(f"{key}=FOLDER" for key in missing)
+    keys = " ".join(f"{key}={placeholder(key)}" for key in missing)
     network = f" The network has the sha256 {row['samples']['network_sha256']}."
     raise UserError(
         f"{row['name']} needs what is not at hand, there is no "

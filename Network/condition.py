@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from Network.config import CAPTION_TOKENS, NetworkConfig, UserError
+from Network.whitening import Whitening
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,30 @@ class ClassCondition(nn.Module):
         """The null label (B,) in the place of each of labels (B,), or of shares of classes."""
         return torch.full((len(labels),), self.null, device=self.table.weight.device)
 
+    def is_null(self, labels: Tensor | Captions) -> bool:
+        """Whether all of labels (B,) are the null one; shares of classes are not. Waits."""
+        assert isinstance(labels, Tensor)
+        return not labels.is_floating_point() and bool((labels == self.null).all())
+
 
 class CaptionCondition(nn.Module):
     """Features of captions -> as many condition tokens (LlamaGen): two layers with tanh GELU.
 
     The features of the null caption are learned by nobody: those of the public weights are kept.
+    With `places` a learned embedding of each place in the caption is added (Gehring et al., 2017).
+    With `whitening` features are made white first.
     """
 
     null = 0  # there are no classes: no label but the null one, which stands for no caption
 
-    def __init__(self, caption_width: int, width: int, num_tokens: int = CAPTION_TOKENS):
+    def __init__(
+        self,
+        caption_width: int,
+        width: int,
+        num_tokens: int = CAPTION_TOKENS,
+        places: bool = False,
+        whitening: bool = False,
+    ):
         super().__init__()
         self.num_tokens = num_tokens  # P
         self.up = nn.Linear(caption_width, width, bias=False)
@@ -118,15 +133,22 @@ class CaptionCondition(nn.Module):
         null = torch.randn(num_tokens, caption_width) / caption_width**0.5
         self.register_buffer("null_features", null)
         self.null_features: Tensor
+        self.place_embedding = nn.Embedding(num_tokens, width) if places else None
+        self.whitening = Whitening(caption_width) if whitening else None
 
     def forward(self, captions: Captions) -> Tensor:
         """Captions of features (B, P, C) -> tokens (B, P, D). Raises UserError for labels."""
         _require_captions(captions)
         features = captions.features.to(self.up.weight.dtype)  # cached ones are bf16
+        if self.whitening is not None:
+            features = self.whitening(features)
         if captions.dropped is not None:
             null = self.null_features[self.num_tokens - features.shape[1] :].to(features.dtype)
             features = torch.where(captions.dropped[:, None, None], null, features)
-        return self.down(F.gelu(self.up(features), approximate="tanh"))
+        tokens = self.down(F.gelu(self.up(features), approximate="tanh"))
+        if self.place_embedding is None:
+            return tokens
+        return tokens + self.place_embedding(_places(captions))
 
     def without(self, captions: Tensor | Captions) -> Captions:
         """The null caption in the place of each, with the mask of each. Raises as `forward`."""
@@ -134,12 +156,25 @@ class CaptionCondition(nn.Module):
         everywhere = torch.ones(len(captions), dtype=torch.bool, device=captions.features.device)
         return replace(captions, dropped=everywhere)
 
+    def is_null(self, captions: Tensor | Captions) -> bool:
+        """Whether all are dropped, and stand for no caption. Waits for the device."""
+        dropped = _require_captions(captions).dropped
+        return dropped is not None and bool(dropped.all())
+
 
 def build_condition(config: NetworkConfig) -> ClassCondition | CaptionCondition:
     """The condition that a network of `config` takes."""
     if config.caption_width:
-        return CaptionCondition(config.caption_width, config.width, config.caption_tokens)
+        sizes = config.caption_width, config.width, config.caption_tokens
+        return CaptionCondition(*sizes, config.caption_places, config.caption_whitening)
     return ClassCondition(config.num_classes, config.width, config.null_condition == "label")
+
+
+def _places(captions: Captions) -> Tensor:
+    """Of each token in its caption, from 0, or 0 where there is padding: (B, P) or (P,)."""
+    if captions.mask is None:
+        return torch.arange(captions.features.shape[1], device=captions.features.device)
+    return ((~captions.mask).cumsum(1) - 1).clamp_min(0)
 
 
 def _require_captions(given: Tensor | Captions) -> Captions:

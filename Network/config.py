@@ -30,8 +30,9 @@ def setting(default: Any, help: str, *, free: bool = False, follows: str = "") -
 
 
 # What only kind gpt has a choice of; learned positions the others always have
-GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "caption_width", "caption_tokens",
-            "low_bits", "kv_heads", "null_condition", "size_condition")  # fmt: skip
+OF_CAPTIONS = ("caption_tokens", "caption_places", "caption_whitening")
+GPT_ONLY = ("norm", "qk_norm", "embed_norm", "rotary", "rotary_base", "caption_width",
+            *OF_CAPTIONS, "low_bits", "kv_heads", "null_condition", "size_condition")  # fmt: skip
 CAPTION_TOKENS = 120  # LlamaGen pads and cuts every caption to as many
 LARGEST_UNSPLIT = 65_536  # codes that are predicted at once
 
@@ -87,6 +88,11 @@ class NetworkConfig:
     qk_norm: bool = setting(True, "RMSNorm over each head of queries and keys")
     embed_norm: bool = setting(True, "RMSNorm of embedded tokens and condition")
     rotary: Rotary = setting("grid2d", "layout of the rotary positions")
+    rotary_base: float = setting(
+        10000.0,
+        "of the rotary frequencies, which fall from 1 to about 1 / rotary_base; small grids learn "
+        "sooner with a smaller one",
+    )
     learned_positions: bool = setting(False, "add a learned embedding of each place in the grid")
     size_condition: bool = setting(
         False, "add a learned embedding of height and width, of use where grids differ"
@@ -98,6 +104,16 @@ class NetworkConfig:
     )
     caption_tokens: int = setting(
         CAPTION_TOKENS, "condition tokens of a caption: longer ones are cut, shorter ones padded"
+    )
+    caption_places: bool = setting(
+        False,
+        "add a learned embedding of each place in the caption, for a text encoder whose features "
+        "tell little of the order of words",
+    )
+    caption_whitening: bool = setting(
+        False,
+        "make text features white first, by the captions of training: what tells two of them apart "
+        "is then as large as what all share",
     )
     kv_heads: int = setting(
         0, "heads of keys and values, which divide the heads; 0: as many (grouped-query attention)"
@@ -190,6 +206,13 @@ class NetworkConfig:
             )
         if self.mlp_width < 0 or self.caption_width < 0:
             raise UserError("network.mlp_width and network.caption_width must not be negative.")
+        if self.rotary_base <= 1:
+            raise UserError(f"network.rotary_base must be above 1, not {self.rotary_base:g}.")
+        if self.rotary == "published" and self.rotary_base != default["rotary_base"]:
+            raise UserError(
+                f"network.rotary_base={self.rotary_base:g} has no effect on network.rotary="
+                "published; leave it out."
+            )
         if self.caption_width and (self.num_classes or self.rotary == "published"):
             raise UserError(
                 f"network.caption_width={self.caption_width} takes captions in the place of "
@@ -197,11 +220,12 @@ class NetworkConfig:
                 "leave network.rotary=published out."
             )
         _require_whole("network", "caption_tokens", self.caption_tokens)
-        if not self.caption_width and self.caption_tokens != CAPTION_TOKENS:
-            raise UserError(
-                f"network.caption_tokens={self.caption_tokens} has no effect without captions; "
-                "give network.caption_width, or leave it out."
-            )
+        for name in () if self.caption_width else OF_CAPTIONS:
+            if (given := getattr(self, name)) != default[name]:
+                raise UserError(
+                    f"network.{name}={str(given).lower()} has no effect without captions; give "
+                    "network.caption_width, or leave it out."
+                )
         if self.size_condition and self.learned_positions:
             raise UserError(
                 "network.size_condition=true tells grids of several sizes apart, and there is one "
@@ -274,8 +298,9 @@ class TokenizerConfig:
     weights: str = setting(
         "", "weights folder of a trained tokenizer; with a name the file of its authors", free=True
     )
-    family: Literal["taming", "llamagen", "chameleon", "maskgit", "magvit2"] = setting(
-        "taming", "family of the tokenizer"
+    family: Literal["taming", "llamagen", "chameleon", "maskgit", "magvit2", "patches"] = setting(
+        "taming",
+        "family of the tokenizer; patches is taming with codes that see their own pixels alone",
     )
     width: int = setting(128, "channels at full resolution")
     multipliers: tuple[int, ...] = setting((1, 1, 2, 2, 4), "channels per level, as multiples")

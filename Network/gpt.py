@@ -195,8 +195,9 @@ class GPT(nn.Module):
     def _table(
         self, grid: tuple[int, int], device: torch.device, positions: str = "none"
     ) -> Tensor:
-        head_dim = self.config.width // self.config.heads
-        return rotary_table(*grid, head_dim, device, positions, self.config.longest_sides)
+        config, head_dim = self.config, self.config.width // self.config.heads
+        longest, base = config.longest_sides, config.rotary_base
+        return rotary_table(*grid, head_dim, device, positions, longest, base)
 
     def _grid(self, tokens: Tensor) -> tuple[tuple[int, int], Tensor]:
         if tokens.dim() == 3:

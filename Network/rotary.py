@@ -42,16 +42,16 @@ INTERPOLATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 def grid_angles(
-    grid: tuple[int, int], head_dim: int, positions: str, longest: tuple[int, int]
+    grid: tuple[int, int], head_dim: int, positions: str, longest: tuple[int, int], base: float
 ) -> Tensor:
     """Angles (h * w, head_dim / 2) of a grid in row-major order.
 
     The first half of the pairs turns with the row, the second half with the column:
-    position * BASE^(-2 i / (head_dim / 2)) for i = 0 .. head_dim / 4 - 1. An axis beyond the
+    position * base^(-2 i / (head_dim / 2)) for i = 0 .. head_dim / 4 - 1. An axis beyond the
     `longest` of training has its frequencies by the row `positions` of INTERPOLATIONS.
     """
     half, (height, width) = head_dim // 2, grid
-    frequencies = BASE ** (-torch.arange(0, half, 2, dtype=torch.float32) / half)
+    frequencies = base ** (-torch.arange(0, half, 2, dtype=torch.float32) / half)
     by_row, by_column = (
         torch.arange(side).float()[:, None]
         * INTERPOLATIONS[positions](frequencies, max(1.0, side / trained))
@@ -70,13 +70,14 @@ def rotary_table(
     device: torch.device,
     positions: str = "none",
     longest: tuple[int, int] = (1, 1),
+    base: float = BASE,
 ) -> Tensor:
     """Table (height * width, head_dim / 2, 2) of the image tokens on `device`.
 
     `longest` are the sides up to which nothing is interpolated, whatever `positions` says. Raises
     ValueError unless head_dim is a multiple of 4.
     """
-    return _remembered_table((height, width), head_dim, device, positions, longest)
+    return _remembered_table((height, width), head_dim, device, positions, longest, base)
 
 
 def condition_table(layout: str, num_tokens: int, head_dim: int, device: torch.device) -> Tensor:
@@ -129,10 +130,11 @@ def _remembered_table(
     device: torch.device,
     positions: str,
     longest: tuple[int, int],
+    base: float,
 ) -> Tensor:
     if head_dim % 4:
         raise ValueError(f"head_dim must be a multiple of 4 for two dimensions, not {head_dim}")
-    angles = grid_angles(grid, head_dim, positions, longest)
+    angles = grid_angles(grid, head_dim, positions, longest, base)
     return _waves(angles).to(device)
 
 

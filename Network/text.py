@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import ModuleList
 
 from Network.condition import Captions
 from Network.config import CAPTION_TOKENS, UserError
@@ -51,17 +52,36 @@ class TextEncoder(Protocol):
     def __call__(self, captions: Sequence[str]) -> Captions: ...  # noqa: D102
 
 
+class EncoderFacts(NamedTuple):
+    """What is left of a text encoder that has been let go: what its features depend on."""
+
+    name: str
+    width: int
+    num_tokens: int
+    most_tokens: int
+    precision: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, encoder: TextEncoder) -> "EncoderFacts":
+        """Reads all weights once, for their fingerprint."""
+        return cls(*(getattr(encoder, name) for name in cls._fields))
+
+
 def load_text_encoder(
     folder: str | Path,
     *,
     name: str = "",
     num_tokens: int = CAPTION_TOKENS,
+    skip_layers: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> "PretrainedEncoder":
     """Read `config.json`, `tokenizer.json` and the safetensors of a folder, onto the CPU.
 
-    `name` is what it is called, else the folder's name. fp16 is not for `dtype`: T5 overflows it.
-    Raises UserError without the extra, and for a folder that lacks or does not fit something.
+    `name` is what it is called, else the folder's name. Of its blocks the last `skip_layers` are
+    left out, a norm behind them is kept: an encoder that makes one vector of a text tells more of
+    its single words further down. fp16 is not for `dtype`: T5 overflows it. Raises UserError
+    without the extra, for a folder that lacks or does not fit something, and without blocks left.
     """
     assert dtype in (torch.float32, torch.bfloat16)
     folder = Path(folder)
@@ -73,6 +93,7 @@ def load_text_encoder(
             raise UserError(f"{folder} is no text encoder, {missing} is missing; {SAVE}.")
         tokenizer = _read_tokenizer(folder)
         model = _read_model(folder, dtype)
+        _leave_out(model, skip_layers, folder)
         most_tokens = min(num_tokens, _limit(folder, model))
     except UserError:
         raise
@@ -86,6 +107,17 @@ def check_extra() -> None:
     """Raise UserError without the packages that text encoders come from."""
     if find_spec("transformers") is None:
         raise UserError("A text encoder needs the extra t2i: pip install -e .[t2i].")
+
+
+def read_width(folder: Path) -> int:
+    """Width C of the features of an encoder, as its `config.json` has it; 0 if that is unclear."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        return int(getattr(config, "text_config", config).hidden_size)
+    except (*DAMAGE, AttributeError):  # which loading it tells
+        return 0
 
 
 def missing_file(folder: Path) -> str:
@@ -206,7 +238,10 @@ def _read_model(folder: Path, dtype: torch.dtype) -> Any:
     kind = config.model_type
     does_more = config.is_encoder_decoder or hasattr(config, "vision_config")
     if does_more and kind not in HALVES:
-        raise UserError(f"{folder} is a {kind}, of which we know no half that reads text alone.")
+        raise UserError(
+            f"{folder} is a {kind}, of which we know no half that reads text alone; name another "
+            f"encoder, such as one of the kinds {', '.join(HALVES)}."
+        )
     with quiet(transformers.utils.logging):
         model, report = getattr(transformers, HALVES.get(kind, "AutoModel")).from_pretrained(
             *(folder,),
@@ -221,6 +256,17 @@ def _read_model(folder: Path, dtype: torch.dtype) -> Any:
         raise UserError(f"The weights in {folder} lack {some(missing)}; {SAVE}.")
     check_finite(model.state_dict(), folder)
     return model.requires_grad_(False).eval()
+
+
+def _leave_out(model: Any, count: int, folder: Path) -> None:
+    """Take the last `count` blocks from a model."""
+    blocks = next((part for part in model.modules() if isinstance(part, ModuleList)), ModuleList())
+    if count and count >= len(blocks):
+        raise UserError(
+            f"text.skip_layers={count} leaves nothing of {folder}, which has {len(blocks)} layers; "
+            f"leave out at most {max(len(blocks) - 1, 0)}."
+        )
+    del blocks[len(blocks) - count :]
 
 
 def _limit(folder: Path, model: Any) -> int:

@@ -1,5 +1,7 @@
 """Whether the parts of a generator's run go together: network, tokenizer, data and captions."""
 
+from dataclasses import fields
+
 from MaskGIL.data.crops import Shape, show_size
 from MaskGIL.plans import make_plan
 from Network import network_class
@@ -32,11 +34,12 @@ def check_network(config: RunConfig, tokenizer: VQTokenizer, num_classes: int) -
             f"Data has {num_classes} classes, network.num_classes is {network.num_classes}. "
             f"Use network.num_classes={num_classes} or other data."
         )
-    if config.text.encoder and not network.caption_width:
-        raise UserError(
-            f"text.encoder={config.text.encoder} has no effect without captions; give "
-            "network.caption_width and network.num_classes=0, or leave it out."
-        )
+    for each in () if network.caption_width else fields(config.text):
+        if (given := getattr(config.text, each.name)) != each.default:
+            raise UserError(
+                f"text.{each.name}={given} has no effect without captions; give "
+                "network.caption_width and network.num_classes=0, or leave it out."
+            )
     if config.data.buckets and network.learns_places:
         raise UserError(
             "data.buckets needs a network for any grid, and this one learns each place of "

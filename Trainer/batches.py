@@ -21,7 +21,7 @@ from MaskGIL.cache import TokenCache
 from MaskGIL.command import Failure
 from MaskGIL.data import Images
 from MaskGIL.data.buckets import Bucket, BucketOrder
-from MaskGIL.data.captions import NO_CAPTION, draw_captions
+from MaskGIL.data.captions import draw_captions, draw_dropped
 from MaskGIL.data.crops import Size, crop_image
 from MaskGIL.data.folders import BadFiles, UnreadableImage
 from MaskGIL.data.sampler import Sampler
@@ -110,7 +110,10 @@ class CaptionFeatures(Protocol):
 
 @dataclass
 class CaptionBatches(Dataset):
-    """Adds `features` (B, P, C) bf16, `padding` (B, P), and `dropped` (B,), where none is to be."""
+    """Adds `features` (B, P, C) bf16, `padding` (B, P), and `dropped` (B,), where none is to be.
+
+    What stands in the place of a dropped caption has its padding: guidance will ask for the same.
+    """
 
     source: Dataset[Batch]
     features: CaptionFeatures
@@ -121,11 +124,12 @@ class CaptionBatches(Dataset):
         batch = self.source[step]
         rows = batch["rows"].numpy()
         counts = torch.from_numpy(self.features.counts[rows])
-        which = draw_captions(counts, self.seed, batch["samples"], self.drop)
-        captions = self.features.captions(rows, which.clamp(min=0).numpy())
+        which = draw_captions(counts, self.seed, batch["samples"])
+        captions = self.features.captions(rows, which.numpy())
         assert captions.mask is not None
         told = {"features": captions.features, "padding": captions.mask}
-        return {**batch, **told, "dropped": which == NO_CAPTION}
+        told["dropped"] = draw_dropped(self.drop, self.seed, batch["samples"])
+        return {**batch, **told}
 
 
 @dataclass

@@ -40,8 +40,14 @@ def recompute(network: nn.Module, share: float) -> None:
 
 
 def compile_blocks(module: nn.Module) -> bool:
-    """Compile each block by itself, for its shapes in training; False where there is none."""
+    """Compile each block by itself, for its shapes in training; False where there is none.
+
+    Buckets and modes are known and come again and again, so there may be as many graphs of a block
+    as PyTorch allows of all functions: by default it would go the plain way behind the eighth.
+    """
     blocks = blocks_of(module)
+    limits: Any = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, limits.accumulated_recompile_limit)
     for block in blocks:
         _trained_forward(block).compile()
     return bool(blocks)

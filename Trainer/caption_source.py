@@ -18,10 +18,11 @@ from MaskGIL.data.captions import CaptionTable
 from MaskGIL.data.folders import Split
 from MaskGIL.device import DTYPES, choose_device
 from MaskGIL.distributed import all_gather_texts, barrier, is_main, rank, world_size
-from MaskGIL.text_source import TextOrigin, open_text_encoder
+from MaskGIL.json_index import is_complete
+from MaskGIL.text_source import TextOrigin, open_text_encoder, short_name
 from Network.condition import Captions
 from Network.config import UserError
-from Network.text import PretrainedEncoder
+from Network.text import EncoderFacts, PretrainedEncoder
 from Trainer.config import RunConfig
 from Trainer.lock import only_job
 from Trainer.logger import format_bytes
@@ -31,8 +32,9 @@ from Trainer.tokens import SPLITS, cache_root
 class CaptionSource:
     """The captions of the images of a run, and the encoder that reads them.
 
-    Raises UserError for data without captions, without an encoder, and for one whose features have
-    another width than network.caption_width.
+    Of that only the `facts` are left when the caches are there: it may take gigabytes. Raises
+    UserError for data without captions, without an encoder, and for one whose features have another
+    width than network.caption_width.
     """
 
     def __init__(self, config: RunConfig, images: dict[Split, Images]) -> None:
@@ -51,20 +53,19 @@ class CaptionSource:
                 "text.encoder is empty, and network.caption_width asks for captions; name the text "
                 "encoder, text.encoder=flan-t5-xl."
             )
-        self.encoder: PretrainedEncoder = open_text_encoder(
+        self._config = config
+        self._encoder: PretrainedEncoder | None = open_text_encoder(
             "text.encoder",
             text.encoder,
+            self._check_width,
             num_tokens=network.caption_tokens,
+            skip_layers=text.skip_layers,
             dtype=DTYPES[text.precision],
         )
-        if self.encoder.width != network.caption_width:
-            raise UserError(
-                f"The text encoder {self.encoder.name} gives features of width "
-                f"{self.encoder.width}, network.caption_width is {network.caption_width}. Use "
-                f"network.caption_width={self.encoder.width}."
-            )
-        self.origin = TextOrigin(text.encoder, text.precision, self.encoder.fingerprint)
-        self._config = config
+        self.facts = EncoderFacts.of(self._encoder)
+        self.origin = TextOrigin(
+            text.encoder, text.precision, self.facts.fingerprint, skip_layers=text.skip_layers
+        )
 
     def caches(self) -> dict[Split, CaptionCache]:
         """The features of every split, written first where missing.
@@ -74,31 +75,45 @@ class CaptionSource:
         UserError for a cache of another encoder or of other captions, for one that is damaged, and
         if another job writes there.
         """
-        return {split: self._cache(split, table) for split, table in self.tables.items()}
+        caches: dict[Split, CaptionCache] = {
+            split: self._cache(split, table) for split, table in self.tables.items()
+        }
+        self._encoder = None
+        return caches
 
     def blank(self) -> dict[Split, "BlankCaptions"]:
         """What has the shape of the features of every split, for a dry run."""
-        return {split: BlankCaptions(self.encoder, each) for split, each in self.tables.items()}
+        self._encoder = None
+        return {split: BlankCaptions(self.facts, each) for split, each in self.tables.items()}
+
+    def _check_width(self, width: int) -> None:
+        network, text = self._config.network, self._config.text
+        if width != network.caption_width:
+            raise UserError(
+                f"The text encoder {short_name(text.encoder)} gives features of width {width}, "
+                f"network.caption_width is {network.caption_width}. Use "
+                f"network.caption_width={width}."
+            )
 
     def _cache(self, split: Split, table: CaptionTable) -> CaptionCache:
         folder = caption_folder(self._config, split)
-        unfinished = any(all_gather_texts("" if _is_complete(folder) else "unfinished"))
+        unfinished = any(all_gather_texts("" if is_complete(folder, read_index) else "unfinished"))
         root = cache_root(self._config)
         with only_job(root, "data.cache") if unfinished else nullcontext():
             if unfinished:
                 self._write(folder, table)
-        return CaptionCache.open(folder, encoder=self.encoder, captions=table, verify=False)
+        return CaptionCache.open(folder, encoder=self.facts, captions=table, verify=False)
 
     def _write(self, folder: Path, table: CaptionTable) -> None:
         """Encode all captions of a split on the device of the run, each rank its chunks."""
-        count = int(table.counts.sum())
+        count, encoder = int(table.counts.sum()), self._encoder
+        assert encoder
         if is_main():
-            print(f"captions   {count:,} read by {self.encoder.name}, in {folder}", flush=True)
-        self.encoder.to(choose_device(self._config.device))
+            print(f"captions   {count:,} read by {encoder.name}, in {folder}", flush=True)
+        encoder.to(choose_device(self._config.device))
         with tqdm(total=count, unit="cap", leave=False, disable=None if is_main() else True) as bar:
             ranks = {"rank": rank(), "world_size": world_size()}
-            write_captions(folder, table, self.encoder, **ranks, progress=bar.update)
-        self.encoder.to(torch.device("cpu"))
+            write_captions(folder, table, encoder, **ranks, progress=bar.update)
         barrier()
         if is_main():
             finish_captions(folder)
@@ -110,8 +125,9 @@ class BlankCaptions:
 
     num_bytes = 0
 
-    def __init__(self, encoder: PretrainedEncoder, table: CaptionTable) -> None:
+    def __init__(self, encoder: EncoderFacts, table: CaptionTable) -> None:
         self.counts, self._shape = table.counts, (encoder.num_tokens, encoder.width)
+        self.usual_length = encoder.num_tokens
 
     def captions(self, rows: np.ndarray, which: np.ndarray) -> Captions:
         """Zeros (B, P, C) bf16 without padding."""
@@ -119,9 +135,26 @@ class BlankCaptions:
         return Captions(features, torch.zeros(features.shape[:2], dtype=torch.bool))
 
 
+class FirstCaptions:
+    """The first caption of each of some rows: read when they are cut, as labels are.
+
+    The features of a few thousand captions at once would take gigabytes.
+    """
+
+    def __init__(self, features: CaptionCache | BlankCaptions, rows: np.ndarray) -> None:
+        self._features, self._rows = features, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: slice) -> Captions:
+        rows = self._rows[part]
+        return self._features.captions(rows, np.zeros_like(rows))
+
+
 def has_captions(config: RunConfig) -> bool:
     """Whether no caption is to be encoded: the caption caches of both splits are complete."""
-    return all(_is_complete(caption_folder(config, split)) for split in SPLITS)
+    return all(is_complete(caption_folder(config, split), read_index) for split in SPLITS)
 
 
 def caption_folder(config: RunConfig, split: Split) -> Path:
@@ -129,12 +162,8 @@ def caption_folder(config: RunConfig, split: Split) -> Path:
     return cache_root(config) / "captions" / split
 
 
-def describe_captions(encoder: PretrainedEncoder, features: CaptionCache | BlankCaptions) -> str:
+def describe_captions(encoder: EncoderFacts, features: CaptionCache | BlankCaptions) -> str:
     """How many there are, and what their features take."""
     count, size = int(features.counts.sum()), format_bytes(features.num_bytes)
     shape = f"{encoder.num_tokens} x {encoder.width}"
     return f"{count:,}, {shape} by {encoder.name}, cached as {size}"
-
-
-def _is_complete(folder: Path) -> bool:
-    return (folder / "index.json").exists() and bool(read_index(folder)["complete"])

@@ -153,21 +153,44 @@ class AdversaryConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A grid of runs, job=study: every arm with every value of every axis, once per seed."""
+    """A grid of commands, job=study: every stage for every arm, value of every axis and seed."""
 
-    job: Literal["generator", "tokenizer"] = setting("generator", "what every cell trains")
-    arms: tuple[str, ...] = setting(
-        (), "rows NAME KEY=VALUE KEY=VALUE ...: keys that change together, under a name"
+    stages: tuple[str, ...] = setting(
+        (),
+        "rows NAME PROGRAM FILE.yaml KEY=VALUE ...: commands that every cell runs one after the "
+        "other; @NAME is the folder of an earlier one, @seed the seed; empty: one, train, of the "
+        "keys of this file",
     )
-    axes: tuple[str, ...] = setting((), "rows KEY=VALUE VALUE ...: a key that takes several values")
+    job: Literal["generator", "tokenizer"] = setting(
+        "generator", "without stages: what every cell trains"
+    )
+    changes: tuple[str, ...] = setting((), "rows STAGE:KEY=VALUE: what all cells change")
+    arms: tuple[str, ...] = setting(
+        (),
+        "rows NAME STAGE:KEY=VALUE ... [seeds=A,B]: changes that belong together, under a name; "
+        "STAGE=FILE.yaml takes another file, seeds are those of this arm",
+    )
+    axes: tuple[str, ...] = setting(
+        (), "rows STAGE:KEY=VALUE VALUE ...: a key that takes several values; or STAGE=FILE FILE"
+    )
     seeds: tuple[int, ...] = setting((0,), "seeds that every cell is run with")
-    workers: int = setting(0, "cells at once, each a process; 0: one by one, in this process")
+    parts: str = setting(
+        "",
+        "folder of the parts; studies of the same one, run one after the other, share equal parts; "
+        "empty: OUT_DIR",
+    )
+    workers: int = setting(0, "parts at once, each a process; 0: one by one, in this process")
+    part: int = setting(0, "run this part alone, as --dry-run numbers them; 0: all that is missing")
+    slurm: bool = setting(
+        False, "only write OUT_DIR/submit.sh, which queues every part as a job of an array"
+    )
     diverged: float = setting(
         1.2, "a run has diverged if its last training loss is above so many times its least"
     )
 
     def __post_init__(self):
         require_at_least("study.workers", self.workers, 0)
+        require_at_least("study.part", self.part, 0)
         require_at_least("study.diverged", self.diverged, 1)
 
 

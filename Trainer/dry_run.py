@@ -6,17 +6,19 @@ for by name are fetched, as a real step needs them.
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from MaskGIL.cache_index import is_converted
 from MaskGIL.cached_rows import CachedRows
-from MaskGIL.data.buckets import read_shapes
+from MaskGIL.data.bucket_shapes import read_shapes
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import is_main, world_size
 from MaskGIL.masking import masked_loss
@@ -32,9 +34,9 @@ from Trainer.footprint import Way, fewest_fitting, footprint
 from Trainer.generator_data import has_cache
 from Trainer.logger import format_bytes, format_seconds
 from Trainer.memory import divisors, free_memory
-from Trainer.objective import RowLogits, example_inputs, flops_per_image
+from Trainer.objective import RowLogits, example_inputs, flops_by_grid
 from Trainer.parallel import is_sharded
-from Trainer.study import cells_of
+from Trainer.study import describe
 from Trainer.throughput import training_flops
 from Trainer.tokens import SPLITS, cache_folder, describe_cache, open_split, shaped
 from Trainer.trainer import Trainer
@@ -42,14 +44,16 @@ from Trainer.vit import GeneratorTrainer
 from Trainer.vqgan import TokenizerTrainer
 from Trainer.window import Window
 
+LONG = 5.0  # seconds of a step, beside which warming up is little
+
 
 def dry_run(config: RunConfig) -> None:
     """Print what the job of `config` would take. Raises UserError as the job itself would."""
     if config.job == "study":
-        cells = list(cells_of(config))
-        _say("study", f"{len(cells)} runs, of which the first is {cells[0].name}:")
-        config = cells[0].config
-    if config.job == "cache":
+        for line in describe(config):
+            if is_main():
+                print(line, flush=True)
+    elif config.job == "cache":
         _foretell_cache(config)
     else:
         _foretell_training(config)
@@ -88,8 +92,6 @@ def _foretell_training(config: RunConfig) -> None:
     fits = memory <= available
     precision = str(dtype).removeprefix("torch.")
     _say("parameters", f"{parameters:,}")
-    flops = model.flops(outline, share // parts)
-    _say("FLOPs per image", f"{flops / 1e9:.2f} G in training (forward and backward)")
     at_once = f"{share // parts} images at once{', sharded' if shards else ''}"
     _say("memory", f"{format_bytes(memory)} predicted at {at_once}, {format_bytes(available)} free "
          f"on {device}")  # fmt: skip
@@ -97,6 +99,10 @@ def _foretell_training(config: RunConfig) -> None:
     _say("steps", f"{config.loop.steps:,} of {config.optim.batch} images")
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(config, Path(folder))
+        flops, shares = model.flops(outline, share // parts), _shares(trainer)
+        usual = float(np.dot(flops, shares))
+        _say("FLOPs per image", f"{usual / 1e9:.2f} G in training (forward and backward)"
+             f"{_by_shape(config, shares)}")  # fmt: skip
         if fits:  # else building the module would already be too much
             trainer.prepare()
         started = time.monotonic()
@@ -104,12 +110,16 @@ def _foretell_training(config: RunConfig) -> None:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.items())
         _say("one batch", f"{shapes} in {time.monotonic() - started:.2f} s")
         if not fits:
-            _say("one step", "not made: it does not fit; raise loop.accumulation")
+            more_parts = "not made: it does not fit; raise loop.accumulation"
+            one_image = "not made: it does not fit; choose a smaller network"
+            _say("one step", more_parts if parts < share else one_image)
             return
+        dear = flops[_shape_of(trainer)] / usual  # beside a usual step
         seconds = _time_step(trainer, batch)
-        total = format_seconds(seconds * config.loop.steps)
+        total = format_seconds(seconds / dear * config.loop.steps)
         online = trainer.config.data.tokens != config.data.tokens
         how = " with its images encoded, as there is no cache yet" if online else ""
+        how += f", of {dear:.2f} times the usual FLOPs" if len(flops) > 1 else ""
         _say("one step", f"{seconds:.2f} s{how}, so the run takes about {total}")
 
 
@@ -127,9 +137,12 @@ class Generator:
         """Those of the objective for `count` images, in the dearest of its modes."""
         return example_inputs(self.config, OBJECTIVES[self.config.objective][-1], count)
 
-    def flops(self, module: RowLogits, count: int) -> float:
-        """Operations of a step for one of `count` images; the module is on the meta device."""
-        return flops_per_image(self.config, module, count)
+    def flops(self, module: RowLogits, count: int) -> list[float]:
+        """Operations of a step for one of `count` images, for each shape of them.
+
+        The module is on the meta device.
+        """
+        return flops_by_grid(self.config, module, count)
 
     def loss_of(self, count: int, module: nn.Module) -> Tensor:
         """Cross-entropy of the counted rows of `count` images."""
@@ -159,10 +172,13 @@ class Tokenizer:
         size = self.config.data.image_size
         return torch.zeros(count, 3, size, size), bool(self.config.adversary.weight)
 
-    def flops(self, module: Reconstruction, count: int) -> float:
-        """Operations of a step for one of `count` images; the module is on the meta device."""
+    def flops(self, module: Reconstruction, count: int) -> list[float]:
+        """Operations of a step for one of `count` images, which all have one shape.
+
+        The module is on the meta device.
+        """
         with torch.device("meta"):
-            return training_flops(module, self.inputs(count)) / count
+            return [training_flops(module, self.inputs(count)) / count]
 
     def loss_of(self, count: int, module: nn.Module) -> Tensor:
         """Pixel error, quantiser losses and logits of `count` images; LPIPS is not counted."""
@@ -202,12 +218,29 @@ def _kind(config: RunConfig) -> type[Trainer]:
     return TokenizerTrainer if config.job == "tokenizer" else GeneratorTrainer
 
 
+def _shares(trainer: Trainer) -> list[float]:
+    """Of the steps of a run, by the shape of their images: as many as there are pictures for."""
+    return trainer.source.order.shares.tolist() if isinstance(trainer, GeneratorTrainer) else [1.0]
+
+
+def _shape_of(trainer: Trainer) -> int:
+    """Which of those shapes the first step has."""
+    return trainer.source.order(0)[0] if isinstance(trainer, GeneratorTrainer) else 0
+
+
+def _by_shape(config: RunConfig, shares: Sequence[float]) -> str:
+    told = [f"{share:.0%} {shape}" for share, shape in zip(shares, config.data.buckets)]
+    return f", by the pictures there are: {', '.join(told)}" if told else ""
+
+
 def _time_step(trainer: Trainer, batch: dict[str, Tensor]) -> float:
-    """Seconds of a step behind the first one, which warms up."""
-    objective, window = trainer.trained, Window()
-    trainer.train_step(objective, batch, window)
-    window.means()  # waits for the device: the first step may still be running there
-    started = time.monotonic()
-    trainer.train_step(objective, batch, window)
-    window.means()
-    return time.monotonic() - started
+    """Seconds of a step behind the first one, which warms up; of that if it is long on a CPU."""
+    objective, window, seconds = trainer.trained, Window(), 0.0
+    for _ in range(2):
+        started = time.monotonic()
+        trainer.train_step(objective, batch, window)
+        window.means()  # waits for the device: the step may still be running there
+        seconds = time.monotonic() - started
+        if trainer.device.type == "cpu" and seconds > LONG:
+            break
+    return seconds

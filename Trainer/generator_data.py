@@ -15,11 +15,12 @@ from MaskGIL.cache import TokenCache, encode_crops
 from MaskGIL.caption_cache import CaptionCache
 from MaskGIL.caption_index import captions_hash
 from MaskGIL.data import Images, Split
-from MaskGIL.data.buckets import Bucket, BucketOrder, read_shapes
+from MaskGIL.data.bucket_shapes import read_shapes
+from MaskGIL.data.buckets import Bucket, BucketOrder
 from MaskGIL.data.crops import num_crops
 from MaskGIL.data.sampler import Sampler, spread
+from MaskGIL.text_source import TextOrigin
 from MaskGIL.weights import open_tokenizer
-from Network.condition import Captions
 from Network.tokenizer.vq import VQTokenizer
 from Trainer.agreement import check_bucket
 from Trainer.batches import (
@@ -33,7 +34,7 @@ from Trainer.batches import (
     center_crops,
     size_of,
 )
-from Trainer.caption_source import BlankCaptions, CaptionSource, has_captions
+from Trainer.caption_source import BlankCaptions, CaptionSource, FirstCaptions, has_captions
 from Trainer.config import RunConfig
 from Trainer.content import Content
 from Trainer.tokens import (
@@ -45,6 +46,8 @@ from Trainer.tokens import (
     shaped,
 )
 from Trainer.validation import Group
+
+MEASURED_CAPTIONS = 1024  # from which the statistics of features are taken
 
 
 class GeneratorData:
@@ -113,9 +116,22 @@ class GeneratorData:
         most = VALIDATION_IMAGES // len(images)
         return [self._validation(*pair, most) for pair in zip(images, caches)]
 
-    def said(self, split: Split, rows: np.ndarray) -> Captions:
+    def said(self, split: Split, rows: np.ndarray) -> FirstCaptions:
         """The first caption of each of `rows` of the data set."""
-        return self.features[split].captions(rows, np.zeros_like(rows))
+        return FirstCaptions(self.features[split], rows)
+
+    def caption_features(self) -> Tensor:
+        """Features (n, C) of the tokens of up to MEASURED_CAPTIONS captions, evenly spread."""
+        features = self.features["train"]
+        rows = spread(len(features.counts), MEASURED_CAPTIONS)
+        captions = features.captions(rows, np.zeros_like(rows))
+        return captions.features if captions.mask is None else captions.features[~captions.mask]
+
+    def text_origin(self) -> TextOrigin | None:
+        """What made the features of captions, if there are any, and how long those are."""
+        if not self.captions:
+            return None
+        return self.captions.origin._replace(null_tokens=self.features["train"].usual_length)
 
     def content(self) -> Content:
         """The tokenizer, and what captions there are and who reads them."""

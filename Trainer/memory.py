@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from MaskGIL.device import is_out_of_memory
 from MaskGIL.distributed import all_reduce, local_world_size, world_size
+from MaskGIL.values import amount
 from Network.config import UserError
 from Trainer.guard import put_back, remember
 from Trainer.parallel import local
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
 SPARE = 0.05  # of the memory, for what an allocator cannot use again
-_SIGNS = ("out of memory", "ALLOC_FAILED", "can't allocate memory")  # CUDA, its libraries, CPU
 
 
 def fit_into_memory(trainer: "Trainer", before: Mapping[str, int]) -> None:
@@ -49,13 +50,13 @@ def fit_into_memory(trainer: "Trainer", before: Mapping[str, int]) -> None:
     parts = fewest_parts(share, loss_of, module, copies, trainer.device, trainer.shards, first)
     trainer.cut(parts)
     put_back(buffers)
-    told = f"{trainer.part} images at once, {parts} parts a step: "
+    told = f"{amount(trainer.part, 'image')} at once, {amount(parts, 'part')} a step: "
     if before == {"parts": parts, "ranks": world_size()}:
         told += "as before"
     else:
         told += "as many as fit"
         if before:
-            was = f"{before['parts']} on {before['ranks']} rank(s)"
+            was = f"{before['parts']} on {amount(before['ranks'], 'rank')}"
             told += f"; before, {was}, sums were rounded otherwise"
     trainer.log.line(f"memory     {told}")
 
@@ -94,7 +95,7 @@ def fewest_parts(
             return parts
     raise UserError(
         f"Even one image at a time does not fit into the memory of {device}; choose a smaller "
-        "network or data.image_size."
+        "network or data.image_size, or a larger loop.checkpoint_blocks for a generator."
     )
 
 
@@ -187,8 +188,8 @@ def _runs_out(
     try:
         held += placeholders(_learnt(module), copies)
         loss_of(images).backward()
-    except RuntimeError as error:  # CUDA has a class of its own for it; the others have not
-        if not any(sign in str(error) for sign in _SIGNS):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         return True
     finally:

@@ -6,7 +6,6 @@ Shapes: B images, h x w = N tokens, M rows whose answer counts, V codebook.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from MaskGIL.cache_index import token_grid
-from MaskGIL.data.buckets import read_shapes
+from MaskGIL.data.bucket_shapes import read_shapes
 from MaskGIL.masking import counted_rows, draw_mask, mask_tokens, max_hidden
 from MaskGIL.noise import STREAMS, seed_of
 from MaskGIL.plans import OBJECTIVES
@@ -102,21 +101,18 @@ def network_of(config: RunConfig) -> NetworkConfig:
     return replace(network, longest=(max(heights), max(widths)))
 
 
-def flops_per_image(
-    config: RunConfig, module: RowLogits, images: int, shares: Sequence[float] = ()
-) -> float:
-    """Operations of a step for one of so many images at once, as the mean of its modes.
+def flops_by_grid(config: RunConfig, module: RowLogits, images: int) -> list[float]:
+    """Operations of a step for one of so many images at once, on each of `grids_of`.
 
-    And of its grids, of which there are such `shares`, or equal ones. `module` is on the meta
-    device.
+    They are the mean of its modes. `module` is on the meta device.
     """
-    modes, grids, total = OBJECTIVES[config.objective], grids_of(config), 0.0
-    for grid, share in zip(grids, shares or [1 / len(grids)] * len(grids), strict=True):
-        for mode in modes:
-            with torch.device("meta"):
-                inputs = example_inputs(config, mode, images, grid)
-            total += share * training_flops(module, inputs) / len(modes) / images
-    return total
+    modes, found = OBJECTIVES[config.objective], []
+    for grid in grids_of(config):
+        with torch.device("meta"):
+            asked = [example_inputs(config, mode, images, grid) for mode in modes]
+        total = sum(training_flops(module, inputs) for inputs in asked)
+        found.append(total / len(modes) / images)
+    return found
 
 
 class RowLogits(nn.Module):

@@ -1,6 +1,6 @@
-"""Curves of runs as a picture: `python main.py report=RUN` and `compare=RUN`.
+"""Runs to look at: `python main.py report=RUN` and `compare=RUN`.
 
-Stands on `Trainer/curves.py`, which reads and compares them.
+Stands on `Trainer/curves.py`, which reads and compares them, and on `Trainer/report_page.py`.
 """
 
 from collections.abc import Sequence
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import matplotlib
 
+from MaskGIL.durable import replace_file
 from MaskGIL.values import show_value
 from Network.config import UserError
 from Trainer.curves import SUFFIX, Curves, comparison, find_reference, read_curves, write_curves
+from Trainer.report_page import report_page
 
 SHOWN = {
     "loss": "loss",
@@ -23,16 +25,18 @@ STYLES = {"train": "-", "validation": "o-", "score": "s-"}
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Draw training and validation curves of a run folder, and keep them as a file.
+    """Draw the curves of a run folder, keep them as a file, and make a page of all that it is.
 
-    Returns both paths. Raises UserError if the folder has no metrics.jsonl, or one without anything
-    to draw.
+    Returns the three paths. Raises UserError if the folder has no metrics.jsonl, or one without
+    anything to draw.
     """
     run = read_curves(folder, "report")
     picture, file = folder / "curves.png", folder / f"run{SUFFIX}"
     draw([run], picture)
     write_curves(run, file)
-    return [picture, file]
+    page = folder / "report.html"
+    replace_file(page, report_page(run).encode())
+    return [picture, file, page]
 
 
 def compare(paths: Sequence[str]) -> str:

@@ -16,7 +16,8 @@ from MaskGIL.checkout import commit
 from MaskGIL.config import changed_keys, identity, load_config, to_yaml
 from MaskGIL.distributed import barrier, is_main, world_size
 from MaskGIL.durable import replace_file
-from MaskGIL.values import show_value
+from MaskGIL.output import check_writable
+from MaskGIL.values import amount, show_value
 from Network.config import UserError
 from Trainer.config import RunConfig
 from Trainer.lock import NAME
@@ -49,10 +50,12 @@ def open_run_folder(config: RunConfig) -> Path:
 def check_run_folder(config: RunConfig) -> None:
     """Raise UserError unless `out_dir` is new, empty or a run with the identity of `config`."""
     if not config.out_dir:
-        raise UserError("out_dir is empty; name the folder of the run, out_dir=runs/NAME.")
+        raise UserError(
+            "out_dir is empty; name a recipe, such as MaskGIL/configs/demo/generator.yaml, or the "
+            "folder of the run, out_dir=runs/NAME."
+        )
     folder = Path(config.out_dir)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"out_dir={folder} is a file; name another folder.")
+    check_writable("out_dir", folder.absolute())
     if not folder.exists() or {path.name for path in folder.iterdir()} <= {
         "cache",
         "bad_files.txt",
@@ -66,6 +69,8 @@ def check_run_folder(config: RunConfig) -> None:
         )
     earlier = load_config(RunConfig, folder / "config.yaml", [])
     changes = changed_keys(identity(earlier), identity(config))
+    if config.job == earlier.job == "study":
+        return  # whose parts know what they are, each in its own folder
     if changes:
         key, old, new = changes[0]
         more = f" ({len(changes) - 1} more keys differ)" if len(changes) > 1 else ""
@@ -122,8 +127,8 @@ def surroundings(
     precision = str(dtype).removeprefix("torch.")
     free = format_bytes(shutil.disk_usage(folder).free)
     return {
-        "device": f"{device}, {precision}, {world_size()} rank(s), "
-        f"{torch.get_num_threads()} threads",
+        "device": f"{device}, {precision}, {amount(world_size(), 'rank')}, "
+        f"{amount(torch.get_num_threads(), 'thread')}",
         "run": f"{folder}, step {step:,} of {steps:,}, {free} free on its disk",
     }
 

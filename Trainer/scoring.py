@@ -12,7 +12,7 @@ from torch import Tensor
 
 from MaskGIL.data import Images
 from MaskGIL.data.sampler import spread
-from MaskGIL.distributed import all_reduce, chunks
+from MaskGIL.distributed import chunks, summed
 from Metrics.features import load_feature_network
 from Metrics.inception_metrics import FeatureStatistics, distance
 from Network.config import UserError
@@ -65,9 +65,6 @@ class Scorer:
         for images in pictures:
             statistics.update(self._network(images.cpu()))
         state = statistics.state()
-        summed = {name: all_reduce(self._placed(total)).cpu() for name, total in state.items()}
-        return FeatureStatistics.from_state(summed)
-
-    def _placed(self, total: Tensor) -> Tensor:
-        """Where ranks can add it up; MPS, which has no float64, has a single rank."""
-        return total.to(self._device) if self._device.type == "cuda" else total
+        return FeatureStatistics.from_state(
+            {name: summed(mine, self._device) for name, mine in state.items()}
+        )

@@ -1,23 +1,16 @@
-"""A study: a grid of ordinary runs, one folder each, gathered into one record and one picture.
+"""A study: a grid of commands in stages, whose parts are run once each and gathered in one record.
 
-Every arm of `study.arms` meets every value of `study.axes` and every seed. What else a cell is made
-of are the keys of the study itself. Cells that have ended are not run again.
+What a part is, and when it is finished, `parts.py` tells; what the rows mean, `stages.py`.
 """
 
 import contextlib
-import json
-import math
 import multiprocessing
 import os
-import re
-import shlex
 import signal
-import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from threading import Thread
@@ -26,190 +19,162 @@ from typing import Any
 import torch
 
 from MaskGIL.command import PREEMPTED
-from MaskGIL.config import leaves, load_config, to_dict, to_yaml
-from MaskGIL.data.sampler import spread
+from MaskGIL.config import leaves, to_yaml
 from MaskGIL.distributed import is_main, world_size
-from MaskGIL.durable import replace_file, sha256, to_json
-from MaskGIL.values import quote, show_value
+from MaskGIL.durable import replace_file, to_json
+from MaskGIL.values import show_value
 from Network.config import UserError
 from Trainer.config import RunConfig
 from Trainer.generator_data import has_cache, write_caches
-from Trainer.guard import Diverged
+from Trainer.job_array import write_job_array
 from Trainer.lock import only_job
 from Trainer.logger import format_seconds
-from Trainer.run_folder import environment
-from Trainer.study_picture import draw_study, largest_stable
-from Trainer.vit import GeneratorTrainer
-from Trainer.vqgan import TokenizerTrainer
+from Trainer.parts import Part, Parts, in_one_process, run_part, start_clock
+from Trainer.stages import Cell, Stage, read_cells, read_stages
+from Trainer.study_numbers import draw_blocks, draw_numbers
+from Trainer.study_picture import draw_study
+from Trainer.study_points import draw_points
+from Trainer.study_record import gathered, rows_of
+from Trainer.study_table import to_markdown
 
-TRAINERS = {"generator": GeneratorTrainer, "tokenizer": TokenizerTrainer}
-POINTS = 64  # of a curve that the record keeps
-KEPT = ("loss", "acc", "psnr", "gnorm", "skip")  # numbers of a curve, where there are such
-# Keys that a cell does not take over
-_OWN = (
-    *("job", "out_dir", "report", "compare", "seed"),
-    *("study.job", "study.arms", "study.axes", "study.seeds", "study.workers"),
-)
+_SHARED = ("device", "precision")  # keys of a study that all its parts take over
+_OWN = ("job", "out_dir", "report", "compare", "seed")  # those that mean something else to them
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a study."""
-
-    arm: str
-    values: dict[str, str]  # of the axes, as they are written
-    seed: int
-    config: RunConfig
-
-    @property
-    def name(self) -> str:
-        """What its folder is called."""
-        return Path(self.config.out_dir).name
+Grid = list[tuple[Cell, dict[str, Part]]]  # each cell with its parts by stage
 
 
 def run_study(config: RunConfig) -> None:
-    """The job `study`: run what is missing, write OUT_DIR/study.json and OUT_DIR/study.png.
+    """The job `study`: run what is missing, write study.json, study.md and pictures in OUT_DIR.
 
     Raises UserError for rows that cannot be read, for cells that would share a folder, and whatever
-    a cell raises before its first step.
+    a part raises before it begins.
     """
-    if config.study.workers and world_size() > 1:
-        raise UserError(
-            f"study.workers={config.study.workers} starts processes of its own; leave torchrun "
-            "out, or use study.workers=0, which runs every cell on all ranks."
-        )
-    cells, folder = list(cells_of(config)), Path(config.out_dir)
-    with only_job(folder):
-        if is_main():  # it makes the folder ours
-            replace_file(folder / "config.yaml", to_yaml(config).encode())
-        _write_shared_caches(cells)
-        records: list[Record] = []
-        for cell, record in zip(cells, _records(cells, config.study.workers)):
-            records.append(record)
-            _tell(f"cell {len(records)}/{len(cells)} {cell.name}: {_in_words(record)}")
+    start_clock()
+    grid, folder = grid_of(config), Path(config.out_dir)
+    parts = parts_in_order(grid)
+    _check(config, parts)
+    if config.study.slurm:
         if is_main():
-            study = gathered(config, records)
-            replace_file(folder / "study.json", to_json(study) + b"\n")
-            draw_study(study, folder / "study.png")
-            _tell(f"wrote {folder / 'study.json'} and {folder / 'study.png'}")
+            _keep(config, folder)
+            print(f"wrote {write_job_array(folder, parts)}: read it, then run it with bash")
+        return
+    if config.study.part:
+        _run_alone(parts, config.study.part)
+        return
+    with only_job(folder):
+        _keep(config, folder)
+        for number, (part, record) in enumerate(_records(parts, config.study.workers), 1):
+            _tell(f"part {number}/{len(parts)} {part.name}: {_in_words(record)}")
+        if is_main():
+            write_record(config, grid, folder)
 
 
-def cells_of(config: RunConfig) -> Iterator[Cell]:
-    """The cells of a study, seeds last. Raises UserError as `run_study` does."""
-    study, found = config.study, set()
-    arms = [_read_arm(row) for row in study.arms] or [("", [])]
-    axes = [_read_axis(row) for row in study.axes]
-    for (arm, changes), values, seed in product(arms, list(product(*axes)), study.seeds):
-        words = [arm, *(f"{key}={value}" for key, value in values), f"seed={seed}"]
-        name = "_".join(re.sub(r"[^\w.=+]+", "-", word).strip("-") for word in words if word)
-        if name in found:
-            raise UserError(f"study.arms and study.axes make two cells {name}; name them apart.")
-        found.add(name)
-        own = [f"job={study.job}", f"out_dir={Path(config.out_dir) / name}", *words[1:]]
-        try:
-            cell = load_config(RunConfig, None, [*_base(config), *changes, *own])
-        except UserError as error:
-            raise UserError(f"The cell {name} of the study: {error}") from None
-        yield Cell(arm, dict(values), seed, cell)
+def grid_of(config: RunConfig) -> Grid:
+    """The cells of a study and their parts. Raises UserError as `run_study` does."""
+    study, root = config.study, Path(config.study.parts or config.out_dir)
+    own = [*_changed(config)]
+    if study.stages:
+        stages = read_stages(study.stages)
+        shared = [word for key, word in own if key in _SHARED]
+        if idle := [key for key, _ in own if key not in _SHARED]:
+            raise UserError(
+                f"{idle[0]} has no effect on a study with stages; change it there, "
+                f"study.changes=STAGE:{idle[0]}=VALUE."
+            )
+    else:
+        words = [f"job={study.job}", "seed=@seed", *(word for _, word in own)]
+        stages, shared = [Stage("train", "main.py", None, tuple(words))], []
+    cells = read_cells(study, stages)
+    parts = Parts(stages, root, shared)
+    return [(cell, parts.of(cell)) for cell in cells]
 
 
-def run_cell(cell: Cell) -> Record:
-    """Run a cell, or read the record of one that has ended: its verdict and its curves.
+def parts_in_order(grid: Grid) -> list[Part]:
+    """Every part once, stage by stage: what a part stands on comes before it."""
+    found: dict[str, Part] = {}
+    for name in grid[0][1] if grid else ():
+        for _, parts in grid:
+            found.setdefault(parts[name].key, parts[name])
+    return list(found.values())
 
-    A run that has ended because it diverged is recorded with the sentence it ended with. Raises
-    whatever else ends it, such as a full disk: the same command runs such a cell again.
-    """
-    file, recipe = Path(cell.config.out_dir) / "cell.json", _recipe(cell.config)
-    if file.is_file() and (known := json.loads(file.read_text()))["recipe"] == recipe:
-        return known
-    started, ended = time.monotonic(), ""
-    trainer = TRAINERS[cell.config.job](cell.config)
-    try:
-        trainer.fit()
-    except Diverged as error:
-        ended = str(error)
-    curves = read_curves(file.parent / "metrics.jsonl")
-    record = {
-        **{"name": cell.name, "arm": cell.arm, "values": cell.values, "seed": cell.seed},
-        "diverged": ended or diverged(curves["train"], cell.config.study.diverged),
-        "steps": trainer.step,
-        "seconds": round(time.monotonic() - started, 1),
-        "recipe": recipe,
-        "curves": curves,
-    }
+
+def write_record(config: RunConfig, grid: Grid, folder: Path) -> None:
+    """Gather what all parts have found, which are finished."""
+    study = gathered(config, rows_of(grid, config.study.diverged), parts_in_order(grid))
+    replace_file(folder / "study.json", to_json(study) + b"\n")
+    replace_file(folder / "study.md", to_markdown(study).encode())
+    draw_study(study, folder / "study.png")
+    draw_numbers(study, folder / "numbers.png")
+    draw_blocks(study, folder / "blocks.png")
+    draw_points(study, folder / "points.png")
+    share = study["time"]["idle share"]
+    _tell(f"wrote study.json, study.md and pictures in {folder}; {share:.1%} idle between parts")
+
+
+def describe(config: RunConfig) -> Iterator[str]:
+    """What `--dry-run` tells of a study: every part, whether it is done, and its command."""
+    parts = parts_in_order(grid := grid_of(config))
+    done = [part.record() is not None for part in parts]
+    yield f"{'study':16s} {len(grid)} cells, {len(parts)} parts, of which {sum(done)} are done"
+    for number, (part, is_done) in enumerate(zip(parts, done), 1):
+        yield f"{f'part {number}':16s} {'done' if is_done else 'to do'}: {part.command}"
+
+
+def _check(config: RunConfig, parts: Sequence[Part]) -> None:
+    """Raise UserError for what the parts could not be run with."""
+    study = config.study
+    if study.part > len(parts):
+        raise UserError(f"study.part={study.part} is not there; the study has {len(parts)} parts.")
+    if study.workers and world_size() > 1:
+        raise UserError(
+            f"study.workers={study.workers} starts processes of its own; leave torchrun "
+            "out, or use study.workers=0, which runs every part on all ranks."
+        )
+    asked = [parts[study.part - 1]] if study.part else parts
+    if world_size() > 1 and (alone := [part for part in asked if in_one_process(part)]):
+        raise UserError(
+            f"The stage {alone[0].stage.name} works in one process: start it with python, not "
+            "torchrun; study.slurm=true writes jobs that do."
+        )
+
+
+def _keep(config: RunConfig, folder: Path) -> None:
+    """Write what makes the folder ours; jobs of an array read it too."""
     if is_main():
-        replace_file(file, to_json(record))
-    return record
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = replace(config, study=replace(config.study, part=0, slurm=False))
+        replace_file(folder / "config.yaml", to_yaml(whole).encode())
 
 
-def diverged(curve: dict[str, list[Any]], factor: float) -> str:
-    """Why the training curve of a run tells that it has diverged, or an empty text.
-
-    It has where a loss is not finite (None) or a step was not taken for that reason, and where the
-    last loss is above `factor` times the least.
-    """
-    finite = [loss for loss in curve["loss"] if loss is not None]
-    if len(finite) < len(curve["loss"]):
-        return "a loss that is not finite"
-    if skipped := curve.get("skip", [0])[-1]:
-        return f"{skipped} steps not taken, as they were not finite"
-    excess = finite[-1] / min(finite)
-    return f"last loss {excess:.3g} times its least" if excess > factor else ""
+def _run_alone(parts: Sequence[Part], number: int) -> None:
+    part = parts[number - 1]
+    _tell(f"part {number}/{len(parts)} {part.name}: {_in_words(run_part(part))}")
 
 
-def read_curves(file: Path) -> dict[str, dict[str, list[Any]]]:
-    """Curves of a run by kind: {"train": {"step": [...], "loss": [...]}}, numbers not finite None.
-
-    The train curve is empty where a run has ended before its first line. The verdict needs the
-    least loss, so it is thinned by `gathered` alone.
-    """
-    lines = file.read_text().splitlines() if file.exists() else []
-    rows = [json.loads(line) for line in lines]
-    curves: dict[str, dict[str, list[Any]]] = {"train": {"step": [], "loss": []}}
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        own = [row for row in rows if row["kind"] == kind]
-        names = ["step", *(name for name in KEPT if name in own[0])]
-        curves[kind] = {name: [_number(row.get(name)) for row in own] for name in names}
-    return curves
-
-
-def gathered(config: RunConfig, records: list[Record]) -> Record:
-    """The record of a study: how it was made, what was stable, and every cell, its curves thin."""
-    cells = []
-    for record in records:
-        curves = {kind: _thinned(curve) for kind, curve in record["curves"].items()}
-        cells.append({**{k: v for k, v in record.items() if k != "recipe"}, "curves": curves})
-    return {
-        "what": "a grid of runs",
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "study": to_dict(config.study),
-        "environment": {**environment(), "threads": torch.get_num_threads()},
-        "largest_stable": largest_stable(cells),
-        "cells": cells,
-    }
-
-
-def _thinned(curve: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Up to POINTS points of a curve, first and last among them."""
-    return {
-        name: [values[i] for i in spread(len(values), POINTS)] for name, values in curve.items()
-    }
-
-
-def _records(cells: list[Cell], workers: int) -> Iterator[Record]:
-    """What the cells record, in their order."""
+def _records(parts: Sequence[Part], workers: int) -> Iterator[tuple[Part, Record]]:
+    """What the parts have found, as they end; each begins behind those it stands on."""
     if not workers:
-        yield from map(run_cell, cells)
+        for part in parts:
+            yield part, run_part(part)
         return
     threads = max(1, torch.get_num_threads() // workers)
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be forked
+    waiting, running, ended = list(parts), {}, set()
     with ProcessPoolExecutor(workers, spawn, _start_process, (threads,)) as pool:
-        yield from pool.map(_run_quietly, cells)
+        while waiting or running:
+            for part in [part for part in waiting if {need.key for need in part.needs} <= ended]:
+                _write_shared_cache(part)
+                running[pool.submit(_run_quietly, part)] = part
+                waiting.remove(part)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                part = running.pop(future)
+                ended.add(part.key)
+                yield part, future.result()
 
 
 def _start_process(threads: int) -> None:
+    start_clock()
     torch.set_num_threads(threads)
     Thread(target=_end_with_parent, daemon=True).start()
 
@@ -224,72 +189,41 @@ def _end_with_parent() -> None:
     os._exit(PREEMPTED)
 
 
-def _run_quietly(cell: Cell) -> Record:
-    """Lines of several runs at once would mix; each has its log.txt."""
+def _run_quietly(part: Part) -> Record:
+    """Lines of several parts at once would mix; each run has its log.txt."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        return run_cell(cell)
+        return run_part(part)
 
 
-def _write_shared_caches(cells: list[Cell]) -> None:
-    """Caches that several cells read, before they run: two must not write one at once."""
-    for folder in dict.fromkeys(cell.config.data.cache for cell in cells):
-        first = next(cell.config for cell in cells if cell.config.data.cache == folder)
-        shared = folder and first.job == "generator" and first.data.tokens == "cache"
-        if shared and not has_cache(first):
-            write_caches(replace(first, job="cache"))
+def _write_shared_cache(part: Part) -> None:
+    """A cache that several parts may read, before they run: two must not write one at once."""
+    if part.stage.program != "main.py" or part.record():
+        return
+    config = part.config
+    assert isinstance(config, RunConfig)
+    if (
+        config.job == "generator"
+        and config.data.cache
+        and config.data.tokens == "cache"
+        and not has_cache(config)
+    ):
+        write_caches(replace(config, job="cache"))
 
 
-def _base(config: RunConfig) -> Iterator[str]:
-    """The keys of a study that its cells begin with, as words; what follows a size is left out."""
+def _changed(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Keys that a study sets beside its own, and as words; what follows a size is left out."""
     for leaf in leaves(RunConfig):
         value = attrgetter(leaf.key)(config)
         filled_in = leaf.follows and attrgetter(leaf.follows)(config)
-        if value != leaf.default and not filled_in and leaf.key not in _OWN:
-            yield f"{leaf.key}={'' if value in ('', ()) else show_value(value)}"
-
-
-def _read_arm(row: str) -> tuple[str, list[str]]:
-    """NAME KEY=VALUE ... -> the name, which may have blanks, and the changes."""
-    words = shlex.split(row)
-    changes = [word for word in words if "=" in word]
-    name = " ".join(words[: len(words) - len(changes)])
-    if not name or words[len(words) - len(changes) :] != changes:
-        raise UserError(f"study.arms has a row {quote(row)}; write NAME KEY=VALUE KEY=VALUE.")
-    return name, changes
-
-
-def _read_axis(row: str) -> list[tuple[str, str]]:
-    """KEY=VALUE VALUE ... -> each value with its key."""
-    key, equals, values = row.partition("=")
-    if not equals or not values.split():
-        raise UserError(f"study.axes has a row {quote(row)}; write KEY=VALUE VALUE VALUE.")
-    return [(key.strip(), value) for value in shlex.split(values)]
-
-
-def _recipe(config: RunConfig) -> str:
-    """A hash of what a cell is: of its identity, as far as it is not the default, and its steps.
-
-    So a key that is new since then changes no cell.
-    """
-    own = {
-        leaf.key: show_value(value)
-        for leaf in leaves(RunConfig)
-        if not leaf.free and (value := attrgetter(leaf.key)(config)) != leaf.default
-    }
-    return sha256(to_json([own, config.loop.steps, config.study.diverged]))
-
-
-def _number(value: Any) -> Any:
-    if value is None or not math.isfinite(value):
-        return None
-    return value if isinstance(value, int) else float(f"{value:.5g}")
+        is_own = leaf.key in _OWN or leaf.key.startswith("study.")
+        if value != leaf.default and not filled_in and not is_own:
+            yield leaf.key, f"{leaf.key}={'' if value in ('', ()) else show_value(value)}"
 
 
 def _in_words(record: Record) -> str:
-    losses = [loss for loss in record["curves"]["train"]["loss"] if loss is not None]
-    verdict = f"diverged: {record['diverged']}" if record["diverged"] else "stable"
-    last = f"loss {losses[-1]:.4g}, " if losses else ""
-    return f"{last}{verdict}, {format_seconds(record['seconds'])}"
+    facts = [record["ended"]] if record.get("ended") else []
+    numbers = [f"{name} {value:.4g}" for name, value in record["numbers"].items() if value]
+    return ", ".join([*facts, *numbers[:4], format_seconds(record["seconds"]["part"])])
 
 
 def _tell(text: str) -> None:

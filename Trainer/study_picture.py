@@ -16,11 +16,13 @@ Record = dict[str, Any]
 
 
 def draw_study(study: Record, file: Path) -> None:
-    """Draw the record of a study, as `Trainer.study.gathered` makes it."""
+    """Draw the record of a study, as `gathered` makes it; nothing where no stage trains."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     cells, axis = study["cells"], number_axis(study["cells"])
+    if not all(cell["curves"] for cell in cells):
+        return
     arms = list(dict.fromkeys(cell["arm"] for cell in cells))
     size = (2.9 * (len(arms) + 1), 3.8) if axis else (5.5, 3.5)
     figure, (panels,) = pyplot.subplots(
@@ -110,7 +112,8 @@ def _draw_last(panel: Any, arms: list[str], axis: str, study: Record) -> None:
 
 def _draw_groups(panel: Any, cells: list[Record]) -> None:
     """All cells in one panel: seeds share a colour, arms and values of axes do not."""
-    groups, kind = list(dict.fromkeys(_group(cell) for cell in cells)), _kind(cells[0])
+    groups, kinds = list(dict.fromkeys(map(_group, cells))), {_kind(cell) for cell in cells}
+    kind = kinds.pop() if len(kinds) == 1 else "train"
     for number, group in enumerate(groups):
         label: str | None = group
         for cell in cells:
@@ -130,9 +133,10 @@ def _group(cell: Record) -> str:
 
 
 def _kind(cell: Record) -> str:
-    """Validation where it was watched over the steps, else training."""
-    points = cell["curves"].get("validation", {"step": ()})["step"]
-    return "validation" if len(points) > 1 else "train"
+    """Validation where its loss was watched over the steps, else training."""
+    return (
+        "validation" if len(cell["curves"].get("validation", {}).get("loss", ())) > 1 else "train"
+    )
 
 
 def _curve(cell: Record, kind: str) -> tuple[list[int], list[float]]:

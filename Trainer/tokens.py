@@ -13,11 +13,15 @@ from MaskGIL.cache import TokenCache, cache_size, finish_cache, write_cache
 from MaskGIL.cache_index import check_same, check_tokenizer, is_converted, read_index, token_grid
 from MaskGIL.cached_rows import CachedRows, hold_out, open_rows
 from MaskGIL.data import Images, Split, open_images
-from MaskGIL.data.buckets import Bucket, fill_buckets, read_shapes
+from MaskGIL.data.bucket_shapes import read_shapes
+from MaskGIL.data.buckets import Bucket, fill_buckets
+from MaskGIL.data.choice import hold_out_choice
 from MaskGIL.data.crops import num_crops, show_size
 from MaskGIL.device import choose_device
 from MaskGIL.distributed import all_gather_texts, barrier, is_main, rank, world_size
 from MaskGIL.imagenet import describe_count
+from MaskGIL.json_index import is_complete
+from MaskGIL.values import amount
 from Network.config import UserError
 from Network.tokenizer.vq import VQTokenizer
 from Trainer.batches import bad_files, size_of
@@ -34,9 +38,13 @@ def open_split(config: RunConfig, split: Split) -> Images:
 
     They are not for training on a converted cache, and for nothing with data.source=tokens. There,
     without a cache of validation tokens, VALIDATION_IMAGES rows of the training cache, at most an
-    eighth of them, are held out. Raises UserError as `open_images` and `open_rows` do.
+    eighth of them, are held out. With data.choice both are parts of the training images. Raises
+    UserError as `open_images` and `open_rows` do.
     """
     data, folder = config.data, cache_folder(config, split)
+    if data.choice:
+        _check_choice(config)
+        return hold_out_choice(open_images(data, "train"), split)
     if config.job != "tokenizer" and data.tokens == "cache":
         if data.source == "tokens":
             return _open_tokens(config, split)
@@ -78,7 +86,7 @@ def describe_cache(config: RunConfig, images: Images, tokenizer: VQTokenizer, sp
     grid = token_grid(size_of(config, images), tokenizer.stride)
     size = cache_size(len(images), crops, grid, tokenizer.codebook_size)
     return (
-        f"{describe_count(images, split)} x {crops} crops -> {grid[0]}x{grid[1]} tokens, "
+        f"{describe_count(images, split)} x {amount(crops, 'crop')} -> {grid[0]}x{grid[1]} tokens, "
         f"{format_bytes(size)} in {cache_folder(config, split, images)}"
     )
 
@@ -99,7 +107,7 @@ def has_tokens(config: RunConfig) -> bool:
         folders = [cache_folder(config, split) / part for part in config.data.buckets or ("",)]
         if split == "val":  # where a bucket may have no pictures
             folders = [folder for folder in folders if folder.exists()]
-        if not folders or not all(map(_is_complete, folders)):
+        if not folders or not all(is_complete(folder, read_index) for folder in folders):
             return False
     return True
 
@@ -126,6 +134,16 @@ def cached_tokens(
     if isinstance(images, CachedRows):
         cache.labels[np.setdiff1d(np.arange(len(cache)), images.rows)] = -1
     return cache
+
+
+def _check_choice(config: RunConfig) -> None:
+    data, idle = config.data, ""
+    if data.source == "tokens" or is_converted(cache_folder(config, "train")):
+        idle = "a token cache without pictures"
+    if data.buckets or config.network.caption_width:
+        idle = "data.buckets or captions"
+    if idle:
+        raise UserError(f"data.choice does not go with {idle}; leave data.choice out.")
 
 
 def _open_tokens(config: RunConfig, split: Split) -> CachedRows:
@@ -161,13 +179,9 @@ def _check_given(config: RunConfig, folder: Path, tokenizer: VQTokenizer) -> Non
     check_same(folder, "size", found, wanted)
 
 
-def _is_complete(folder: Path) -> bool:
-    return (folder / "index.json").exists() and bool(read_index(folder)["complete"])
-
-
 def _alone(config: RunConfig, folder: Path) -> AbstractContextManager[None]:
     """Keep other jobs away from a cache that is to be written; a complete one is for many."""
-    unfinished = any(all_gather_texts("" if _is_complete(folder) else "unfinished"))
+    unfinished = any(all_gather_texts("" if is_complete(folder, read_index) else "unfinished"))
     return only_job(cache_root(config), "data.cache") if unfinished else nullcontext()
 
 

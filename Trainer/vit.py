@@ -17,6 +17,7 @@ from MaskGIL.cached_rows import CachedRows
 from MaskGIL.data import Images, Split
 from MaskGIL.data.crops import show_size, to_uint8
 from MaskGIL.data.sampler import spread
+from MaskGIL.device import autocast
 from MaskGIL.imagenet import describe_count
 from MaskGIL.initial import begin_network, describe_beginning
 from MaskGIL.masking import masked_loss, max_hidden
@@ -24,17 +25,15 @@ from MaskGIL.noise import uniform
 from MaskGIL.pictures import save_grid
 from MaskGIL.pipeline import Pipeline, image_seeds
 from MaskGIL.plans import OBJECTIVES
-from MaskGIL.predictor import Condition
 from MaskGIL.weights import open_tokenizer, save_weights
 from Metrics.labels import choose_labels
 from Metrics.sample_and_eval import sample_chunks
 from Network import build_network
 from Network.condition import Captions
 from Network.gpt import GPT
+from Network.whitening import Whitening
 from Trainer.agreement import check_network
-from Trainer.batches import (
-    Batch,
-)
+from Trainer.batches import Batch
 from Trainer.caption_source import describe_captions
 from Trainer.checkpoint import Snapshot
 from Trainer.content import Content
@@ -42,17 +41,18 @@ from Trainer.generator_data import GeneratorData
 from Trainer.logger import format_bytes
 from Trainer.objective import (
     RowLogits,
-    flops_per_image,
+    flops_by_grid,
     grids_of,
     masked_question,
     mode_of,
     network_of,
     next_question,
 )
+from Trainer.optim import EMA
 from Trainer.throughput import attention_kernel
 from Trainer.tokens import describe_validation
 from Trainer.trainer import Trainer
-from Trainer.validation import VALIDATIONS, pieces
+from Trainer.validation import BITS, VALIDATIONS, Group, block_sizes, pieces
 from Trainer.window import Metrics
 
 # Eight classes of ImageNet that DiT and LlamaGen show, so that pictures compare
@@ -90,6 +90,14 @@ class GeneratorTrainer(Trainer):
         """The network without memory."""
         with torch.device("meta"):
             return build_network(network_of(self.config))
+
+    def prepare(self) -> None:
+        """Also measure the features of captions, unless the weights to begin with know theirs."""
+        super().prepare()
+        for part in self.module.modules():
+            if isinstance(part, Whitening) and not (self.newest or part.is_measured):
+                part.measure(self.source.caption_features())
+                self.ema = EMA(self.module, self.config.optim.ema)  # of the statistics too
 
     def dataset(self) -> Dataset[Batch]:
         """Tokens or images of the training split, captions, and how many tokens to hide."""
@@ -154,15 +162,31 @@ class GeneratorTrainer(Trainer):
     def validate(self) -> dict[str, float]:
         """Loss without smoothing, and accuracy, on validation tokens in every mode it learns."""
         values: dict[str, float] = {}
-        groups = [(tokens, self._known(given)) for tokens, given in self.source.validation]
         for mode in OBJECTIVES[self.config.objective]:
             values |= VALIDATIONS[mode](
                 RowLogits(self.module),
-                groups,
+                self._validation,
                 schedule=self.config.masking.schedule,
                 chunk=self.chunk,
             )
         return values
+
+    def bits(self) -> dict[str, float]:
+        """Bits of a validation image in every mode it learns, with the averaged weights."""
+        with self.averaged(), autocast(self.device, self.dtype):
+            network = RowLogits(self.module)
+            return {
+                mode: BITS[mode](network, self._validation, self.chunk)
+                for mode in OBJECTIVES[self.config.objective]
+            }
+
+    def block_sizes(self) -> list[float]:
+        """Root mean squares behind each block, none where the network has no such blocks."""
+        with self.averaged(), autocast(self.device, self.dtype):
+            if not isinstance(self.module, GPT):
+                return []
+            mode = OBJECTIVES[self.config.objective][0]
+            return block_sizes(RowLogits(self.module), self._validation[0], mode, self.chunk)
 
     def picture(self, path: Path) -> None:
         """A grid of samples: fixed classes or captions, fixed seeds."""
@@ -196,7 +220,7 @@ class GeneratorTrainer(Trainer):
             classes=self.images.classes,
             sampling=self.config.sampling,
             objective=self.config.objective,
-            text=self.source.captions.origin if self.source.captions else None,
+            text=self.source.text_origin(),
         )
 
     def content(self) -> Content:
@@ -209,9 +233,8 @@ class GeneratorTrainer(Trainer):
 
     @cached_property
     def _flops(self) -> float:
-        return flops_per_image(
-            self.config, RowLogits(self.outline()), self.part, self.source.order.shares.tolist()
-        )
+        each = flops_by_grid(self.config, RowLogits(self.outline()), self.part)
+        return float(self.source.order.shares @ each)
 
     def facts(self) -> dict[str, str]:
         """Network and data in a few words."""
@@ -234,7 +257,7 @@ class GeneratorTrainer(Trainer):
             "attention": attention_kernel(network, self.device, self.dtype),
         }
         if captions := self.source.captions:
-            facts["captions"] = describe_captions(captions.encoder, self.source.features["train"])
+            facts["captions"] = describe_captions(captions.facts, self.source.features["train"])
         if self.config.objective != "mar":
             facts["objective"] = AIMS[self.config.objective]
         weight = self.config.masking.visible_weight
@@ -247,8 +270,15 @@ class GeneratorTrainer(Trainer):
         """The conditions of the sample grid, on the device: classes, or validation captions."""
         if self.source.captions:
             rows = spread(len(self.validation_images), 64)
-            return self.source.said("val", rows).to(self.device)
+            return self.source.said("val", rows)[:].to(self.device)
         return torch.tensor(shown_classes(self.config.network.num_classes), device=self.device)
+
+    @property
+    def _validation(self) -> list[Group]:
+        return [
+            (tokens, self._known(given) if isinstance(given, Tensor) else given)
+            for tokens, given in self.source.validation
+        ]
 
     def _pipeline(self) -> Pipeline:
         return Pipeline(
@@ -260,11 +290,9 @@ class GeneratorTrainer(Trainer):
             objective=self.config.objective,
         )
 
-    def _known(self, condition: Condition) -> Condition:
-        """As it is for a conditional network; an unconditional one knows the null label only."""
-        if isinstance(condition, Captions):
-            return condition
-        return condition.clamp(max=self.module.null_label)
+    def _known(self, labels: Tensor) -> Tensor:
+        """As they are for a conditional network; an unconditional one knows the null label only."""
+        return labels.clamp(max=self.module.null_label)
 
 
 def shown_classes(num_classes: int) -> list[int]:

@@ -13,7 +13,14 @@ from torch.utils.data import Dataset
 from MaskGIL.data.crops import num_crops, to_float, to_uint8
 from MaskGIL.data.sampler import Sampler, spread
 from MaskGIL.device import decoder_dtype
-from MaskGIL.distributed import all_gather, all_reduce, first_rank_first, world_size
+from MaskGIL.distributed import (
+    all_gather,
+    all_reduce,
+    chunks,
+    first_rank_first,
+    summed,
+    world_size,
+)
 from MaskGIL.imagenet import describe_count
 from MaskGIL.noise import random_bits
 from MaskGIL.pictures import save_grid
@@ -218,17 +225,17 @@ class TokenizerTrainer(Trainer):
 
     def validate(self) -> dict[str, float]:
         """PSNR in dB over validation images, and usage of the codes there."""
-        histogram, ratios = torch.zeros_like(self.histograms[0]), []
-        for crops in self.validation.split(self.chunk):
-            images = to_float(crops.to(self.device))
+        histogram = torch.zeros_like(self.histograms[0])
+        ratios = torch.zeros(2, dtype=torch.float64)  # their sum and number
+        for rows in chunks(len(self.validation), self.chunk):  # of this rank
+            images = to_float(self.validation[rows.start : rows.stop].to(self.device))
             tokens = self.tokenizer.encode(images)
             error = (self.tokenizer.decode(tokens).float() - images).square().mean((1, 2, 3))
-            ratios.append(10 * torch.log10(4 / error))  # the range of a pixel is 2
+            found = 10 * torch.log10(4 / error).cpu().double()  # the range of a pixel is 2
+            ratios += torch.stack([found.sum(), torch.tensor(len(found)).double()])
             histogram += self._counts(tokens)
-        return {
-            "psnr": torch.cat(ratios).mean().item(),
-            **usage(histogram, self.tokenizer.num_bits),
-        }
+        decibels, count = summed(ratios, self.device).tolist()
+        return {"psnr": decibels / count, **usage(all_reduce(histogram), self.tokenizer.num_bits)}
 
     def picture(self, path: Path) -> None:
         """Validation images above their reconstructions."""

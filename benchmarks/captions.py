@@ -24,10 +24,10 @@ from MaskGIL.caption_cache import CaptionCache, finish_captions, write_captions
 from MaskGIL.caption_index import CHUNK
 from MaskGIL.config import require_at_least, to_dict
 from MaskGIL.device import choose_device
-from MaskGIL.text_source import open_text_encoder
+from MaskGIL.text_source import find_text_encoder, short_name
 from Network.condition import Captions
 from Network.config import setting
-from Network.text import PretrainedEncoder
+from Network.text import PretrainedEncoder, load_text_encoder
 
 MILLION, BATCH, TOGETHER = 1_000_000, 256, 64
 COUNTS = ("a", "two", "three", "a few")
@@ -54,7 +54,8 @@ class CaptionBenchmark:
 
 def main(config: CaptionBenchmark) -> None:
     device = choose_device(config.device)
-    encoder = open_text_encoder("encoder", config.encoder).to(device)
+    folder = find_text_encoder("encoder", config.encoder)
+    encoder = load_text_encoder(folder, name=short_name(config.encoder)).to(device)
     texts = captions(config.num_captions)
     turns = config.rounds, config.seconds, device
     with tempfile.TemporaryDirectory() as place:

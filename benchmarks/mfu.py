@@ -1,14 +1,15 @@
 """Our training step on a card: seconds, memory and model FLOPs utilisation (MFU) by batch.
 
 Forward, loss, backward, clip, AdamW and EMA in bf16, in three ways: "eager"; "compile", which is
-loop.compile=true; "graphs", compiled with CUDA graphs. FLOPs are those of the eager step as
-PyTorch's counter sees them, with the head on gathered rows; `share_of_peak` is the MFU against
+loop.compile=true; "graphs", compiled as a whole with CUDA graphs. FLOPs are those of the eager step
+as PyTorch's counter sees them, with the head on gathered rows; `share_of_peak` is the MFU against
 peak=TFLOPS, the dense bf16 peak on the card's data sheet (989 for an H100 SXM).
 A batch that does not fit is recorded as such.
 """
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -24,13 +25,22 @@ from MaskGIL.config import require_at_least, to_dict
 from MaskGIL.device import DTYPES, choose_device
 from Network import NetworkConfig, build_network
 from Network.config import setting
+from Trainer.blocks import compile_blocks, plain
 from Trainer.optim import EMA, build_optimizer
 from Trainer.vit import RowLogits
 
 SIZES = {**NETWORKS, **{size: NetworkConfig(size=size) for size in ("L", "XL", "XXL")}}
+
+
+def block_by_block(objective: nn.Module) -> nn.Module:
+    """Compile as the trainer does."""
+    assert compile_blocks(objective)
+    return objective
+
+
 COMPILERS: dict[str, Callable[[nn.Module], Any]] = {
     "eager": lambda objective: objective,
-    "compile": partial(torch.compile, dynamic=False),
+    "compile": block_by_block,
     "graphs": partial(torch.compile, dynamic=False, mode="reduce-overhead"),
 }
 How = Literal["eager", "compile", "graphs"]
@@ -88,7 +98,8 @@ def measured(
     for how in config.ways:
         objective = COMPILERS[how](RowLogits(module))
         own = replace(step, loss=partial(loss_of_rows, objective, batch))
-        ways[how] = partial(marked, own, dtype)
+        blocks = nullcontext if how == "compile" else partial(plain, module)  # of one network
+        ways[how] = partial(marked, own, dtype, blocks)
     memory = {name: peak_memory(way, device) for name, way in ways.items()}
     matmul = matmul_way(dtype, device)
     times = in_turns({**ways, "matmul": matmul}, config.rounds, config.seconds, device)
@@ -108,10 +119,13 @@ def measured(
     return case
 
 
-def marked(step: Step, dtype: torch.dtype) -> None:
+def marked(
+    step: Step, dtype: torch.dtype, blocks: Callable[[], AbstractContextManager[None]]
+) -> None:
     """Make a step; tensors of the last one may be overwritten by a graph of this one."""
     torch.compiler.cudagraph_mark_step_begin()
-    step(dtype)
+    with blocks():
+        step(dtype)
 
 
 def peak_memory(way: Way, device: torch.device) -> float | None:

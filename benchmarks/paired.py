@@ -122,7 +122,10 @@ def machine() -> dict[str, Any]:
 
 def table(cases: dict[str, Case]) -> str:
     """One line per case and way, for people."""
-    lines = [f"{'':48}{'seconds':>11}{'min':>11}{'max':>11}{'x ours':>9}{'of peak':>9}"]
+    names = [name for ways in cases.values() for name in ways]
+    first, second = (2 + max(map(len, column)) for column in (cases, names))
+    titles = f"{'seconds':>11}{'min':>11}{'max':>11}{'x ours':>9}{'of peak':>9}"
+    lines = [" " * (first + second) + titles]
     for case, ways in cases.items():
         for name, facts in ways.items():
             if "seconds" not in facts:
@@ -131,7 +134,7 @@ def table(cases: dict[str, Case]) -> str:
             ratio = facts.get("ratio_to_ours", {"median": 1.0})["median"]
             share = facts.get("share_of_matmul_peak")
             numbers += [f"{ratio:9.2f}", f"{share:9.1%}" if share else ""]
-            lines.append(f"{case:18}{name:30}{''.join(numbers)}")
+            lines.append(f"{case:{first}}{name:{second}}{''.join(numbers)}")
     return "\n".join(lines)
 
 

@@ -3,14 +3,16 @@
 Memory is that of the dry run (Trainer/footprint.py) in bf16, attention with PyTorch's fused kernel.
 The most images at once, up to `images`, that take at most 90 % of the memory; blocks are computed
 again only where nothing else fits or fewer than 16 images do. Hours are the operations of all steps
-over `mfu` of a card's peak; blocks that are computed again cost one more forward pass. `recipes`
-are reckoned instead, each with its own network, batch and steps.
+over `mfu` of a card's peak, where each of several shapes is taken to have equally many pictures;
+blocks that are computed again cost one more forward pass. `recipes` are reckoned instead, each with
+its own network, batch and steps.
 """
 
 import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -25,7 +27,7 @@ from Trainer.dry_run import Generator
 from Trainer.footprint import Way, footprint
 from Trainer.logger import format_bytes
 from Trainer.parallel import crowds
-from Trainer.throughput import PEAKS, training_flops
+from Trainer.throughput import PEAKS
 
 CPU = torch.device("cpu")
 ROOM = 0.9  # of a card's memory; the rest is for libraries and what an allocator cannot use again
@@ -83,7 +85,7 @@ def describe(config: RunConfig, machine: Machine, plan: Plan) -> str:
     with torch.device("meta"):
         module = model.build()
         count = sum(p.numel() for p in module.parameters())
-        flops = training_flops(module, model.inputs(64)) / 64
+        flops = fmean(model.flops(module, 64))
     shards = machine.cards > 1 and crowds(count, memory)
     best = (0, 0.0, 0)
     for share in (0.0, 1.0):

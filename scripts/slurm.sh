@@ -27,6 +27,9 @@ if [[ -z "$out_dir" ]]; then
     exit 2
 fi
 rm -f "$out_dir/PREEMPTED"
+if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then # a part of a study, see its submit.sh
+    set -- "$@" "study.part=$SLURM_ARRAY_TASK_ID"
+fi
 
 meeting=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))

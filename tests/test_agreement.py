@@ -55,6 +55,8 @@ def test_parts_that_fit(folder, words):
             ("text.encoder=flan-t5-xl",),
             "text.encoder=flan-t5-xl has no effect without captions; gi",
         ),
+        (("text.precision=bf16",), "text.precision=bf16 has no effect without captions; gi"),
+        (("text.skip_layers=2",), "text.skip_layers=2 has no effect without captions; give"),
         (
             ("data.buckets=32x32,32x48",),
             "data.buckets needs a network for any grid, and this one le",

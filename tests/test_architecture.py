@@ -42,6 +42,7 @@ ALLOWED = {("MaskGIL/distributed.py", "writes the environment")}
 
 # A file is tested by tests/test_<its name>.py, or by test_<the name given here>.py.
 TESTED_BY = {
+    "Metrics/scored_set.py": "fid_sample",
     "Metrics/train_features.py": "features",
     "Network/Taming/autoencoder.py": "taming",
     "Network/Taming/blocks.py": "taming",

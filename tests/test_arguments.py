@@ -47,7 +47,10 @@ def test_generators_give_the_seeds_that_they_draw():
         ([1, None], "generator is None; give a seed"),
         (torch.tensor([0.5, 1.0]), "generator is 0.5; give a seed"),
         (2**63, "generator=9223372036854775808 is no seed of 64 signed bits; give one up to 92233"),
-        ([1], "generator has 1 seeds for 2 images."),
+        (
+            [1],
+            "generator has 1 seed for 2 images; give one for each, or one alone.",
+        ),
     ],
 )
 def test_sentences_of_seeds(generator, sentence):

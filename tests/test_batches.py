@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from MaskGIL.command import Failure
 from MaskGIL.data.buckets import Bucket, BucketOrder
-from MaskGIL.data.captions import draw_captions
+from MaskGIL.data.captions import draw_captions, draw_dropped
 from MaskGIL.data.crops import crop_image
 from MaskGIL.data.folders import BadFiles, UnreadableImage
 from MaskGIL.data.sampler import Sampler, split_ranks
@@ -241,9 +241,9 @@ def test_captions_follow_the_rows_and_the_numbers_of_samples():
         assert same({name: batch[name] for name in plain}, plain)
         rows = plain["rows"]
         counts = torch.from_numpy(Told.counts)[rows]
-        which = draw_captions(counts, 5, plain["samples"], drop)
-        assert torch.equal(batch["dropped"], which < 0)
-        expected = (10 * rows + which.clamp(min=0)).bfloat16()
+        which = draw_captions(counts, 5, plain["samples"])
+        assert torch.equal(batch["dropped"], draw_dropped(drop, 5, plain["samples"]))
+        expected = (10 * rows + which).bfloat16()
         assert torch.equal(batch["features"][:, 1, 2], expected)
         assert batch["padding"].tolist() == [[True, False]] * 4
         dropped += batch["dropped"].tolist()

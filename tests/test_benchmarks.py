@@ -20,7 +20,7 @@ from MaskGIL.data.shapes import CLASSES, Object, Shapes
 from MaskGIL.weights import save_weights
 from Network import build_tokenizer
 from Trainer.config import RunConfig
-from Trainer.study import cells_of
+from Trainer.study import grid_of
 
 ROOT = Path(__file__).parent.parent
 SHORT = ("rounds=1", "seconds=0.001")
@@ -59,6 +59,20 @@ def test_unfused_attention_changes_no_logits():
     expected = plain_copy(ours, ours.config)(tokens, labels)
     found = plain_copy(ours, ours.config, unfused_attention)(tokens, labels)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_table_has_room_for_long_names(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from paired import spread, table
+
+    facts = {"seconds": spread([1.0, 2.0, 3.0])}
+    titles, first, second = table(
+        {"a million captions": {"ours": facts}, "B": {"a way of a long name, cached": facts}}
+    ).splitlines()
+    assert first.startswith("a million captions  ours  ")
+    assert second.startswith("B                   a way of a long name, cached   ")
+    ends = [line.index("1.00") + 4 for line in (first, second)]
+    assert ends == [len(titles) - 9] * 2  # behind x ours; nothing of a peak
 
 
 def test_a_share_is_of_the_best_product_in_the_same_dtype(monkeypatch):
@@ -104,16 +118,14 @@ def test_fine_tuning_draws_classes_that_nobody_has_seen(monkeypatch, tmp_path):
     fine_tuning.draw(tmp_path / "pictures" / "old", fine_tuning.OLD, 8)
     fine_tuning.draw(tmp_path / "pictures" / "new", fine_tuning.NEW, 8)
     before, study = fine_tuning.before(config), fine_tuning.study(config)
-    scratch, tuned = (cell for cell in cells_of(study) if cell.seed == 0)
-    for run, count in ((before, 14), (scratch.config, 2), (tuned.config, 2)):
+    scratch, tuned = (parts["train"].config for cell, parts in grid_of(study) if cell.seed == 0)
+    for run, count in ((before, 14), (scratch, 2), (tuned, 2)):
         train, val = (open_images(run.data, split) for split in ("train", "val"))
         assert len(train.classes) == run.network.num_classes == count
         assert (len(train), len(val)) == (8 * count, count)
     classes = [set(open_images(run.data, "train").classes) for run in (before, study)]
     assert not classes[0] & classes[1]
-    assert tuned.config == replace(
-        scratch.config, out_dir=tuned.config.out_dir, init_from=f"{before.out_dir}/weights"
-    )
+    assert tuned == replace(scratch, out_dir=tuned.out_dir, init_from=f"{before.out_dir}/weights")
 
 
 @pytest.fixture

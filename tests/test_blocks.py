@@ -9,12 +9,14 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from Network import build_network
+from Network.condition import Captions
 from Network.config import UserError
 from Trainer.blocks import blocks_of, compile_blocks, plain, recompute
 from Trainer.memory import saved_bytes
 from Trainer.vit import GeneratorTrainer, RowLogits
 
 DEPTH = 6
+LABELS = torch.tensor([1, 3])
 
 
 def objective(**changes):
@@ -22,16 +24,16 @@ def objective(**changes):
     return RowLogits(tiny.fill(network))
 
 
-def loss(objective):
-    logits = objective(tiny.tokens(), torch.tensor([1, 3]), torch.arange(0, 30, 2))
+def loss(objective, condition=LABELS):
+    logits = objective(tiny.tokens(), condition, torch.arange(0, 30, 2))
     return logits.float().square().mean()
 
 
-def gradients(objective):
+def gradients(objective, condition=LABELS):
     """Dropout is drawn from the same seed each time."""
     objective.zero_grad()
     torch.manual_seed(3)
-    loss(objective).backward()
+    loss(objective, condition).backward()
     return {name: p.grad.clone() for name, p in objective.named_parameters()}
 
 
@@ -103,6 +105,47 @@ def test_all_blocks_share_one_compiled_graph(monkeypatch):
     assert list(module.state_dict()) == names
     for name in expected:  # the norm has another formula in a graph: rounding of float32
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_blocks_of_captions_are_computed_again_and_compiled(monkeypatch):
+    """Through which captions go first, behind a mask of their own, and then the image."""
+    counter = CompileCounter()
+    monkeypatch.setattr(
+        "Trainer.blocks.torch.compile", functools.partial(torch.compile, backend=counter)
+    )
+    torch._dynamo.reset()
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.arange(5) < torch.tensor([[0], [3]])
+    given = Captions(torch.randn(2, 5, 6, generator=generator), mask, torch.tensor([False, True]))
+    module = objective(num_classes=0, caption_width=6, dropout=0.3)
+    expected = gradients(module, given)
+    recompute(module, 0.5)
+    found = gradients(module, given)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    plain = objective(num_classes=0, caption_width=6)
+    expected = gradients(plain, given)
+    recompute(plain, 0.5)
+    compile_blocks(plain)
+    found = gradients(plain, given)
+    assert counter.frame_count <= 4  # of both passes, kept and computed again
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_ten_shapes_are_compiled_all(monkeypatch):
+    """Of which PyTorch by itself would take eight."""
+    counter = CompileCounter()
+    monkeypatch.setattr(
+        "Trainer.blocks.torch.compile", functools.partial(torch.compile, backend=counter)
+    )
+    torch._dynamo.reset()
+    module = objective()
+    grids = [torch.zeros(2, 2, width, dtype=torch.int64) for width in range(2, 12)]
+    with torch._dynamo.config.patch(recompile_limit=8):  # as it is by default, and hereafter
+        compile_blocks(module)
+        for tokens in grids * 2:
+            module(tokens, torch.tensor([1, 3])).square().mean().backward()
+    assert counter.frame_count == len(grids)
 
 
 def test_blocks_go_the_plain_way_while_asked(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from MaskGIL.data.buckets import BucketOrder, fill_buckets, nearest_shape, read_shapes
+from MaskGIL.data.buckets import BucketOrder, fill_buckets
 from MaskGIL.data.file_list import Files
 from MaskGIL.data.folders import UnreadableImage, read_shape
 from MaskGIL.data.scenes import Scenes
@@ -23,40 +23,6 @@ def photos(folder, *sizes):
         Image.new("RGB", (width, height)).save(folder / f"{number}.png")
     names = [f"{number}.png" for number in range(len(sizes))]
     return Files(folder, "train", names, np.zeros(len(sizes), np.int64), [])
-
-
-def test_shapes_are_height_x_width():
-    assert read_shapes(["32x48", "256x256"]) == [(32, 48), (256, 256)]
-    assert read_shapes([]) == []
-
-
-@pytest.mark.parametrize(
-    ("texts", "sentence"),
-    [
-        (["256"], "data.buckets has '256'; write height x width in pixels, as 256x256,192x320."),
-        (["0x32"], "data.buckets has '0x32'; write"),
-        (["32x48", "48x32", "32x48"], "data.buckets=32x48,48x32,32x48 names a shape twice; name"),
-        (["32x48", "64x96"], "data.buckets has 32x48 and 64x96 of the same aspect ratio, of which"),
-    ],
-)
-def test_other_words_are_refused(texts, sentence):
-    with pytest.raises(UserError) as error:
-        read_shapes(texts)
-    assert str(error.value).startswith(sentence)
-
-
-@pytest.mark.parametrize(
-    ("shape", "nearest"),
-    [
-        ((100, 100), (32, 32)),
-        ((100, 122), (32, 32)),  # ratio 1.22 lies below the geometric mean of 1 and 1.5
-        ((100, 123), (32, 48)),
-        ((100, 900), (32, 48)),
-        ((900, 100), (48, 32)),
-    ],
-)
-def test_the_nearest_aspect_ratio_is_that_by_its_logarithm(shape, nearest):
-    assert SHAPES[nearest_shape(shape, SHAPES)] == nearest
 
 
 def test_pictures_go_to_their_buckets_and_that_is_remembered(tmp_path, monkeypatch):
@@ -95,7 +61,7 @@ def test_other_pictures_or_shapes_are_measured_anew(tmp_path):
 def test_a_bucket_that_stays_empty_is_named(tmp_path):
     images = photos(tmp_path, (30, 30))
     with pytest.raises(
-        UserError, match=r"^No picture of train is nearest in aspect ratio to data.buckets=32"
+        UserError, match=r"^No picture of train goes to data.buckets=32x48,48x32: others are nea"
     ):
         fill_buckets(images, SHAPES, tmp_path / "buckets.json", "train")
 
@@ -147,6 +113,16 @@ def test_scenes_have_their_shapes_in_turn(tmp_path):
     assert [bucket.image(0).size[::-1] for bucket in buckets] == SHAPES
     assert scenes.image(4).tobytes() == alone.image(4).tobytes()
     assert scenes.captions(4) == alone.captions(4)
+
+
+def test_squares_of_two_sizes_in_one_run(tmp_path):
+    shapes, memory = [(32, 32), (48, 48), (32, 48)], tmp_path / "buckets.json"
+    images = photos(tmp_path, (47, 50), (48, 50), (90, 90), (40, 60), (10, 10))
+    buckets = fill_buckets(images, shapes, memory, "train")
+    assert [bucket.rows.tolist() for bucket in buckets] == [[0, 4], [1, 2], [3]]
+    scenes = Scenes("train", 6, *shapes)
+    buckets = fill_buckets(scenes, shapes, memory, "train")
+    assert [bucket.rows.tolist() for bucket in buckets] == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_an_epoch_has_each_bucket_in_its_share_and_in_another_order():

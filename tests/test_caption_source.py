@@ -1,3 +1,5 @@
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +11,9 @@ from tiny_runs import config, image_folder, run_ranks, text_weights, tree
 from MaskGIL.cached_rows import CachedRows
 from MaskGIL.caption_index import read_index
 from MaskGIL.data import open_images
-from MaskGIL.text_source import TextOrigin
+from MaskGIL.text_source import TextOrigin, open_text_encoder
 from Network.config import UserError
+from Network.text import load_text_encoder
 from Trainer.caption_source import CaptionSource, caption_folder, describe_captions, has_captions
 
 
@@ -26,14 +29,15 @@ def opened(run):
 def test_captions_are_cached_once_and_read_as_the_encoder_reads_them(folder, capsys):
     run = config("text", folder, "data.num_images=40")
     source = opened(run)
-    assert source.origin == TextOrigin(f"{folder}/encoder", "fp32", source.encoder.fingerprint)
+    assert source.origin == TextOrigin(f"{folder}/encoder", "fp32", source.facts.fingerprint)
     assert not has_captions(run)
+    encoder = load_text_encoder(folder / "encoder", num_tokens=12)
     caches, blank = source.caches(), source.blank()
     assert has_captions(run)
     assert "captions   80 read by encoder, in" in capsys.readouterr().out
     rows, which = np.array([3, 0, 39]), np.array([1, 0, 1])
     texts = [source.tables["train"][row][number] for row, number in zip(rows, which)]
-    expected = source.encoder(texts)
+    expected = encoder(texts)
     given, empty = (each["train"].captions(rows, which) for each in (caches, blank))
     assert torch.equal(given.features, expected.features.bfloat16())
     assert torch.equal(given.mask, expected.mask)
@@ -44,17 +48,43 @@ def test_captions_are_cached_once_and_read_as_the_encoder_reads_them(folder, cap
     opened(run).caches()
     assert tree(folder) == before
     size = caches["train"].num_bytes
-    assert describe_captions(source.encoder, caches["train"]) == (
+    assert describe_captions(source.facts, caches["train"]) == (
         f"80, 12 x 16 by encoder, cached as {size / 1000:.1f} kB"
     )
 
 
-def test_a_cache_of_another_encoder_or_precision_is_refused(folder):
+@pytest.mark.parametrize("features", [CaptionSource.caches, CaptionSource.blank])
+def test_the_encoder_is_let_go_when_its_features_are_there(folder, monkeypatch, features):
+    opened_ones = []
+
+    def remembered(*arguments, **more):
+        encoder = open_text_encoder(*arguments, **more)
+        opened_ones.append(weakref.ref(encoder.model))
+        return encoder
+
+    monkeypatch.setattr("Trainer.caption_source.open_text_encoder", remembered)
+    source = opened(config("text", folder))
+    (model,) = opened_ones
+    assert model() is not None
+    features(source)
+    gc.collect()
+    assert model() is None
+    assert source.facts.width == 16
+
+
+def test_the_layers_that_are_left_out_are_told_to_whoever_samples(folder):
+    source = opened(config("text", folder, "text.skip_layers=1"))
+    encoder = load_text_encoder(folder / "encoder", num_tokens=12, skip_layers=1)
+    assert source.facts.fingerprint == source.origin.fingerprint == encoder.fingerprint
+    assert source.origin.skip_layers == 1
+
+
+def test_a_cache_of_another_encoder_precision_or_layer_is_refused(folder):
     run = config("text", folder)
     opened(run).caches()
     tiny_text.save_encoder(folder / "other", seed=1)
-    others = [replace(run.text, encoder=f"{folder / 'other'}"), replace(run.text, precision="bf16")]
-    for text in others:
+    others = [{"encoder": f"{folder / 'other'}"}, {"precision": "bf16"}, {"skip_layers": 1}]
+    for text in (replace(run.text, **change) for change in others):
         with pytest.raises(
             UserError, match=r"^The caption cache .* was made by the text encoder enc"
         ):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from MaskGIL.config import DataConfig
 from MaskGIL.data import open_captions, open_images
-from MaskGIL.data.captions import NO_CAPTION, CaptionTable, draw_captions, folder_captions
+from MaskGIL.data.captions import CaptionTable, draw_captions, draw_dropped, folder_captions
 from MaskGIL.data.layouts import open_layout
 from Network.config import UserError
 
@@ -203,23 +203,24 @@ def test_a_table_survives_the_way_to_a_worker():
 # -------------------------------------------------------------------------------------- draws
 def test_which_caption_is_a_function_of_seed_and_sample():
     counts, samples = torch.full((3000,), 5), torch.arange(3000)
-    numbers = draw_captions(counts, 3, samples, 0.0)
+    numbers = draw_captions(counts, 3, samples)
     for part in (slice(0, 7), slice(2990, 3000)):
-        assert torch.equal(draw_captions(counts[part], 3, samples[part], 0.0), numbers[part])
-    assert not torch.equal(draw_captions(counts, 4, samples, 0.0), numbers)
+        assert torch.equal(draw_captions(counts[part], 3, samples[part]), numbers[part])
+    assert not torch.equal(draw_captions(counts, 4, samples), numbers)
     seen = np.bincount(numbers, minlength=5)
     assert len(seen) == 5
     assert np.abs(seen - 600).max() < 4 * np.sqrt(3000 * 0.2 * 0.8)  # four standard errors
-    assert set(draw_captions(torch.ones(50, dtype=torch.int64), 0, samples[:50], 0.0).tolist()) == {
-        0
-    }
+    few = torch.randint(1, 6, (3000,))
+    assert (draw_captions(few, 0, samples) < few).all()
 
 
-def test_dropped_captions_do_not_change_the_others():
-    counts, samples = torch.randint(1, 6, (3000,)), torch.arange(3000)
-    whole, some = (draw_captions(counts, 0, samples, drop) for drop in (0.0, 0.1))
-    dropped = some == NO_CAPTION
-    assert abs(dropped.float().mean() - 0.1) < 4 * np.sqrt(0.09 / 3000)
-    assert torch.equal(some[~dropped], whole[~dropped])
-    assert (whole < counts).all()
-    assert (draw_captions(counts, 0, samples, 1.0) == NO_CAPTION).all()
+def test_which_caption_is_dropped_follows_from_neither_its_number_nor_the_share():
+    counts, samples = torch.full((3000,), 2), torch.arange(3000)
+    few, many = (draw_dropped(share, 0, samples) for share in (0.1, 0.5))
+    assert abs(few.float().mean() - 0.1) < 4 * np.sqrt(0.09 / 3000)
+    assert many[few].all()
+    numbers = draw_captions(counts, 0, samples)[many].float()
+    assert abs(numbers.mean() - 0.5) < 4 * np.sqrt(0.25 / 1500)
+    assert draw_dropped(1.0, 0, samples).all()
+    assert not draw_dropped(0.0, 0, samples).any()
+    assert torch.equal(draw_dropped(0.5, 0, samples[7:]), many[7:])

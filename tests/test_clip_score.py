@@ -1,6 +1,7 @@
 """The CLIP score of a random CLIP beside what torchmetrics makes of the same weights."""
 
 import json
+import shutil
 
 import pytest
 import tiny_text
@@ -8,7 +9,7 @@ import torch
 from tiny_text import CAPTIONS, save_encoder
 
 from Metrics import clip_score
-from Metrics.clip_score import open_clip
+from Metrics.clip_score import check_clip, open_clip
 from Network.config import UserError
 
 transformers = pytest.importorskip("transformers", reason="needs the extra t2i")
@@ -139,13 +140,27 @@ def test_mistakes(tmp_path, monkeypatch):
             open_clip(str(value), CPU)
         return str(error.value)
 
+    def known_before(value):
+        with pytest.raises(UserError) as error:
+            check_clip(str(value))
+        return str(error.value) == sentence(value)
+
     assert open_clip("", CPU) is None
+    check_clip("")
+    check_clip(str(save_clip(tmp_path / "whole")))
+    assert known_before("nothing")
     assert sentence("nothing").startswith("clip=nothing is no folder and none of the names flan-t5")
     bert = save_encoder(tmp_path / "bert")
+    shutil.copy(bert / "config.json", tmp_path)
     assert sentence(bert).endswith(
         "preprocessor_config.json is missing; name one with all its files."
     )
+    assert known_before(bert)
     (bert / "preprocessor_config.json").write_text("{}")
+    assert known_before(bert)
+    (bert / "config.json").write_text("{")
+    assert known_before(bert)
+    shutil.copy(tmp_path / "config.json", bert)
     assert sentence(bert) == f"{bert} is a bert and no CLIP; name one."
     damaged = save_clip(tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes(b"damaged")

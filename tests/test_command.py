@@ -1,15 +1,22 @@
 import re
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 
 from MaskGIL import command
 from MaskGIL.command import FLAGS, Flags, help_text, notes, parse, run_command
 from MaskGIL.config import DataConfig, leaves, load_config
 from MaskGIL.sampling import SamplingConfig
 from Network.config import UserError, setting
+from Trainer.config import RunConfig
+
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,37 @@ def test_exit_codes(run):
     assert "Traceback" in err
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            "Out of memory, 2.00 GiB more were asked for: close other programs, or use a machine "
+            "with more.",
+        ),
+        (MemoryError(), "Out of memory: close other programs, or use a machine with more."),
+        (
+            RuntimeError("can't allocate memory: you tried to allocate 4096000000 bytes."),
+            "Out of memory, 4.10 GB more were asked for: close other programs, or use a machine "
+            "with more.",
+        ),
+    ],
+)
+def test_memory_that_runs_out_is_one_sentence(run, error, sentence):
+    code, _, out, err = run(result=error)
+    assert (code, out, err) == (1, "", f"error: {sentence}\n")
+    assert "Traceback" in run("--debug", result=error)[3]
+
+
+def test_a_program_says_itself_what_is_lighter(capsys):
+    def job(config, flags):
+        raise MemoryError
+
+    words = {"program": "FID_sample.py", "about": "Score.", "lighter": "give a smaller chunk"}
+    assert run_command(job, Run, [], **words) == 1
+    assert capsys.readouterr().err == "error: Out of memory: give a smaller chunk.\n"
+
+
 def test_debug_adds_the_traceback_of_a_mistake(run):
     code, _, _, err = run("--debug", "train.stepz=1")
     assert code == 2
@@ -103,6 +141,22 @@ def test_other_ranks_let_rank_0_speak_first(run, monkeypatch):
     assert not waited
 
 
+def test_a_key_of_several_sections_is_not_guessed():
+    with pytest.raises(UserError) as error:
+        parse(RunConfig, ["--workers", "3"])
+    assert str(error.value) == (
+        "Keys have no dashes: write data.workers=3 or study.workers=3 instead of --workers."
+    )
+
+
+def test_without_the_environment_the_last_line_says_how_to_take_it():
+    words = [sys.executable, "-S", ROOT / "main.py", "--help"]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert re.search(r"This Python has no \w+: make setup .* \. \.venv/bin/activate", last)
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
@@ -113,6 +167,12 @@ def test_other_ranks_let_rank_0_speak_first(run, monkeypatch):
         (["--data.path"], "Keys have no dashes: write data.path=VALUE instead of --data.path."),
         (["--max-images", "3"], "Keys have no dashes: write max_images=3 instead of --max-images."),
         (["a.yaml", "b.yml"], "Two YAML files, a.yaml and b.yml: give one, with a 'base:' line."),
+        (["--steps=3"], "Keys have no dashes: write train.steps=3 instead of --steps=3."),
+        (
+            ["data.path=my", "new", "pictures", "seed=1"],
+            "'new' is neither a .yaml file nor key=value nor a flag. A value with blanks "
+            "stands in quotes: 'data.path=my new pictures'.",
+        ),
         (["out_dir"], "'out_dir' has no value: write out_dir=VALUE."),
         (
             ["help"],

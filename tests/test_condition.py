@@ -131,6 +131,32 @@ def test_features_become_tokens():
     torch.testing.assert_close(condition(given), expected)
 
 
+def test_places_are_counted_from_the_first_token_of_the_caption():
+    condition, given = network(caption_tokens=7, caption_places=True).condition, captions()
+    plain = network(caption_tokens=7).condition
+    plain.load_state_dict(condition.state_dict(), strict=False)
+    added = condition(given) - plain(given)
+    places = condition.place_embedding.weight
+    torch.testing.assert_close(added[0], places[:5])
+    torch.testing.assert_close(added[1, 3:], places[:2])  # behind three of padding
+    unpadded = Captions(given.features)
+    torch.testing.assert_close((condition(unpadded) - plain(unpadded))[1], places[:5])
+    cut, _ = cut_padding(given[1:], given[1:])
+    torch.testing.assert_close(condition(cut), condition(given)[1:, 3:])
+
+
+def test_what_asks_for_nothing():
+    labels, given = ClassCondition(3, 8), captions()
+    found = [
+        labels.is_null(torch.tensor(each)) for each in ([3, 3], [3, 0], [[0.0, 0.0, 0.0, 1.0]])
+    ]
+    assert found == [True, False, False]
+    condition = network().condition
+    dropped = [torch.tensor(each) for each in ([True, True], [True, False])]
+    found = [condition.is_null(replace(given, dropped=each)) for each in (*dropped, None)]
+    assert found == [True, False, False]
+
+
 def test_the_null_caption_keeps_the_mask():
     condition, given = network().condition, captions(tokens=120)
     null = condition.without(given)
@@ -183,6 +209,9 @@ def test_captions_are_as_long_as_the_network_says():
     assert short.condition.null_features.shape == (5, 6)
     with pytest.raises(UserError, match=r"^network.caption_tokens=5 has no effect without captio"):
         tiny.network_config(caption_tokens=5)
+    for key in ("caption_places", "caption_whitening"):
+        with pytest.raises(UserError, match=rf"^network.{key}=true has no effect without captions"):
+            tiny.network_config(**{key: True})
     with pytest.raises(UserError, match=r"^network.caption_tokens must be at least 1, not 0"):
         tiny.network_config(num_classes=0, caption_width=6, caption_tokens=0)
 

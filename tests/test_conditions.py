@@ -13,6 +13,7 @@ from MaskGIL.text_source import TextOrigin
 from Metrics.caption_set import CaptionSet
 from Metrics.conditions import (
     choose_conditions,
+    choose_null,
     describe_conditions,
     labels_of,
     open_captions,
@@ -70,6 +71,14 @@ def test_what_they_are_is_told():
         "text_encoder": "minilm",
         "text_encoder_sha256": "ab",
     }
+
+
+def test_a_negative_prompt_is_one_for_all():
+    pipe, given = Pipe(), Texts(None, CAPTIONS.texts)
+    assert choose_null(pipe, config("captions=scenes"), given) is None
+    found = choose_null(pipe, config("captions=scenes", "negative_prompt=no  7"), given)
+    assert (found.texts, found[:2].features.flatten().tolist()) == (["no 7"] * 9, [7.0, 7.0])
+    assert describe_conditions(pipe, given, found)["negative_prompt"] == "no 7"
 
 
 def test_weights_and_captions_must_go_together():

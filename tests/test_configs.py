@@ -26,9 +26,9 @@ from Network.rotary import INTERPOLATIONS
 from Network.sizes import SIZES_OF
 from Network.tokenizer import FAMILIES
 from Trainer.config import RunConfig
+from Trainer.findings import TRAINERS
 from Trainer.objective import grids_of
 from Trainer.optim import learning_rate
-from Trainer.study import TRAINERS
 from Trainer.throughput import example_condition
 from Trainer.trackers import TRACKERS
 

@@ -86,7 +86,7 @@ def test_a_public_file_becomes_a_folder_of_ours(convert, small, tmp_path):
     found = load_tokenizer(out)
     assert found.fingerprint == tokenizer.fingerprint == build_tokenizer(name, file).fingerprint
     assert (found.name, found.config) == (name, LLAMAGEN)
-    assert f"wrote        {out}, a weights folder\n" in told
+    assert f"wrote        {out}, a weights folder and its card\n" in told
     assert f"fingerprint {tokenizer.fingerprint[:16]}" in told
     assert sorted(path.name for path in out.parent.iterdir()) == ["weights"]
 
@@ -253,10 +253,12 @@ def test_what_is_no_source(complaint, weights, tmp_path):
             f"{tmp_path / name} is one of two folders of a data set; give {tmp_path}."
         )
     (tmp_path / "empty/config.json").write_text("{}")
-    assert "config.json has format None" in complaint(tmp_path / "empty", out)
+    assert "its config.json is of another program" in complaint(tmp_path / "empty", out)
     assert "files to convert end in .pt, " in complaint(tmp_path / "a.zip", out)
     assert "is a weights folder of ours already; say to=official" in complaint(weights, out)
-    assert "tokenizer=magvit2-f8 another" in complaint("magvit2-f16", out, "tokenizer=magvit2-f8")
+    assert "tokenizer=magvit2-f8 name two tokenizers" in complaint(
+        "magvit2-f16", out, "tokenizer=magvit2-f8"
+    )
     assert "classes is for tokens of others" in complaint(weights, out, "classes=a.txt")
     assert "out=out must end in .safetensors" in complaint(weights, "out", "to=official")
     (tmp_path / "a.safetensors").write_text("")
@@ -299,7 +301,7 @@ def test_tokens_need_their_tokenizer_and_names(complaint, weights, tmp_path):
     assert f"classes={names} cannot be read" in complaint(*words)
     for text in ("", "a\n\nb\n", "a\nb\na\n"):
         names.write_text(text)
-        assert "must have a name in each line, each another" in complaint(*words)
+        assert "must have a name in each line, no two alike" in complaint(*words)
     names.write_text("a\nb\n")
     assert "line 3 has the label 2, but classes are 0 to 1;" in complaint(*words)
 

@@ -41,7 +41,7 @@ def pipe():
     ],
 )
 def test_steps_and_passes_are_those_of_the_plan(pipe, changes, steps, passes):
-    found = count_cost(pipe, LABELS, replace(pipe.sampling, **changes))
+    found = count_cost(pipe, LABELS, None, replace(pipe.sampling, **changes))
     assert found["sequential steps"] == found["network calls"] == steps
     assert found["network passes"] == passes
     assert "hidden" not in vars(pipe.network)  # nothing is left of the counting
@@ -49,7 +49,7 @@ def test_steps_and_passes_are_those_of_the_plan(pipe, changes, steps, passes):
 
 def test_operations_of_one_step_by_hand(pipe):
     """Two per multiply-add; blocks of width D and inner width I over the condition and N tokens."""
-    found = count_cost(pipe, LABELS, replace(pipe.sampling, num_steps=1))
+    found = count_cost(pipe, LABELS, None, replace(pipe.sampling, num_steps=1))
     depth, width, tokens, inner, codes = 2, 32, 16, 256, 11
     of_token = 2 * (4 * width**2 + 3 * width * inner)
     attention = 4 * width * tokens * (tokens + 1)  # the condition, alone with itself, needs none
@@ -59,9 +59,9 @@ def test_operations_of_one_step_by_hand(pipe):
 
 
 def test_operations_of_an_image_do_not_depend_on_the_batch(pipe):
-    one, three = (count_cost(pipe, LABELS[:n], pipe.sampling) for n in (1, 3))
+    one, three = (count_cost(pipe, LABELS[:n], None, pipe.sampling) for n in (1, 3))
     assert {**one, "gigaflops of pixels": 0} == {**three, "gigaflops of pixels": 0}
-    cached = count_cost(pipe, LABELS, replace(pipe.sampling, plan="ar"))
+    cached = count_cost(pipe, LABELS, None, replace(pipe.sampling, plan="ar"))
     assert cached["gigaflops"] < one["gigaflops"]  # 16 steps of a token against 4 of 16
 
 
@@ -72,11 +72,11 @@ def test_nothing_is_compiled_to_be_counted(pipe, monkeypatch):
         compiled.append(graph)
         return graph.forward
 
-    plain = count_cost(pipe, LABELS, pipe.sampling)
+    plain = count_cost(pipe, LABELS, None, pipe.sampling)
     monkeypatch.setattr(inference.torch, "compile", partial(torch.compile, backend=backend))
     own = Pipeline(tiny.network().float(), pipe.tokenizer, "abc", pipe.sampling)
     compile_blocks(own.network)
-    assert count_cost(own, LABELS, pipe.sampling) == plain
+    assert count_cost(own, LABELS, None, pipe.sampling) == plain
     assert not compiled  # PyTorch leaves it while operations are counted
     own.sample_tokens(LABELS, LABELS)
     assert compiled
@@ -95,11 +95,12 @@ def test_samplers_take_turns_and_pixels_come_on_top(pipe, monkeypatch):
     samplers = {"one": pipe.sampling, "two": replace(pipe.sampling, num_steps=1)}
     asked = []
     monkeypatch.setattr(
-        pipe, "sample_tokens", lambda labels, seeds, s: asked.append(s) or tiny.tokens(3) % 11
+        *(pipe, "sample_tokens"),
+        lambda labels, seeds, s, null: asked.append((s, null)) or tiny.tokens(3) % 11,
     )
-    found = list(time_in_turns(pipe, LABELS, samplers))
+    found = list(time_in_turns(pipe, LABELS, None, samplers))
     assert found == [("one", 1.0, 2.0), ("two", 1.0, 2.0)] * ROUNDS
-    assert asked == [*samplers.values()] * ROUNDS
+    assert asked == [(sampling, None) for sampling in samplers.values()] * ROUNDS
 
 
 def test_a_median_to_four_digits():

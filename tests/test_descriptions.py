@@ -90,10 +90,10 @@ def test_held_out_combinations_are_even_and_the_same_for_every_sentence_of_them(
     assert min(Counter(kinds).values()) > 1440 / HELD_OUT / 6 / 2
     assert len(set(kinds)) == 6
     singles = [d.groups[0] for d in SINGLES if d.is_held_out]
-    assert {group.number for group in singles} == {1, 2, 3}
+    assert min(Counter(group.number for group in singles)[n] for n in (1, 2, 3)) >= 3
     alone = [group for group in singles if group.number == 1]
-    assert {group.colour for group in alone} == set(COLOURS)
-    assert {group.shape for group in alone} == set(SHAPES)
+    assert sorted(group.colour for group in alone) == sorted(COLOURS)
+    assert sorted(group.shape for group in alone) == sorted(SHAPES)
     for description in held[:50]:
         said = sentences(description._replace(ground="dotted"))
         assert all(read_sentence(sentence).is_held_out for sentence in said)

@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from MaskGIL import device
-from MaskGIL.device import autocast, choose_device, choose_precision, decoder_dtype
+from MaskGIL.device import (
+    autocast,
+    choose_device,
+    choose_precision,
+    decoder_dtype,
+    is_out_of_memory,
+)
 from Network.config import UserError
 
 CPU, CUDA, MPS = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
@@ -15,7 +21,8 @@ CPU, CUDA, MPS = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
 def machine(monkeypatch):
     """Pretend what this machine has."""
 
-    def pretend(cuda=False, mps=False, cuda_bf16=False, cpu_bf16=False):
+    def pretend(cuda=False, mps=False, cuda_bf16=False, cpu_bf16=False, built=True):
+        monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
         monkeypatch.setattr(torch.cuda, "init", lambda: None)
@@ -59,6 +66,33 @@ def test_sentences_for_devices(machine, name, sentence):
         choose_device(name)
 
 
+def test_a_pytorch_without_cuda_is_told(machine):
+    machine(built=False)
+    with pytest.raises(
+        UserError, match=r"^device=cuda needs another PyTorch, as this one is built"
+    ):
+        choose_device("cuda")
+    assert choose_device("auto") == CPU
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (MemoryError(), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_says_that_memory_has_run_out(error, is_told):
+    assert is_out_of_memory(error) is is_told
+
+
 @pytest.mark.parametrize("name", ["cuda:4", "cuda:x"])
 def test_a_gpu_that_is_not_there(machine, name):
     machine(cuda=True)
@@ -69,7 +103,7 @@ def test_a_gpu_that_is_not_there(machine, name):
 def test_more_processes_than_gpus(machine, monkeypatch):
     machine(cuda=True)
     monkeypatch.setenv("LOCAL_RANK", "5")
-    with pytest.raises(UserError, match="cuda:5, only 4 of them; .* no more than 4 processes"):
+    with pytest.raises(UserError, match="cuda:5, only 4 of them; .* at most 4 processes"):
         choose_device("auto")
 
 

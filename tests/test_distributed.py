@@ -79,6 +79,19 @@ def test_a_group_is_left_unless_there_was_an_error(monkeypatch, kind, backend, e
     assert calls == [backend, "trained", *([] if error else ["left"])]
 
 
+def test_a_group_within_a_group_is_the_same_one(monkeypatch):
+    pretend(monkeypatch, 1, 2)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.delattr(dist, "init_process_group")
+    monkeypatch.delattr(dist, "destroy_process_group")
+    entered = False
+    with process_group(
+        torch.device("cpu")
+    ):  # it would need what is gone to make one, and to end it
+        entered = True
+    assert entered
+
+
 @pytest.mark.parametrize(("number", "order"), [(0, ["reads", "meets"]), (3, ["meets", "reads"])])
 @pytest.mark.parametrize("joined", [False, True])
 def test_the_first_rank_of_a_machine_goes_first(monkeypatch, number, order, joined):

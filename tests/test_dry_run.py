@@ -1,10 +1,11 @@
 import re
 from functools import partial
+from itertools import count
 
 import pytest
 import tiny
 import torch
-from tiny_runs import config, image_folder, tokenizer_weights, tree
+from tiny_runs import config, image_folder, text_weights, tokenizer_weights, tree
 
 from MaskGIL.device import choose_precision
 from Network import build_network
@@ -43,7 +44,7 @@ def test_a_generator_is_told_and_nothing_is_written(folder, capsys):
     before = tree(folder)
     facts = told(run, capsys)
     assert list(facts) == [
-        "parameters", "FLOPs per image", "memory", "precision", "steps", "one batch", "one step",
+        "parameters", "memory", "precision", "steps", "FLOPs per image", "one batch", "one step",
     ]  # fmt: skip
     count = sum(p.numel() for p in build_network(run.network).parameters())
     assert facts["parameters"] == f"{count:,}"
@@ -109,7 +110,7 @@ def test_the_job_cache_is_told(folder, capsys):
     facts = told(run, capsys)
     path = folder / "generator" / "cache"
     assert facts["cache of train"] == f"64 images x 2 crops -> 4x4 tokens, 4.4 kB in {path}/train"
-    assert facts["cache of val"] == f"256 images x 1 crops -> 4x4 tokens, 9.2 kB in {path}/val"
+    assert facts["cache of val"] == f"256 images x 1 crop -> 4x4 tokens, 9.2 kB in {path}/val"
     assert facts["state"] == "to be written"
     assert not path.exists()
     write_caches(run)
@@ -126,6 +127,12 @@ def test_a_step_that_does_not_fit_is_not_made(folder, capsys, monkeypatch, job):
     assert facts["one batch"].startswith("images (16, 3, 32, 32)")
     assert facts["one step"] == "not made: it does not fit; raise loop.accumulation"
     assert "1.0 kB free on cpu" in facts["memory"]
+
+
+def test_where_not_even_one_image_fits_parts_are_no_remedy(folder, capsys, monkeypatch):
+    monkeypatch.setattr("Trainer.dry_run.free_memory", lambda device: 1000)
+    facts = told(config("generator", folder, "loop.accumulation=0"), capsys)
+    assert facts["one step"] == "not made: it does not fit; choose a smaller network"
 
 
 def test_parts_are_foretold_where_they_are_left_to_the_memory(folder, capsys, monkeypatch):
@@ -158,7 +165,33 @@ def test_the_clock_starts_when_the_device_is_done_with_the_first_step(folder, mo
     monkeypatch.setattr(Window, "means", lambda self: (calls.append("wait"), means(self)))
     monkeypatch.setattr("Trainer.dry_run.time.monotonic", lambda: calls.append("clock") or 0.0)
     dry_run(config("tokenizer", folder))
-    assert calls[calls.index("step") :] == ["step", "wait", "clock", "step", "wait", "clock"]
+    turn = ["clock", "step", "wait", "clock"]
+    assert calls[calls.index("step") - 1 :] == turn * 2
+
+
+def test_a_long_step_on_a_cpu_is_made_once(folder, monkeypatch):
+    steps, train_step, clock = [], Trainer.train_step, count(step=6.0)
+    monkeypatch.setattr(Trainer, "train_step", lambda *args: (steps.append(1), train_step(*args)))
+    monkeypatch.setattr("Trainer.dry_run.time.monotonic", lambda: next(clock))
+    dry_run(config("tokenizer", folder))
+    assert len(steps) == 1
+
+
+def test_shapes_weigh_by_their_pictures(tmp_path, capsys):
+    """Of 25 pictures 13 are square: three batches of five an epoch beside two wide ones."""
+    run = config("text", text_weights(tmp_path), "data.num_images=25", "optim.batch=5")
+    facts, model = told(run, capsys), Generator(run)
+    with torch.device("meta"):
+        square, wide = model.flops(model.build(), 5)
+    usual = 0.6 * square + 0.4 * wide
+    assert square < usual < wide
+    assert facts["FLOPs per image"] == (
+        f"{usual / 1e9:.2f} G in training (forward and backward), by the pictures there are: "
+        "60% 32x32, 40% 32x48"
+    )
+    batch = {square: "images (5, 3, 32, 32)", wide: "images (5, 3, 32, 48)"}
+    (first,) = (flops for flops, told in batch.items() if facts["one batch"].startswith(told))
+    assert f", of {first / usual:.2f} times the usual FLOPs, so the run" in facts["one step"]
 
 
 def test_the_precision_of_a_tokenizer_is_never_fp16(folder, capsys, monkeypatch):

@@ -11,6 +11,7 @@ from MaskGIL.edit import EDITS, KEYS, Edit, arrange
 from MaskGIL.pictures import MASKED_GREY
 from MaskGIL.pipeline import Pipeline
 from MaskGIL.weights import save_weights
+from Network.text import PretrainedEncoder
 
 STRIDE = SIDE // GRID
 
@@ -243,7 +244,11 @@ def test_mistakes_end_with_a_sentence_and_code_2(edit, tmp_path, words, sentence
     assert set(tmp_path.iterdir()) == before
 
 
-def test_an_edit_by_prompt(edit, tmp_path, capsys):
+def test_an_edit_by_prompt(edit, tmp_path, capsys, monkeypatch):
+    read, features = [], PretrainedEncoder.features
+    monkeypatch.setattr(
+        PretrainedEncoder, "features", lambda self, said: read.append(said) or features(self, said)
+    )
     folder = save_text_weights(tmp_path / "weights", save_encoder(tmp_path / "encoder"))
     text = Pipeline.from_pretrained(folder, "cpu", torch.float32)
     capsys.readouterr()
@@ -252,7 +257,9 @@ def test_an_edit_by_prompt(edit, tmp_path, capsys):
     Image.open("cat.png").resize((8, 8)).save("small.png")
     for kind, more in {"inpaint": {"mask": "left"}, "outpaint": {"right": 4}, "vary": {}}.items():
         keys = [f"{key}={value}" for key, value in more.items()]
+        del read[:]
         assert main([*words, f"kind={kind}", *keys, *beside, f"images={kind}"]) == 0
+        assert read == [["a red star, dark"], ["blue"]]  # each once
         out, err = capsys.readouterr()
         assert err == ""
         assert "images     2 in a row, 'a red star, dark', seed 5\n" in out
@@ -304,5 +311,5 @@ def test_weights_of_a_tokenizer_and_of_captions(edit, tmp_path, capsys):
     assert "holds a tokenizer, no generator; give weights=RUN/weights." in capsys.readouterr().err
     network = tiny.network(num_classes=0, caption_width=6, grid=(GRID, GRID)).float()
     save_weights(tmp_path / "captions", tiny.tokenizer(), network=network)
-    assert main([*words, f"weights={tmp_path / 'captions'}"]) == 2
+    assert main([*words, f"weights={tmp_path / 'captions'}", "prompt=a star"]) == 2
     assert "error: These weights do not say which text encoder t" in capsys.readouterr().err

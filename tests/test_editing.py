@@ -118,6 +118,26 @@ def test_settings_are_those_of_a_call(pipe, images, masks):
         pipe.inpaint(images, masks, 0, num_inference_steps=0)
 
 
+@pytest.mark.parametrize("edit", ["inpaint", "vary"])
+def test_the_callback_sees_what_is_kept_at_every_step(pipe, images, masks, edit):
+    states, given = [], masks if edit == "inpaint" else 0.5
+    asked = {"num_inference_steps": 3, "output_type": "uint8"}
+    found = getattr(pipe, edit)(
+        images,
+        given,
+        callback_on_step_end=lambda pipe, step, state: states.append((step, state)),
+        **asked,
+    )
+    assert torch.equal(found.tokens, getattr(pipe, edit)(images, given, **asked).tokens)
+    assert [step for step, _ in states] == [0, 1, 2]
+    hidden = [state["tokens"] == pipe.network.mask_id for _, state in states]
+    assert torch.equal(states[-1][1]["tokens"], found.tokens)
+    known = ~hidden[0]
+    assert 0 < known.float().mean() < 1
+    assert torch.equal(states[0][1]["tokens"][known], found.tokens[known])
+    assert (states[0][1]["confidence"] == 0).any()  # what is given
+
+
 def test_pixels_are_put_back(pipe, images, masks):
     bare = pipe.inpaint(images, masks, paste=False, output_type="uint8").images
     hard = pipe.inpaint(images, masks, output_type="uint8").images
@@ -351,6 +371,14 @@ SOME = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         (
             lambda pipe, images: pipe.inpaint(images, SOME, output_type="numpy"),
             "Unknown output_type 'numpy'. Known: pil, uint8.",
+        ),
+        (
+            lambda pipe, images: pipe.inpaint(images, SOME, soft_edge=1.0),
+            "soft_edge takes a whole number, not 1.0.",
+        ),
+        (
+            lambda pipe, images: pipe.outpaint(images, left=2.0),
+            "left takes a whole number, not 2.0.",
         ),
         (
             lambda pipe, images: pipe.inpaint(images, SOME, soft_edge=-1),

@@ -43,7 +43,7 @@ def images(batch=2, side=8):
 
 def test_every_public_name_has_the_parameters_of_its_official_class():
     assert NAMED.keys() == TOTALS.keys()
-    assert {config.family for config in NAMED.values()} == FAMILIES.keys()
+    assert {config.family for config in NAMED.values()} == FAMILIES.keys() - {"patches"}  # our own
     for name, total in TOTALS.items():
         with torch.device("meta"):
             tokenizer = build_tokenizer(name)

@@ -7,18 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_samples import commanded
 from tiny_weights import SIDE, save_tiny_weights
 
-import FID_sample
-from FID_sample import main
-from MaskGIL.command import run_command
 from MaskGIL.data.shapes import CLASSES
 from MaskGIL.pipeline import Pipeline
-from Metrics import classifier, inception, job, pretrained
+from Metrics import classifier, inception, job, pretrained, scored_set
 from Metrics.labels import choose_labels
 from Metrics.redrawn import reconstructed
 from Metrics.reference import open_image_set
-from Metrics.sample_config import SampleConfig
 from Network.files import fingerprint
 
 ROOT = Path(__file__).parent.parent
@@ -34,13 +31,7 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def fid_sample(weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-
-    def fid_sample(*words):
-        words = [f"weights={weights}", *SMALL, *words]
-        code = run_command(main, SampleConfig, words, program="FID_sample.py", about="")
-        return code, *capsys.readouterr()
-
-    return fid_sample
+    return commanded(capsys, f"weights={weights}", *SMALL)
 
 
 def test_a_set_and_its_record(fid_sample, weights, tmp_path):
@@ -61,6 +52,8 @@ def test_a_set_and_its_record(fid_sample, weights, tmp_path):
     assert (record["samples"]["seed"], record["samples"]["num_steps"]) == (4, 3)
     assert (record["reference"]["count"], record["train"]) == (64, "shapes:128")
     assert record["made"]["images_per_second"] > 0
+    assert record["made"]["seconds_alone"] > 0
+    assert record["made"]["peak_memory"] > 1e6
     assert {record[name] for name in ("fid", "sfid", "inception_score")} == {None}
     assert record["intervals"].keys() == {"shapesnet-1 KID", "shapesnet-1 density"}  # shares near 0
     assert list(record["metrics"]) == [
@@ -126,7 +119,7 @@ def test_a_changed_set_is_not_scored_under_its_old_record(fid_sample, tmp_path, 
     with np.load(tmp_path / "samples.npz") as arrays:
         images, labels = arrays["arr_0"], arrays["arr_1"]
     np.savez(tmp_path / "samples.npz", 255 - images, labels)
-    monkeypatch.delattr(FID_sample, "Share")  # nothing is scored before
+    monkeypatch.delattr(scored_set, "Share")  # nothing is scored before
     code, _, err = fid_sample()
     assert code == 2
     assert "out=samples.npz has changed since its record was written" in err
@@ -156,7 +149,7 @@ def test_pixels_that_are_no_numbers_end_a_run_that_goes_on_once_they_are(
 
 def test_another_command_does_not_go_on_with_the_chunks_of_a_set(fid_sample, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.delattr(FID_sample.Job, "finish")
+        broken.delattr(scored_set.Job, "finish")
         assert fid_sample()[0] == 1
     code, _, err = fid_sample("seed=1")
     assert code == 2
@@ -168,7 +161,7 @@ def test_another_command_does_not_go_on_with_the_chunks_of_a_set(fid_sample, mon
 
 def test_a_set_whose_scoring_failed_is_scored_by_the_next_run(fid_sample, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.delattr(FID_sample, "score")
+        broken.delattr(scored_set, "score")
         assert fid_sample()[0] == 1
     assert (tmp_path / "samples.npz").exists()
     code, out, _ = fid_sample()

@@ -173,10 +173,11 @@ def test_a_name_becomes_a_folder_of_ours(hub, tmp_path, capsys, name):
     assert told.count("would fetch") == 2
     assert not hub.requests
     assert main(["convert", name, str(out)]) == 0
-    assert f"wrote        {out}, a weights folder\n" in capsys.readouterr().out
+    assert f"wrote        {out}, a weights folder and its card\n" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
-        "config.json", "network.safetensors", "tokenizer.safetensors",
+        "README.md", "config.json", "network.safetensors", "tokenizer.safetensors",
     }  # fmt: skip
+    assert 'license: "mit"' in (out / "README.md").read_text()
     found, expected = load_weights(out), load_weights(name)
     assert (found.sampling, found.objective) == (SAMPLING, GENERATORS[name].objective)
     assert found.network.config == expected.network.config

@@ -257,6 +257,9 @@ def test_an_empty_and_a_long_prompt_are_noted_once(draw):
     assert code == 0
     assert out.startswith("note       An empty prompt asks for nothing: its image is drawn without")
     assert "images     2 of no prompt, seed 0\n" in out
+    assert "sampler    5 steps, no guidance, " in out
+    _, out, _ = draw("negative_prompt=dark", "guidance_scale=2")  # that leads somewhere
+    assert "sampler    5 steps, guidance 2, " in out
     _, out, _ = draw("prompt=two red circle above a blue square on a dark ring", "num_images=2")
     assert out.startswith("note       A caption of 13 tokens is cut to 10, the most for ")
     assert out.count("note") == 1
@@ -281,11 +284,16 @@ def test_the_text_encoder_may_lie_elsewhere(draw, text_weights, tmp_path):
             ["negative_prompt=dark", "guidance_scale=1"],
             "negative_prompt=dark has no effect: no step has guidance: look at guidance_scale, g",
         ),
+        (["guidance_scale=2"], "guidance_scale=2.0 has no effect: neither a class nor a prompt is"),
         (["seeds=1,2"], "seeds has 2 for 1 images; give one for each, or seed alone."),
         (["seeds=1", "seed=2"], "seed has no effect beside seeds; leave one of them out."),
         (["height=9"], "height=9 must be a multiple of 2; the nearest are 8 and 10."),
         (["num_images=3000"], "3,000 images are too many for one picture, 2,048 at most; write e"),
-        (["text_encoder=nowhere"], "text_encoder=nowhere is no folder and none of the names flan"),
+        (["text_encoder=nowhere"], "text_encoder=nowhere has no effect without a prompt; leave it"),
+        (
+            ["prompt=a", "text_encoder=nowhere"],
+            "text_encoder=nowhere is no folder and none of the names flan",
+        ),
     ],
 )
 def test_mistakes_of_prompts(draw, tmp_path, words, sentence):

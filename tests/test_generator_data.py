@@ -6,12 +6,17 @@ from tiny_runs import config, text_weights, tokenizer_weights, tree
 
 from MaskGIL.data import open_images
 from MaskGIL.data.buckets import Bucket
+from MaskGIL.prompting import PromptEncoder
 from MaskGIL.weights import open_tokenizer
 from Network.config import UserError
+from Network.gpt import GPT
 from Trainer.generator_data import GeneratorData, has_cache, write_caches
 
 WHOLE = slice(0, 16)
 STEPS = range(8)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:An empty prompt")
 
 
 @pytest.fixture
@@ -49,6 +54,21 @@ def test_batches_of_buckets_have_the_tokens_and_captions_of_their_rows(folder):
     assert grids == {(4, 4), (4, 6)}
 
 
+def test_an_empty_prompt_stands_behind_a_mask_that_dropped_captions_have(folder):
+    """That of the median length: half of the captions of training have no more tokens."""
+    data = opened(config("text", folder, "masking.class_drop=0.5"))
+    cache, origin = data.features["train"], data.text_origin()
+    rows = np.arange(64)
+    lengths = [(~cache.captions(rows, np.full(64, n)).mask).sum(1) for n in (0, 1)]
+    assert origin.null_tokens == int(torch.cat(lengths).median())
+    batches = [data.batches(WHOLE)[step] for step in STEPS]
+    dropped = torch.cat([batch["padding"][batch["dropped"]] for batch in batches])
+    network = GPT(data.config.network)
+    asked = PromptEncoder(network, origin)([""])
+    assert asked.mask[0].tolist() in dropped.tolist()
+    assert asked.dropped.all()
+
+
 def test_online_batches_are_those_of_the_caches(folder):
     cached = opened(config("text", folder))
     online = opened(config("text", folder, "data.tokens=online"))
@@ -59,7 +79,7 @@ def test_online_batches_are_those_of_the_caches(folder):
     assert not (folder / "online").exists()
     for (first, told), (second, said) in zip(cached.validation, online.validation):
         assert torch.equal(first, second)
-        assert torch.equal(told.features, said.features)
+        assert torch.equal(told[:].features, said[:].features)
 
 
 def test_validation_is_of_every_bucket_with_the_first_captions(folder, monkeypatch):
@@ -69,7 +89,9 @@ def test_validation_is_of_every_bucket_with_the_first_captions(folder, monkeypat
     for (_, captions), bucket in zip(data.validation, data.shaped["val"]):
         assert isinstance(bucket, Bucket)
         rows = bucket.rows[np.linspace(0, len(bucket) - 1, 10).astype(int)]
-        assert torch.equal(captions.features, data.said("val", rows).features)
+        cached = data.features["val"].captions(rows, np.zeros_like(rows))
+        assert torch.equal(captions[2:7].features, cached.features[2:7])
+        assert len(captions) == 10
 
 
 def test_all_caches_are_written_by_one_job(folder):

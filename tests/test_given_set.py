@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_samples import commanded
 
-from FID_sample import main
-from MaskGIL.command import run_command
 from MaskGIL.data.shapes import Shapes
 from Metrics import given_set
 from Metrics.reference import CROP, open_image_set
 from Metrics.sample_and_eval import evaluate
-from Metrics.sample_config import SampleConfig
 
 SIDE = 16
 
@@ -26,13 +24,7 @@ def given(tmp_path, monkeypatch, capsys):
     shapes = Shapes("train", 24, (SIDE, SIDE))
     pixels = np.stack([np.asarray(shapes.image(index)) for index in range(24)])
     np.savez(tmp_path / "a.npz", pixels, shapes.labels)
-
-    def given(*words):
-        words = ["samples=a.npz", "reference=shapes:40", "device=cpu", *words]
-        code = run_command(main, SampleConfig, words, program="FID_sample.py", about="")
-        return code, *capsys.readouterr()
-
-    return given, pixels
+    return commanded(capsys, "samples=a.npz", "reference=shapes:40", "device=cpu"), pixels
 
 
 def save(pixels, folder, suffix):
@@ -101,7 +93,7 @@ def test_a_dry_run_leaves_nothing(given, tmp_path):
     ("words", "sentence"),
     [
         (["samples=nowhere.npz"], "No such file: nowhere.npz."),
-        (["samples=nowhere"], "samples=nowhere is neither an .npz nor a folder."),
+        (["samples=nowhere"], "samples=nowhere is neither an .npz nor a folder; name one."),
         (["samples=empty"], "samples=empty is a folder without images in it."),
         (["samples=mixed"], "samples=mixed has 0.png of 16x16 and 1.png of 16x12; a set has one s"),
         (["samples=tall"], "samples=tall has images of 16x12; save them as an .npz."),

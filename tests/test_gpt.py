@@ -411,6 +411,20 @@ def test_sentences_for_heads_and_the_null_condition():
         NetworkConfig(null_condition="mask_token", num_classes=0)
 
 
+def test_the_base_of_the_rotary_frequencies():
+    """It reaches the tables of every block: another one computes something else."""
+    tokens = tiny.tokens()
+    logits = [tiny.network(rotary_base=base)(tokens, LABELS) for base in (10000.0, 100.0)]
+    assert torch.equal(logits[0], tiny.network()(tokens, LABELS))
+    assert not torch.allclose(*logits)
+    with pytest.raises(UserError, match=r"^network.rotary_base must be above 1, not 1.$"):
+        NetworkConfig(rotary_base=1.0)
+    with pytest.raises(UserError, match=r"^network.rotary_base=100 has no effect on network.rotar"):
+        NetworkConfig(rotary="published", rotary_base=100.0)
+    with pytest.raises(UserError, match=r"^network.rotary_base=100.0 has no effect on network.ki"):
+        NetworkConfig(kind="vit", rotary_base=100.0)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("causal", [False, True], ids=["mar", "ar"])
 def test_cuda_computes_the_same(causal):

@@ -82,7 +82,7 @@ def test_rows_may_meet_in_a_cell_which_stays_one(pipe):
     ("row", "sentence"),
     [
         ("num_steps=17", "The cell 'num_steps=17' of sweep: num_steps=17 must lie between 1 and"),
-        ("plan=mar num_steps=4 0", "The cell 'plan=mar num_steps=0' of sweep: sampling.num_steps "),
+        ("plan=mar num_steps=4 0", "The cell 'plan=mar num_steps=0' of sweep: num_steps "),
         ("order=chance", "The cell 'order=chance' of sweep: order takes one of confidence, random"),
         ("num_step=4", "'num_step' in sweep is no setting of a sampler. Did you mean 'num_steps'?"),
         ("weights=a b", "'weights' in sweep is no setting of a sampler. Known: plan, "),

@@ -105,7 +105,8 @@ def test_the_weights_of_either_package_are_found_and_must_be_the_released_ones(d
     )
     assert open_inception("none", CPU) is None
     with pytest.raises(
-        UserError, match=r"^inception=.*\.pth has the weights of another network\.$"
+        UserError,
+        match=r"^inception=.*\.pth has the weights of another network; inception=download",
     ):
         open_inception(str(downloads / file), CPU)  # whoever names a file may have another one
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from tiny_weights import SIDE, save_tiny_weights
 
-import FID_sample
 from MaskGIL.config import load_config
 from Metrics import job as module
 from Metrics.inception import InceptionNetwork, InceptionOutputs
@@ -17,6 +16,7 @@ from Metrics.pretrained import file_sha256
 from Metrics.progress import counted
 from Metrics.reference import CROP
 from Metrics.sample_config import SampleConfig
+from Metrics.scored_set import score
 from Network.config import UserError
 
 WORDS = ("num_images=40", "chunk=16", "reference=shapes:64", "device=cpu", "precision=fp32")
@@ -64,7 +64,7 @@ def test_as_many_images_as_announced_pass_the_networks(job, monkeypatch, words, 
     share = Share(made)
     samples = evaluation.look(share, share.pieces)
     made.finish(share)
-    FID_sample.score(made, evaluation, samples)
+    score(made, evaluation, samples)
     assert int(re.search(r"tokenizer  (\d+) images", plan)[1]) == sum(encoded)
     assert int(re.search(r"FID        (\d+) images", plan)[1]) == inception.passed
     assert ("classifier" in plan) == (words == ("classifier=true",))

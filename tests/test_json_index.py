@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from MaskGIL.json_index import damaged, misfit, read_json_index
+from MaskGIL.json_index import damaged, is_complete, misfit, read_json_index
 from Network.config import UserError
 
 
@@ -49,3 +51,13 @@ def test_a_damaged_key_is_told_with_the_remedy(tmp_path):
 def test_the_first_misfit_is_named(value, key):
     found = misfit(value, {"rows": int, "parts": [{"file": str}]}, "")
     assert found == key
+
+
+def test_a_cache_is_complete_when_its_index_says_so(tmp_path):
+    def read(folder):
+        return json.loads((folder / "index.json").read_text())
+
+    assert not is_complete(tmp_path, read)
+    for complete in (False, True):
+        (tmp_path / "index.json").write_text(json.dumps({"complete": complete}))
+        assert is_complete(tmp_path, read) == complete

@@ -5,12 +5,15 @@ import pytest
 import torch
 
 from MaskGIL.data.shapes import CLASSES
+from Metrics.attributes import Drawings, facts_of
+from Metrics.caption_set import open_caption_set
 from Metrics.features import load_feature_network
 from Metrics.inception import InceptionNetwork
 from Metrics.inception_metrics import FeatureStatistics, distance
 from Metrics.jackknife import GROUPS, balanced_groups, standard_error
-from Metrics.judge import ACCURACY, Judge
+from Metrics.judge import ACCURACY, ASKED, Judge
 from Metrics.oracle import classify
+from Metrics.prompt_score import shows_everything
 from Metrics.reference import open_image_set
 from Metrics.sample_and_eval import evaluate
 
@@ -73,6 +76,20 @@ def test_errors_are_those_of_sets_without_each_group(reference, samples):
     shares = [float(np.mean(right[groups != group])) for group in range(GROUPS)]
     assert found[ACCURACY]["error"] == pytest.approx(standard_error(shares))
     assert 0.01 < found[ACCURACY]["error"] < 0.1  # about (0.75 x 0.25 / 60)^1/2 = 0.056
+
+
+def test_prompts_of_scenes_are_read_back():
+    scenes = open_caption_set("scenes:40", "val", 0, 0, (64, 64))
+    images, texts = torch.cat(list(Drawings(scenes.scenes, scenes.rows))), list(scenes.texts)
+    texts[:10] = texts[10:20]
+    reference = open_image_set("reference", "scenes:40", "val", (64, 64))
+    judge = Judge(reference, reference, [Colours(False)], (), texts)
+    found = judge.score([images], np.full(40, -1))["measures"][ASKED]
+    shows = np.array(shows_everything(facts_of(images), texts))
+    assert found["value"] == shows.mean()
+    assert 0.7 < found["value"] < 0.8  # a quarter has the prompt of another
+    groups = np.arange(40) % GROUPS
+    assert found["without"] == [shows[groups != group].mean() for group in range(GROUPS)]
 
 
 def test_other_classes_have_no_oracle_and_inception_comes_by_its_name(reference, samples):

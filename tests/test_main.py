@@ -38,8 +38,8 @@ def test_overview_lists_the_commands(capsys, words):
     ("word", "hint"),
     [
         ("generat", "Did you mean 'generate'?"),
-        ("zzz", "Commands are convert, edit, generate, inspect, prepare."),
-        ("weights=runs/b", "Commands are convert, edit, generate, inspect, prepare."),
+        ("zzz", "Commands are convert, edit, generate, inspect, play, prepare, push."),
+        ("weights=runs/b", "Commands are convert, edit, generate, inspect, play, prepare, push."),
     ],
 )
 def test_an_unknown_command_suggests(capsys, word, hint):
@@ -118,7 +118,7 @@ def test_the_jobs_of_a_run_one_after_the_other(main_py, folder):
     trained = f"tokenizer.weights={folder / 'tokenizer' / 'weights'}"
     code, out, err = main_py("job=cache", trained)
     assert (code, err) == (0, "")
-    assert out.startswith("cache      64 images x 1 crops -> 4x4 tokens")
+    assert out.startswith("cache      64 images x 1 crop -> 4x4 tokens")
     code, out, err = main_py("loop.steps=2", trained)
     assert (code, err) == (0, "")
     assert "cache   " not in out  # it is there already
@@ -142,7 +142,8 @@ def test_the_report_of_a_run(main_py, folder):
     assert (code, err) == (0, "")
     picture = folder / "tokenizer" / "curves.png"
     file = picture.with_name("run.curves.json")
-    assert out == f"wrote {picture} {file}\n"
+    page = picture.with_name("report.html")
+    assert out == f"wrote {picture} {file} {page}\n"
     _, out, _ = main_py(f"compare={folder / 'tokenizer'},{file}")
     assert "are equal\n" in out
     assert Image.open(picture).size[0] > 100
@@ -206,7 +207,8 @@ MISTAKES = {
     ),
     "parts of a batch": (
         ["loop.accumulation=5"],
-        "optim.batch=16 is not divisible by 1 ranks x 5 accumulation; nearest: 15, 20.",
+        "optim.batch=16 is not divisible by 5, the number of ranks (1) times "
+        "loop.accumulation (5); nearest: 15, 20.",
     ),
     "out_dir of something else": (
         ["out_dir=HERE/pictures"],
@@ -215,7 +217,8 @@ MISTAKES = {
     ),
     "no out_dir": (
         ["out_dir="],
-        "out_dir is empty; name the folder of the run, out_dir=runs/NAME.",
+        "out_dir is empty; name a recipe, such as MaskGIL/configs/demo/generator.yaml, or the "
+        "folder of the run, out_dir=runs/NAME.",
     ),
     "unknown key": (
         ["optim.learning_rate=1"],

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_runs import hashes, tokenizer_weights, train
+from tiny_runs import hashes, text_weights, tokenizer_weights, train
 from torch import nn
 
 from MaskGIL.device import autocast
@@ -88,6 +88,20 @@ def test_a_cpu_must_hold_moments_and_gradient_too(module, monkeypatch):
         fewest_parts(4, holds(module, 4, cuda_fails)[0], module, 2, CPU)
 
 
+def test_a_run_of_captions_tries_its_largest_shape(tmp_path, monkeypatch, capsys):
+    tried, forward = [], RowLogits.forward
+
+    def watched(self, tokens, condition, *rest):
+        tried.append((*tokens.shape, len(condition)))
+        return forward(self, tokens, condition, *rest)
+
+    text_weights(tmp_path)
+    monkeypatch.setattr(RowLogits, "forward", watched)
+    train("text", tmp_path, "loop.steps=1", "loop.accumulation=0")
+    assert tried[:3] == [(images, 4, 6, images) for images in (1, 2, 16)]
+    assert "memory     16 images at once, 1 part a step: as many as fit" in capsys.readouterr().out
+
+
 def test_a_cpu_is_asked_before_it_is_too_late(tmp_path, monkeypatch, capsys):
     """The system would end the process; a forward pass of all images is never made."""
     tokenizer_weights(tmp_path)
@@ -125,7 +139,7 @@ def test_nothing_fits(module):
         fewest_parts(4, loss_of, module, 2, CPU)
     assert str(error.value) == (
         "Even one image at a time does not fit into the memory of cpu; choose a smaller network "
-        "or data.image_size."
+        "or data.image_size, or a larger loop.checkpoint_blocks for a generator."
     )
 
 
@@ -152,8 +166,8 @@ def test_a_trial_holds_what_a_step_will(tmp_path, monkeypatch, most, copies):
     ("most", "ranks", "told"),
     [
         (16, 1, "4 images at once, 4 parts a step: as before"),
-        (2, 1, "2 images at once, 8 parts a step: as many as fit; before, 4 on 1 rank(s), sums"),
-        (16, 2, "16 images at once, 1 parts a step: as many as fit; before, 4 on 2 rank(s), sums"),
+        (2, 1, "2 images at once, 8 parts a step: as many as fit; before, 4 on 1 rank, sums"),
+        (16, 2, "16 images at once, 1 part a step: as many as fit; before, 4 on 2 ranks, sums"),
     ],
 )
 def test_a_run_that_goes_on_keeps_its_parts_if_they_fit(

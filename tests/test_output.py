@@ -20,7 +20,10 @@ def test_unwritable_places(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"png lies in .*file, which is a file"):
         check_writable("png", tmp_path / "file" / "deep")
-    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may do anything
+    # Root may do anything
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path.exists() and (mode == os.F_OK or path != tmp_path)
+    )
     with pytest.raises(UserError, match=r"out lies in .*, which you may not write to"):
         check_writable("out", tmp_path / "deep")
 

@@ -370,14 +370,21 @@ def test_guidance_leads_away_from_the_negative_prompt(text_pipe):
     assert not torch.equal(shared[1], found.tokens[1])
 
 
-def test_no_prompt_is_drawn_without_condition(text_pipe):
+def test_no_prompt_is_drawn_without_condition(text_pipe, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = text_pipe(generator=3)
         mixed = text_pipe(prompt=["", "a star"], generator=image_seeds(3, torch.arange(2)))
     assert torch.equal(found.tokens[0], mixed.tokens[0])
-    for scale in (1.0, 9.0):  # there is nothing to be led to
+    encoded, encode = [], text_pipe.network.encode
+    monkeypatch.setattr(
+        text_pipe.network, "encode", lambda given: encoded.append(given) or encode(given)
+    )
+    for scale in (1.0, 9.0):  # there is nothing to be led to, and so no second pass
         assert torch.equal(text_pipe(generator=3, guidance_scale=scale).tokens, found.tokens)
+    assert len(encoded) == 2
+    text_pipe(generator=3, guidance_scale=9.0, negative_prompt="a star")
+    assert len(encoded) == 4
 
 
 @pytest.mark.parametrize(
@@ -391,7 +398,10 @@ def test_no_prompt_is_drawn_without_condition(text_pipe):
             {"prompt": ["a star"] * 3, "negative_prompt": ["a", "b"]},
             "There are 2 negative prompts for 3 prompts; give one for each, or one for all.",
         ),
-        ({"prompt": ["a star"] * 3, "generator": [1]}, "generator has 1 seeds for 3 images."),
+        (
+            {"prompt": ["a star"] * 3, "generator": [1]},
+            "generator has 1 seed for 3 images; give one for each, or one alone.",
+        ),
         ({"height": 9}, "height=9 must be a multiple of 2; the nearest are 8 and 10."),
         (
             {"height": 20000, "width": 20000},
@@ -433,7 +443,10 @@ def test_class_weights_need_no_text_encoder(tmp_path, pipe):
         ({"class_labels": "goldfsh"}, "Unknown class 'goldfsh'. Did you mean 'goldfish'? Known: "),
         ({"class_labels": [3]}, "Class 3 does not exist; the model knows 0 to 2."),
         ({"class_labels": []}, "class_labels is empty; name a class, or leave it out."),
-        ({"class_labels": [0, 1], "generator": [1]}, "generator has 1 seeds for 2 images."),
+        (
+            {"class_labels": [0, 1], "generator": [1]},
+            "generator has 1 seed for 2 images; give one for each, or one alone.",
+        ),
         ({"class_labels": True}, "Class True is neither a number nor a name; name a class."),
         ({"num_step": 4}, "Unknown argument 'num_step'. Did you mean 'num_steps'?"),
         ({"prompt": "a cat"}, "prompt is not for these weights, which know classes; use class_la"),
@@ -442,6 +455,8 @@ def test_class_weights_need_no_text_encoder(tmp_path, pipe):
             {"num_inference_steps": 2, "num_steps": 3},
             "num_inference_steps and num_steps are the same; give one of them.",
         ),
+        ({"height": 32.0}, "height takes a whole number, not 32.0."),
+        ({"width": "32"}, "width takes a whole number, not '32'."),
         ({"guidance_scale": "3"}, "guidance_scale takes a number, not '3'."),
         ({"num_inference_steps": 8.0}, "num_inference_steps takes a whole number, not 8.0."),
         ({"generator": 2**64}, "generator=18446744073709551616 is no seed of 64 signed bits; gi"),
@@ -453,8 +468,8 @@ def test_class_weights_need_no_text_encoder(tmp_path, pipe):
             {"num_inference_steps": 17},
             "num_steps=17 must lie between 1 and the number of tokens, 16",
         ),
-        ({"num_inference_steps": 0}, "sampling.num_steps must be at least 1, not 0."),
-        ({"temperature": -1.0}, "sampling.temperature must be at least 0, not -1.0."),
+        ({"num_inference_steps": 0}, "num_steps must be at least 1, not 0."),
+        ({"temperature": -1.0}, "temperature must be at least 0, not -1.0."),
         ({"schedule": "cosin"}, "Unknown schedule 'cosin'. Known: root, linear, "),
         ({"guidance": "ramp"}, "Unknown guidance 'ramp'. Known: constant, linear, cosine."),
         ({"plan": "ar"}, "plan=ar asks for what these weights have not learned: they were trained"),
@@ -463,7 +478,7 @@ def test_class_weights_need_no_text_encoder(tmp_path, pipe):
         ({"counts": (4, 4)}, "counts add up to 8; they must reveal 16 tokens."),
         ({"counts": (8, 8), "num_inference_steps": 3}, "num_steps=3 contradicts counts, which has"),
         ({"legacy": True}, "legacy=true has tables of 256 masked tokens for 4, 8, 12, 16, 32 ste"),
-        ({"remask": 1.5}, "sampling.remask must lie in [0, 1], not 1.5."),
+        ({"remask": 1.5}, "remask must lie in [0, 1], not 1.5."),
         ({"output_type": "numpy"}, "Unknown output_type 'numpy'. Known: pil, uint8."),
     ],
 )

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from tiny_samples import commanded
 from tiny_text import save_encoder
 from tiny_weights import CODES, GRID, SIDE
 
-from FID_sample import main
-from MaskGIL.command import run_command
 from MaskGIL.config import load_config
 from MaskGIL.durable import to_json
 from MaskGIL.pipeline import Pipeline
@@ -62,13 +61,7 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def fid_sample(weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-
-    def fid_sample(*words):
-        words = [f"weights={weights}", *SMALL, *words]
-        code = run_command(main, SampleConfig, words, program="FID_sample.py", about="")
-        return code, *capsys.readouterr()
-
-    return fid_sample
+    return commanded(capsys, f"weights={weights}", *SMALL)
 
 
 def record_of(tmp_path, name="a"):
@@ -185,9 +178,46 @@ def test_a_perfect_generator_is_at_the_ceiling_and_a_deaf_one_at_chance(
         assert told["low"] <= told["chance"] <= told["high"], name
 
 
+def test_guidance_leads_a_set_away_from_a_negative_prompt(fid_sample, weights, tmp_path):
+    words = ("captions=scenes:20", "guidance_scale=4", "guidance=constant")
+    assert fid_sample(*words, "negative_prompt=a  red circle")[0] == 0
+    with np.load(tmp_path / "a.npz") as arrays:
+        images = arrays["arr_0"]
+    pipe = Pipeline.from_pretrained(weights, "cpu", torch.float32)
+    texts = open_caption_set("scenes:20", "val", 0, 0, (SIDE, SIDE)).texts[:16]
+    asked = {"guidance_scale": 4.0, "guidance": "constant", "output_type": "uint8"}
+    expected = pipe(prompt=texts, negative_prompt="a red circle", generator=0, **asked).images
+    assert np.array_equal(images[:16], expected.permute(0, 2, 3, 1).numpy())
+    assert record_of(tmp_path)["samples"]["negative_prompt"] == "a red circle"
+    code, _, err = fid_sample(*words)
+    assert code == 2
+    assert "is another set: negative_prompt is a red circle there and" in err
+
+
+def test_settings_of_a_sampler_are_swept_on_captions(fid_sample, tmp_path):
+    words = ("captions=scenes:20", "reference=scenes:24", "negative_prompt=a red circle")
+    grid = "sweep=guidance_scale=1 4"
+    code, out, err = fid_sample(*words, grid, "out=swept")
+    assert (code, err) == (0, "")
+    assert "samples    20 of 16x16 each, captions of scenes:20, seed 0, in chunks of 16\n" in out
+    plain, guided = json.loads((tmp_path / "swept/sweep.json").read_text())["cells"]
+    assert "negative_prompt" not in plain["command"]  # without guidance it has no effect
+    assert "'negative_prompt=a red circle'" in guided["command"]
+    assert [cell["cost"]["network passes"] for cell in (plain, guided)] == [3, 5]
+    assert plain["sha256"] != guided["sha256"]
+    assert fid_sample(*words, "guidance_scale=4")[0] == 0
+    alone = record_of(tmp_path)
+    assert alone["sha256"] == guided["sha256"]
+    for name in ("shapesnet-1 distance", "everything as asked"):
+        assert guided["measures"][name]["value"] == pytest.approx(alone["metrics"][name])
+    code, _, err = fid_sample(*words[1:], grid, "captions=scenes:19", "out=few")
+    assert (code, "error: num_images=19 is too few for the errors of a sweep" in err) == (2, True)
+
+
 def test_prompts_of_a_file_are_sampled_and_not_read_back(fid_sample, tmp_path, monkeypatch):
     (tmp_path / "prompts.txt").write_text(f"a cat\na dog\na {'red ' * 20}house\n")
     monkeypatch.setattr(prompted, "open_clip", lambda value, device: Clip() if value else None)
+    monkeypatch.setattr(job, "check_clip", lambda value: None)
     words = ("captions=prompts.txt", "num_images=8", "reference=scenes:20")
     code, out, err = fid_sample(*words, "clip=tiny")
     assert (code, err) == (0, "")
@@ -216,8 +246,13 @@ def test_prompts_of_a_file_are_sampled_and_not_read_back(fid_sample, tmp_path, m
         ((), "weights={} draw images of captions; say which, captions=scenes:1024, a folder or a"),
         (("captions=nowhere",), "No such captions: captions=nowhere; give scenes, scenes:COUNT, a"),
         (("captions=scenes:9", "train=shapes:9", "classifier=true"), "classifier has no effect wi"),
-        (("captions=scenes:9", "clip=nowhere"), "clip=nowhere is no folder and none of the names "),
+        (("captions=scenes:9", "clip=nowhere", "--dry-run"), "clip=nowhere is no folder and none "),
         (("sweep=num_steps=1 2", "reference=shapes:9", "out=b"), "weights={} draw images of capti"),
+        (("negative_prompt=a star",), "negative_prompt has no effect without captions=...; leave "),
+        (
+            ("captions=scenes:9", "negative_prompt=a star", "guidance_scale=1"),
+            "negative_prompt=a star has no effect: no step has guidance: look at guidance_scale,",
+        ),
     ],
 )
 def test_mistakes_cost_a_second_and_leave_nothing(fid_sample, weights, tmp_path, words, sentence):

@@ -28,17 +28,21 @@ def network():
     return text_network()
 
 
-def origin(folder, precision="fp32", **changes):
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    encoder = load_text_encoder(folder, num_tokens=TOKENS, dtype=dtype)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def origin(folder, precision="fp32", skip_layers=0, **changes):
+    given = {"num_tokens": TOKENS, "skip_layers": skip_layers, "dtype": DTYPES[precision]}
+    encoder = load_text_encoder(folder, **given)
+    changes["skip_layers"] = skip_layers
     return TextOrigin(str(folder), precision, encoder.fingerprint)._replace(**changes)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_captions_are_those_of_a_caption_cache(folder, network, tmp_path, precision):
-    text = origin(folder, precision)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    encoder = load_text_encoder(folder, num_tokens=TOKENS, dtype=dtype)
+@pytest.mark.parametrize(("precision", "skip_layers"), [("fp32", 0), ("bf16", 0), ("fp32", 1)])
+def test_captions_are_those_of_a_caption_cache(folder, network, tmp_path, precision, skip_layers):
+    text = origin(folder, precision, skip_layers)
+    given = {"num_tokens": TOKENS, "skip_layers": skip_layers, "dtype": DTYPES[precision]}
+    encoder = load_text_encoder(folder, **given)
     texts = [caption for caption in CAPTIONS if caption]
     write_captions(tmp_path / "cache", [texts], encoder)
     finish_captions(tmp_path / "cache")
@@ -64,10 +68,31 @@ def test_an_empty_text_is_the_null_caption_and_is_told_of_once(folder, network):
     with pytest.warns(UserWarning, match=r"^An empty prompt asks for nothing: its image is drawn"):
         found = encode(["a star", ""])
     assert found.dropped.tolist() == [False, True]
-    assert found.mask[1].tolist() == [True] * 8 + [False] * 2  # [CLS] [SEP]
+    assert not found.mask[1].any()  # nobody has told how long captions of training are
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encode([""])
+
+
+def test_an_empty_text_is_as_long_as_captions_of_training_and_needs_no_encoder(network, tmp_path):
+    gone = TextOrigin(str(tmp_path / "gone"), "fp32", "ab", null_tokens=7)
+    found = PromptEncoder(network, gone)(["", ""])
+    assert found.features.shape == (2, TOKENS, 16)
+    assert found.mask.tolist() == [[True] * 3 + [False] * 7] * 2
+    assert found.dropped.all()
+    assert network.condition.is_null(found)
+
+
+def test_texts_are_read_once_where_they_are_checked_first(folder, network, monkeypatch):
+    encode = PromptEncoder(network, origin(folder))
+    read, features = [], encode.encoder.features
+    monkeypatch.setattr(
+        encode.encoder, "features", lambda said: read.append(said) or features(said)
+    )
+    for _ in range(2):
+        captions = encode(["a star"])
+        encode.against(["dark"], captions)
+    assert read == [["a star"], ["dark"]]
 
 
 def test_guidance_leads_away_from_an_empty_text_as_from_none(folder, network):

@@ -63,8 +63,11 @@ def test_make_targets_exist():
 def test_pictures_and_links_exist():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
     assert any(link.endswith(".png") for link in links)
+    headings = re.findall(r"^#+ (.+)$", TEXT, flags=re.M)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
     for link in links:
-        assert (ROOT / link).exists(), link
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).exists() if path else anchor in anchors, link
 
 
 def test_files_of_the_map_exist():

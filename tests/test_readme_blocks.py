@@ -38,6 +38,7 @@ TINY = {  # appended: a few steps of small networks, a few images
     "generate": "device=cpu",
 }
 DRAWN = "shapes:64"  # for any other number of drawn images
+SHOWN = ("play",)  # commands that do not end: their dry run
 CLASSIFIER_STEPS = 20  # of classifier=true, for its 1,000
 # For a data set a folder of random pictures that is called as its placeholder, with these classes:
 # FOLDER instead of what `prepare` would fetch, IMAGENET from the beginning
@@ -137,12 +138,15 @@ class Reader:
         assert program in (COMMANDS if module else PROGRAMS), f"unknown command: {command}"
         if program == "prepare":
             image_folder(Path(words[1]), EMOJI64, side=64)
+            faces = Path(words[1], "val/smileys_emotion")
+            shutil.copy(next(faces.iterdir()), faces / "google_1f60d.png")  # which an edit takes
             return
         if program in COMMANDS and needs_others(program, words):
             command = COMMANDS[program]
             named = [f"{key}={word}" for key, word in zip(command.words, words)]
             parse(command.schema, [*named, *words[len(named) :]])
             return
+        words += ["--dry-run"] if program in SHOWN else []
         words, files = tiny(program, words) if program in TINY else (words, [])
         code = self.run(program, words)
         told = self.capsys.readouterr()

@@ -8,6 +8,7 @@ from PIL import Image
 from Network.config import UserError
 from Trainer.curves import read_curves
 from Trainer.report import compare, write_report
+from Trainer.report_page import report_page
 
 
 def log(folder, *lines):
@@ -28,9 +29,15 @@ def test_a_picture_of_every_curve_that_the_run_has(tmp_path):
     assert two == (2 * one[0], one[1])
 
 
+def test_a_page_of_all_lies_beside_the_picture(tmp_path):
+    page = write_report(log(tmp_path, train(1, loss=1.5)))[2]
+    assert page == tmp_path / "report.html"
+    assert page.read_text("utf-8") == report_page(read_curves(tmp_path))
+
+
 def test_the_curves_are_kept_as_a_file_too(tmp_path):
     lines = [train(s, loss=3.0 - s, images_per_second=9.0) for s in range(3)]
-    _, file = write_report(log(tmp_path, *lines))
+    _, file, _ = write_report(log(tmp_path, *lines))
     assert file.name == "run.curves.json"
     kept, run = read_curves(file), read_curves(tmp_path)
     assert kept.config == run.config

@@ -25,14 +25,14 @@ def cells(text, first):
 
 def test_a_column_for_each_row_of_ours():
     text = tables([own("one"), own("two", fid=3.25, intervals={})])
-    one = "`python FID_sample.py verify=one weights=FOLDER`"  # whose reference is drawn
+    one = "`python FID_sample.py verify=one weights=WEIGHTS`"  # whose reference is drawn
     asked = {"weights": "a", "reference": "data", "train": "data"}
     (two,) = re.findall(r"`python .*verify=two.*`", tables([own("two", asked=asked)]))
-    assert two == "`python FID_sample.py verify=two weights=FOLDER reference=FOLDER train=FOLDER`"
-    assert f"{one}, `python FID_sample.py verify=two weights=FOLDER`" in text
+    assert two == "`python FID_sample.py verify=two weights=WEIGHTS reference=FOLDER train=FOLDER`"
+    assert f"{one}, `python FID_sample.py verify=two weights=WEIGHTS`" in text
     assert cells(text, "") == ["one", "two"]
     assert cells(text, "FID") == ["", "3.25"]  # blank where no Inception was at hand
-    assert cells(text, "sFID") == ["", ""]
+    assert "| sFID |" not in text  # nor are others, which nobody misses
     assert cells(text, "shapesnet-1 distance") == ["50 (44 ± 4)", "50"]
     assert cells(text, "shapesnet-1 KID") == ["0 ± 0.5", "0"]
     assert cells(text, "parameters") == ["0.0M", "0.0M"]
@@ -41,6 +41,18 @@ def test_a_column_for_each_row_of_ours():
     assert cells(text, "weights") == ["`22222222`"] * 2
     assert cells(text, "sampler") == ["num_steps=4, guidance_scale=3.0"] * 2
     assert "Quoted" not in text
+
+
+def test_what_sampling_took_where_a_row_tells_it():
+    facts = {"device": "cpu", "images_per_second": 21.84, "seconds_alone": 0.123}
+    made = {"versions": {"commit": "abc"}, **facts, "peak_memory": 1_234_000_000}
+    text = tables(
+        [own("one", made=made), own("two"), own("three", made={**made, "peak_memory": None})]
+    )
+    assert cells(text, "images per second") == ["21.8 on cpu", "", "21.8 on cpu"]
+    assert cells(text, "seconds of one image") == ["0.12", "", "0.12"]
+    assert cells(text, "peak memory") == ["1.2 GB", "", ""]
+    assert "peak memory" not in tables([own("two")])
 
 
 def test_what_is_no_fid_is_never_called_so():

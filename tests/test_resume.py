@@ -36,7 +36,10 @@ SHAKEN = {
         "adversary.depth=2", "adversary.width=4",
     ),
     "both": ("objective=both", "network.low_bits=2", "network.dropout=0.1"),
-    "text": ("objective=both", "network.dropout=0.1", "masking.class_drop=0.3"),
+    "text": (
+        "objective=both", "network.dropout=0.1", "masking.class_drop=0.3", "text.skip_layers=1",
+        "network.caption_whitening=true",
+    ),
 }  # fmt: skip
 COMMON = ("data.num_images=32", "optim.batch=8", f"loop.steps={STEPS}", "loop.save_every=2")
 COMMON += ("loop.validate_every=6",)

@@ -16,16 +16,17 @@ def states(grid, heads=2, head_dim=16, seed=0):
 
 @pytest.mark.parametrize("grid", [(1, 1), (3, 5), (16, 16)])
 @pytest.mark.parametrize("head_dim", [4, 16, 100])
-def test_each_token_turns_by_its_own_row_and_column(grid, head_dim):
-    """Pair by pair: the first half by the row, the second by the column, from slow to fast."""
+@pytest.mark.parametrize("base", [10000.0, 100.0])
+def test_each_token_turns_by_its_own_row_and_column(grid, head_dim, base):
+    """Pair by pair: the first half by the row, the second by the column, from fast to slow."""
     x = states(grid, heads=1, head_dim=head_dim)
-    found = rotate(x, rotary_table(*grid, head_dim, CPU))
+    found = rotate(x, rotary_table(*grid, head_dim, CPU, base=base))
     quarter = head_dim // 4
     for token in {0, 1 % len(x[0]), len(x[0]) // 2, len(x[0]) - 1}:
         row, column = divmod(token, grid[1])
         for pair in range(head_dim // 2):
             position = row if pair < quarter else column
-            angle = position * 10000.0 ** (-2 * (pair % quarter) / (head_dim / 2))
+            angle = position * base ** (-2 * (pair % quarter) / (head_dim / 2))
             real, imaginary = x[1, token, 0, 2 * pair : 2 * pair + 2].tolist()
             expected = complex(real, imaginary) * cmath.exp(1j * angle)
             result = found[1, token, 0, 2 * pair : 2 * pair + 2].tolist()

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import sys
 
@@ -70,13 +71,20 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 def test_a_file_is_refused(tmp_path):
     file = tmp_path / "file"
     file.write_text("mine")
-    refused(f"out_dir={file} is a file; name another folder.",
+    refused(f"out_dir lies in {file}, which is a file; choose another folder.",
             config("tokenizer", tmp_path, f"out_dir={file}"))  # fmt: skip
     assert file.read_text() == "mine"
 
 
+def test_a_folder_that_one_may_not_write_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path.exists() and mode == os.F_OK)
+    refused(f"out_dir lies in {tmp_path}, which you may not write to; choose another folder.",
+            config("tokenizer", tmp_path, f"out_dir={tmp_path / 'a' / 'b'}"))  # fmt: skip
+
+
 def test_no_folder_is_refused(tmp_path):
-    refused("out_dir is empty; name the folder of the run, out_dir=runs/NAME.",
+    refused("out_dir is empty; name a recipe, such as MaskGIL/configs/demo/generator.yaml, "
+            "or the folder of the run, out_dir=runs/NAME.",
             config("tokenizer", tmp_path, "out_dir="))  # fmt: skip
 
 

@@ -89,11 +89,11 @@ def test_every_key_that_is_not_read_is_refused(way, what):
     """Which those are is told here once more, from what the code behind each way reads."""
     size, redrawn = {"height", "width", "resize"}, {"image_size", "vgg", "grid"}
     scores = {"train", "ladder", "classifier", "precision_recall", "nearest", "dinov2"}
-    captions = {"captions", "captions_split", "clip"}
+    captions = {"captions", "captions_split", "clip", "negative_prompt"}
     sampler = {field.name for field in fields(SamplingKeys)} - {"device", "precision", "weights"}
     unread = {
         "without reconstruct=...": redrawn,
-        "on a sweep": {"reconstruct", "samples", "png"} | redrawn | scores | size | captions,
+        "on a sweep": {"reconstruct", "samples", "png", "clip"} | redrawn | scores | size,
         "where nothing is sampled": {"num_images", "png", "classes"}
         | (size | scores | sampler | captions),
         "on images that are given": {"png", "classes", "chunk", "precision"}

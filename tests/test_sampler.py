@@ -136,9 +136,12 @@ def test_indivisible_batch_names_the_nearest():
     with pytest.raises(UserError) as error:
         split_ranks(256, 6, 1)
     assert str(error.value) == (
-        "optim.batch=256 is not divisible by 6 ranks x 1 accumulation; nearest: 252, 258."
+        "optim.batch=256 is not divisible by 6, the number of ranks (6) times "
+        "loop.accumulation (1); nearest: 252, 258."
     )
-    with pytest.raises(UserError, match=r"4 ranks x 2 accumulation; nearest: 8"):
+    with pytest.raises(
+        UserError, match=r"by 8, .* \(4\) times loop.accumulation \(2\); nearest: 8"
+    ):
         split_ranks(3, 4, 2)
 
 

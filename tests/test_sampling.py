@@ -7,11 +7,11 @@ from Network.config import UserError
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"num_steps": 0}, "sampling.num_steps must be at least 1, not 0."),
-        ({"noise": -1.0}, "sampling.noise must be at least 0, not -1.0."),
-        ({"guidance_scale": -0.5}, "sampling.guidance_scale must be at least 0, not -0.5."),
-        ({"remask": -0.1}, "sampling.remask must lie in [0, 1], not -0.1."),
-        ({"counts": (8, 0)}, "sampling.counts must be at least 1, not 0."),
+        ({"num_steps": 0}, "num_steps must be at least 1, not 0."),
+        ({"noise": -1.0}, "noise must be at least 0, not -1.0."),
+        ({"guidance_scale": -0.5}, "guidance_scale must be at least 0, not -0.5."),
+        ({"remask": -0.1}, "remask must lie in [0, 1], not -0.1."),
+        ({"counts": (8, 0)}, "counts must be at least 1, not 0."),
         (
             {"counts": (4, 12)},
             "num_steps=8 contradicts counts, which has 2 steps; use num_steps=2 or leave counts "
@@ -21,26 +21,26 @@ from Network.config import UserError
             {"counts": (4, 12), "num_steps": 2, "legacy": True},
             "counts and legacy=true both say what steps reveal; use legacy=false.",
         ),
-        ({"guidance_power": 0.0}, "sampling.guidance_power must be above 0, not 0.0."),
-        ({"guidance_from": -0.1}, "sampling.guidance_from must lie in [0, 1], not -0.1."),
-        ({"guidance_until": 1.5}, "sampling.guidance_until must lie in [0, 1], not 1.5."),
+        ({"guidance_power": 0.0}, "guidance_power must be above 0, not 0.0."),
+        ({"guidance_from": -0.1}, "guidance_from must lie in [0, 1], not -0.1."),
+        ({"guidance_until": 1.5}, "guidance_until must lie in [0, 1], not 1.5."),
         (
             {"guidance_from": 0.6, "guidance_until": 0.4},
-            "sampling.guidance_from=0.6 is behind sampling.guidance_until=0.4, so there would be "
+            "guidance_from=0.6 is behind guidance_until=0.4, so there would be "
             "no guidance; lower the first, or use guidance_scale=1.",
         ),
         (
             {"guidance": "constant", "guidance_power": 2.0},
-            "sampling.guidance_power=2 is of guidance=cosine, not of guidance=constant; use "
+            "guidance_power=2 is of guidance=cosine, not of guidance=constant; use "
             "guidance=cosine or guidance_power=1.",
         ),
-        ({"temperature": -1.0}, "sampling.temperature must be at least 0, not -1.0."),
-        ({"last_temperature": -1.0}, "sampling.last_temperature must be at least 0, not -1.0."),
-        ({"top_k": -1}, "sampling.top_k must be at least 0, not -1."),
-        ({"top_p": 0.0}, "sampling.top_p must be above 0, not 0.0."),
-        ({"top_p": 1.1}, "sampling.top_p must lie in [0, 1], not 1.1."),
-        ({"min_p": -0.1}, "sampling.min_p must lie in [0, 1], not -0.1."),
-        ({"min_p": 2.0}, "sampling.min_p must lie in [0, 1], not 2.0."),
+        ({"temperature": -1.0}, "temperature must be at least 0, not -1.0."),
+        ({"last_temperature": -1.0}, "last_temperature must be at least 0, not -1.0."),
+        ({"top_k": -1}, "top_k must be at least 0, not -1."),
+        ({"top_p": 0.0}, "top_p must be above 0, not 0.0."),
+        ({"top_p": 1.1}, "top_p must lie in [0, 1], not 1.1."),
+        ({"min_p": -0.1}, "min_p must lie in [0, 1], not -0.1."),
+        ({"min_p": 2.0}, "min_p must lie in [0, 1], not 2.0."),
     ],
 )
 def test_settings_out_of_range(changes, sentence):

@@ -91,8 +91,8 @@ def test_ema_chooses_the_weights(weights):
             "positions=ntk has no effect: no side is longer than those of training, or its "
             "positions are not those of rows and columns alone; leave it out.",
         ),
-        (["temperature=-1"], "sampling.temperature must be at least 0, not -1.0."),
-        (["top_p=1.5"], "sampling.top_p must lie in [0, 1], not 1.5."),
+        (["temperature=-1"], "temperature must be at least 0, not -1.0."),
+        (["top_p=1.5"], "top_p must lie in [0, 1], not 1.5."),
         (
             ["guidance=ramp"],
             "guidance takes one of constant, linear, cosine or null, not 'ramp' on the command "
@@ -100,7 +100,7 @@ def test_ema_chooses_the_weights(weights):
         ),
         (
             ["guidance_power=2"],
-            "sampling.guidance_power=2 is of guidance=cosine, not of guidance=linear; use "
+            "guidance_power=2 is of guidance=cosine, not of guidance=linear; use "
             "guidance=cosine or guidance_power=1.",
         ),
         (["seed=-1"], "seed must lie in [0, 9223372036854775807], not -1."),

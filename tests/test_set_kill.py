@@ -45,7 +45,8 @@ def make_asking(connection, words):
         file.write(data[len(data) // 2 :])
 
     def sample_rows(pipe, labels, seed, rows, *words):
-        ask("sample", f"{rows.start:09d}.rgb")
+        if len(rows) > 1:  # behind the set an image alone is timed
+            ask("sample", f"{rows.start:09d}.rgb")
         return sampled(pipe, labels, seed, rows, *words)
 
     def rename(source, target):
@@ -113,7 +114,7 @@ def test_a_set_killed_at_four_moments_is_the_same_to_the_byte(tmp_path):
     assert (one / "a.npz").read_bytes() == (two / "a.npz").read_bytes()
     records = [json.loads((folder / "a.json").read_text()) for folder in (one, two)]
     for record in records:
-        for key in ("seconds", "images_per_second", "images"):
+        for key in ("seconds", "images_per_second", "images", "seconds_alone", "peak_memory"):
             record["made"].pop(key)
         record["asked"].pop("out")
     assert records[0] == records[1]

@@ -24,11 +24,13 @@ def index(*shards):
 def test_names_that_say_how_many_there_are(tmp_path):
     tars = [tar(tmp_path / f"train-{n:05d}-of-00003.tar", **FILES) for n in range(3)]
     check(*tars)
-    sentence = rf"^Of the 3 tar files {tmp_path}/train-...-of-3.tar 1 are missing, the first is n"
-    with pytest.raises(UserError, match=rf"{sentence}umber 1; download"):
+    sentence = rf"^The tar files {tmp_path}/train-...-of-3.tar are not all there; d"
+    with pytest.raises(UserError, match=rf"{sentence}ownload what is missing too, 1\."):
         check(tars[0], tars[2])
-    with pytest.raises(UserError, match=r"number 0; download"):
+    with pytest.raises(UserError, match=r"is missing too, 0\."):
         check(*tars[1:])
+    with pytest.raises(UserError, match=r"is missing too, 0, 2\."):
+        check(tars[1])
     from_one = [tar(tmp_path / f"val-{n}-of-2.tar", **FILES) for n in (1, 2)]
     check(*from_one, *tars)
     check(tar(tmp_path / "plain-7.tar", **FILES))  # says nothing

@@ -8,7 +8,7 @@ import functools
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import losses, records, run_ranks, tokenizer_weights, train
+from tiny_runs import losses, records, run_ranks, text_weights, train
 
 from MaskGIL.weights import load_weights
 
@@ -22,8 +22,8 @@ FSDP = "loop.parallel=fsdp"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    folder = tokenizer_weights(tmp_path_factory.mktemp("sharded"))
-    cache = f"data.cache={folder / 'cache'}"
+    folder = text_weights(tmp_path_factory.mktemp("sharded"))
+    cache, captioned = (f"data.cache={folder / name}" for name in ("cache", "captioned"))
 
     def call(name, *words, stop=None, job="generator"):
         return functools.partial(
@@ -33,6 +33,8 @@ def runs(tmp_path_factory):
 
     call("one")()
     call("one, then sharded", stop=5)()
+    white = "network.caption_whitening=true"
+    call("text", captioned, white, job="text")()
     begins = f"init_from={folder / 'one' / 'weights'}"
     call("begun", begins)()
     run_ranks(
@@ -46,6 +48,7 @@ def runs(tmp_path_factory):
             call("one, then sharded", FSDP),
             call("sharded, then one", FSDP, stop=5),
             call("scaled", FSDP, job="scaled"),
+            call("text, sharded", FSDP, captioned, white, job="text"),
             call("begun, sharded", FSDP, begins),
         ],
     )
@@ -71,6 +74,14 @@ def test_gradients_that_overflow_under_a_scale_move_no_share(runs):
     first, *others = records(runs / "scaled")
     assert first["overflows"] >= 1
     assert [other["overflows"] for other in others] == [0] * (len(others))
+
+
+def test_captions_in_several_shapes_are_learned_as_by_one_process(runs):
+    one, sharded = runs / "text", runs / "text, sharded"
+    torch.testing.assert_close(losses(sharded), losses(one), atol=1e-5, rtol=0)
+    for kind in ("train", "validation", "score"):
+        assert_close(records(sharded, kind), records(one, kind))
+    assert losses(one)[0] - losses(one)[-1] > 1e-2
 
 
 def test_a_sharded_run_begins_with_weights_as_one_process_does(runs):

@@ -77,3 +77,8 @@ def test_it_asks_for_a_folder(tmp_path):
         2,
         "error: name the folder of the run, out_dir=runs/NAME.\n",
     )
+
+
+def test_a_job_of_an_array_runs_a_part_of_a_study(tmp_path):
+    done = run(tmp_path, 'echo "$@"', "a.yaml", f"out_dir={tmp_path}", SLURM_ARRAY_TASK_ID="3")
+    assert f"main.py a.yaml out_dir={tmp_path} study.part=3\n" in done.stdout

@@ -209,7 +209,7 @@ def test_files_of_another_kind_are_told(file, tmp_path):
     assert told(values=np.zeros(3)) == f"{other} holds no statistics: it needs mu and sigma."
     assert told(about=np.array("words")).startswith(f"{other} does not tell what it holds (")
     assert told(about=np.array('{"format": 9, "size": [1, 1]}')) == (
-        f"{other} is of format 9, this version reads 1."
+        f"{other} is of format 9, this version reads 1; make it again."
     )
     assert told(about=np.array('{"format": 1, "size": [1, 1], "mystery": 1}')).startswith(
         f"{other} does not tell what it holds ("

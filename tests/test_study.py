@@ -1,29 +1,25 @@
-"""Grids of runs: which cells there are, what they record, and what is not done twice."""
+"""Studies: run in stages, gathered, gone on with, and never done twice."""
 
-import json
-import math
-import os
 import re
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from tiny_runs import CONFIGS, config, tokenizer_weights, tree, words
+from tiny_runs import CONFIGS, tokenizer_weights, tree
+from tiny_studies import ARMS, read, staged_file, tiny_study
 
 from MaskGIL.command import Failure
 from MaskGIL.config import identity, load_config
-from Network import build_network
+from Network import build_network, build_tokenizer
 from Network.config import UserError
-from Trainer import study
+from Trainer import findings, study
 from Trainer.config import RunConfig
 from Trainer.dry_run import dry_run
 from Trainer.guard import Diverged
-from Trainer.study import POINTS, cells_of, diverged, gathered, read_curves, run_study
+from Trainer.study import grid_of, parts_in_order, run_study
+from Trainer.vit import GeneratorTrainer
 
-STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
-ARMS = "study.arms=plain network.norm=pre,post + QK network.norm=post network.qk_norm=true"
+FILES = [(CONFIGS / "studies" / file.name) for file in (CONFIGS / "studies").glob("*.yaml")]
+STUDIES = sorted(file for file in FILES if "study:" in file.read_text())
 AXIS = "study.axes=optim.lr=1e-3 1e30"
 
 
@@ -32,110 +28,93 @@ def folder(tmp_path):
     return tokenizer_weights(tmp_path)
 
 
-def tiny_study(folder, *changes):
-    """A study of the tiny generator; its cells share a cache."""
-    words = [f"out_dir={folder / 'grid'}", f"data.cache={folder / 'cache'}", "loop.steps=3"]
-    words += ["loop.tracker=none", "optim.warmup=0", "optim.clip=0"]
-    return config("generator", folder, "job=study", *words, *changes)
+def cells(run):
+    return [cell for cell, _ in grid_of(run)]
+
+
+def configs(run):
+    return [parts["train"].config for _, parts in grid_of(run)]
 
 
 def names(run):
-    return [cell.name for cell in cells_of(run)]
+    return [cell.name for cell in cells(run)]
 
 
-# Which cells there are
+def parts_of(folder):
+    return sorted(folder.glob("grid/*/*/part.json"))
 
 
-def test_every_arm_meets_every_value_and_every_seed(folder):
-    run = tiny_study(folder, ARMS, "study.axes=optim.lr=1 2,optim.beta2=0.9", "study.seeds=0,7")
-    cells = list(cells_of(run))
-    assert len(cells) == len(set(names(run))) == 2 * 2 * 1 * 2
-    assert names(run)[:3] == [
-        "plain_optim.lr=1_optim.beta2=0.9_seed=0",
-        "plain_optim.lr=1_optim.beta2=0.9_seed=7",
-        "plain_optim.lr=2_optim.beta2=0.9_seed=0",
-    ]
-    last = cells[-1]
-    assert (last.arm, last.seed) == ("post + QK", 7)
-    assert last.values == {"optim.lr": "2", "optim.beta2": "0.9"}
-    found = last.config
-    assert (found.job, found.seed, found.optim.lr, found.optim.beta2) == ("generator", 7, 2.0, 0.9)
-    assert (found.network.norm, found.network.qk_norm) == ("post", True)
-    assert cells[0].config.network.norm == "pre"
-    assert found.out_dir == str(folder / "grid" / "post-+-QK_optim.lr=2_optim.beta2=0.9_seed=7")
+# Which parts there are
 
 
-def test_a_cell_takes_over_every_other_key_of_the_study(folder):
+def test_without_stages_a_cell_takes_over_every_key_of_the_study(folder):
     run = tiny_study(folder, "study.seeds=5", "tokenizer.attention_levels=", "loop.log_every=2")
-    (cell,) = cells_of(run)
+    (cell,) = configs(run)
     own = {"job": "generator", "seed": 5}
-    assert identity(cell.config) == identity(run) | own
-    assert cell.config.loop == run.loop
-    assert cell.config.data == run.data
-    assert cell.config.study == type(run.study)()
+    assert identity(cell) == identity(run) | own
+    assert cell.loop == run.loop
+    assert cell.data == run.data
+    assert cell.study == type(run.study)()
+
+
+def test_without_stages_every_arm_meets_every_value_and_every_seed(folder):
+    run = tiny_study(folder, ARMS, "study.axes=optim.lr=1 2", "study.seeds=0,7")
+    found = configs(run)
+    assert names(run)[:2] == ["plain_optim.lr=1_seed=0", "plain_optim.lr=1_seed=7"]
+    assert len(found) == 8
+    assert (found[-1].seed, found[-1].optim.lr, found[-1].network.qk_norm) == (7, 2.0, True)
+    assert found[0].network.norm == "pre"
 
 
 def test_a_size_can_be_an_axis(folder):
     base = "network.size=B"  # which fills in depth, width and heads
-    sizes = cells_of(tiny_study(folder, *TINY_SIZES, base, "study.axes=network.size=L XL"))
-    assert [cell.config.network.depth for cell in sizes] == [24, 36]  # Network.sizes.SIZES
+    sizes = configs(tiny_study(folder, *TINY_SIZES, base, "study.axes=network.size=L XL"))
+    assert [cell.network.depth for cell in sizes] == [24, 36]  # Network.sizes.SIZES
 
 
 TINY_SIZES = ("network.depth=0", "network.width=0", "network.heads=0")
 
 
+BUILT = {
+    "generator": lambda run: build_network(run.network),
+    "tokenizer": lambda run: build_tokenizer(run.tokenizer),
+}
+
+
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
-def test_the_cells_of_a_published_study_can_be_built(file):
-    for cell in cells_of(load_config(RunConfig, file, [])):
-        with torch.device("meta"):
-            build_network(cell.config.network)
-        assert cell.config.loop.save_every <= cell.config.loop.steps
+def test_the_parts_of_a_published_study_can_be_built(file):
+    for part in parts_in_order(grid_of(load_config(RunConfig, file, []))):
+        run = part.config
+        if isinstance(run, RunConfig) and run.job in BUILT:
+            with torch.device("meta"):
+                BUILT[run.job](run)
+            assert run.loop.save_every <= run.loop.steps
+            assert run.optim.warmup < run.loop.steps
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        (
-            ["study.arms=network.norm=pre"],
-            "study.arms has a row 'network.norm=pre'; write NAME KEY=VALUE KEY=VALUE.",
-        ),
-        (
-            ["study.arms=pre network.norm=pre norm"],
-            "study.arms has a row 'pre network.norm=pre norm'; write NAME KEY=VALUE KEY=VALUE.",
-        ),
-        (
-            ["study.axes=optim.lr"],
-            "study.axes has a row 'optim.lr'; write KEY=VALUE VALUE VALUE.",
-        ),
-        (
-            ["study.axes=optim.lr="],
-            "study.axes has a row 'optim.lr='; write KEY=VALUE VALUE VALUE.",
-        ),
-        (
-            ["study.axes=optim.lr=1 1"],
-            "study.arms and study.axes make two cells optim.lr=1_seed=0; name them apart.",
-        ),
-        (
-            ["study.axes=optim.rl=1"],
-            "The cell optim.rl=1_seed=0 of the study: Unknown key 'optim.rl' on the command line. "
-            "Did you mean 'optim.lr'?",
-        ),
-    ],
-)
-def test_a_row_that_cannot_be_read_is_one_sentence(folder, changes, sentence):
-    before = tree(folder)
+def test_a_key_beside_the_stages_is_refused(folder):
+    run = load_config(RunConfig, staged_file(folder), ["optim.lr=1"])
     with pytest.raises(UserError) as error:
-        run_study(tiny_study(folder, *changes))
-    assert str(error.value) == sentence
+        run_study(run)
+    assert str(error.value) == (
+        "optim.lr has no effect on a study with stages; change it there, "
+        "study.changes=STAGE:optim.lr=VALUE."
+    )
+
+
+def test_a_row_that_cannot_be_read_writes_nothing(folder):
+    before = tree(folder)
+    with pytest.raises(UserError, match="Did you mean 'optim.lr'"):
+        run_study(tiny_study(folder, "study.axes=optim.rl=1"))
     assert tree(folder) == before
 
 
-# What they record
+# What is run, and recorded
 
 
 def test_a_study_is_run_recorded_and_drawn(folder, capsys):
     run_study(tiny_study(folder, ARMS, AXIS, "precision=fp32", "loop.validate_every=3"))
-    found = json.loads((folder / "grid" / "study.json").read_text())
+    found = read(folder)
     assert [cell["name"] for cell in found["cells"]] == names(tiny_study(folder, ARMS, AXIS))
     assert {"torch", "commit", "threads"} <= found["environment"].keys()
     assert found["largest_stable"] == {"plain": "1e-3", "post + QK": "1e-3"}
@@ -147,30 +126,108 @@ def test_a_study_is_run_recorded_and_drawn(folder, capsys):
         assert bool(cell["diverged"]) == wild
         assert not wild or train["loss"][-1] is None or train["loss"][-1] > train["loss"][0]
     assert (folder / "grid" / "study.png").stat().st_size > 5000
+    assert (folder / "grid" / "numbers.png").stat().st_size > 5000
     assert (folder / "cache" / "train" / "index.json").exists()
-    assert "\ncell 4/4 post-+-QK_optim.lr=1e30_seed=0: " in capsys.readouterr().out
+    assert "\npart 4/4 train/post-+-QK_optim.lr=1e30_seed=0-" in capsys.readouterr().out
+
+
+def test_stages_are_run_one_after_the_other(folder, capsys, monkeypatch):
+    file = staged_file(folder)
+    run_study(load_config(RunConfig, file, []))
+    found = read(folder)
+    assert [cell["name"] for cell in found["cells"]] == [
+        "objective=mar_seed=0",
+        "objective=ar_seed=0",
+    ]
+    masked, raster = (cell["numbers"] for cell in found["cells"])
+    assert list(masked) == ["tokenizer", "redraw", "cache", "train", "sample"]
+    assert masked["tokenizer"] == raster["tokenizer"]
+    assert masked["redraw"]["PSNR (dB)"] > 5
+    assert 0 < masked["train"]["bits per image"] != raster["train"]["bits per image"]
+    assert masked["train"]["bits per token"] == pytest.approx(
+        masked["train"]["bits per image"] / 16, rel=1e-4
+    )
+    assert raster["sample"]["shapesnet-1 distance"] > 0
+    assert len(parts_of(folder)) == 1 + 1 + 1 + 2 + 2
+    assert len(found["time"]["seconds"]) == 7
+    assert 0 <= found["time"]["idle share"] < 0.5
+    table = (folder / "grid" / "study.md").read_text()
+    assert table.count("\npython main.py ") == 4
+    monkeypatch.setattr(findings, "TRAINERS", {})
+    monkeypatch.setattr(findings, "sample_and_score", None)
+    run_study(load_config(RunConfig, file, []))  # nothing is done twice
+    assert read(folder) == found
+
+
+def test_a_changed_override_makes_new_what_depends_on_it(folder):
+    file = staged_file(folder)
+    run_study(load_config(RunConfig, file, []))
+    before = set(parts_of(folder))
+    run_study(load_config(RunConfig, file, ["study.changes=sample:num_images=40"]))
+    new = set(parts_of(folder)) - before
+    assert {part.parent.parent.name for part in new} == {"sample"}
+    assert len(new) == 2
+
+
+def test_studies_share_equal_parts(folder):
+    file, shared = staged_file(folder), f"study.parts={folder / 'grid'}"  # as parts_of looks there
+    run_study(load_config(RunConfig, file, ["study.axes=train:objective=mar", shared]))
+    before = set(parts_of(folder))
+    other = ["study.axes=train:objective=ar", shared, f"out_dir={folder / 'other'}"]
+    run_study(load_config(RunConfig, file, other))
+    new = [part.parent.parent.name for part in sorted(set(parts_of(folder)) - before)]
+    assert new == ["sample", "train"]
+    assert {path.name for path in (folder / "other").iterdir()} > {"study.json", "config.yaml"}
+    assert not any((folder / "other" / stage).exists() for stage in new)
+
+
+def test_parts_can_be_run_one_by_one(folder, capsys):
+    file = staged_file(folder)
+    with pytest.raises(UserError, match="which is not finished; run that first"):
+        run_study(load_config(RunConfig, file, ["study.part=4"]))
+    for number in (1, 2, 3, 4, 6):
+        run_study(load_config(RunConfig, file, [f"study.part={number}"]))
+    assert len(parts_of(folder)) == 5
+    assert not (folder / "grid" / "study.json").exists()
+    capsys.readouterr()
+    dry_run(load_config(RunConfig, file, []))
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "study            2 cells, 7 parts, of which 5 are done"
+    assert [line[17:22] for line in told[1:]] == [*["done:"] * 4, "to do", "done:", "to do"]
+    with pytest.raises(UserError, match="study.part=8 is not there; the study has 7 parts"):
+        run_study(load_config(RunConfig, file, ["study.part=8"]))
+
+
+def test_ranks_do_not_share_a_job_of_one_process(folder, monkeypatch):
+    monkeypatch.setattr(study, "world_size", lambda: 2)
+    run = load_config(RunConfig, staged_file(folder), [])
+    with pytest.raises(UserError, match="The stage redraw works in one process: start it with "):
+        run_study(run)
+
+
+def test_an_array_of_jobs_is_written_and_nothing_else(folder, capsys):
+    run_study(load_config(RunConfig, staged_file(folder), ["study.slurm=true"]))
+    assert sorted(path.name for path in (folder / "grid").iterdir()) == ["config.yaml", "submit.sh"]
+    kept = load_config(RunConfig, folder / "grid" / "config.yaml", [])
+    assert kept == load_config(RunConfig, folder / "study.yaml", [])
+    assert "submit.sh: read it, then run it with bash" in capsys.readouterr().out
 
 
 def test_cells_that_have_ended_are_not_run_again(folder, monkeypatch):
-    run = tiny_study(folder, ARMS)
-    run_study(run)
-    before, record = tree(folder / "grid"), json.loads((folder / "grid" / "study.json").read_text())
-    for name in ("study.json", "study.png", "config.yaml"):
-        del before[folder / "grid" / name]
-    monkeypatch.setattr(study, "TRAINERS", {})
+    run_study(tiny_study(folder, ARMS))
+    before, record = {path: path.read_bytes() for path in parts_of(folder)}, read(folder)
+    monkeypatch.setattr(findings, "TRAINERS", {})
     run_study(tiny_study(folder, ARMS, "loop.log_every=2"))  # a free key
-    after = tree(folder / "grid")
-    assert {path: after[path] for path in before} == before
-    assert json.loads((folder / "grid" / "study.json").read_text())["cells"] == record["cells"]
+    assert {path: path.read_bytes() for path in parts_of(folder)} == before
+    assert read(folder)["cells"] == record["cells"]
     with pytest.raises(KeyError):  # more of them are
         run_study(tiny_study(folder, ARMS, "study.seeds=0,1"))
     with pytest.raises(KeyError):
         run_study(tiny_study(folder, ARMS, "loop.steps=4"))
 
 
-def test_a_cell_that_was_stopped_goes_on(folder, monkeypatch):
+def test_a_part_that_was_stopped_goes_on(folder, monkeypatch):
     run = tiny_study(folder, "loop.save_every=1")
-    (cell,) = cells_of(run)
 
     def stopped(self, *arguments):
         if self.step == 2:
@@ -178,16 +235,16 @@ def test_a_cell_that_was_stopped_goes_on(folder, monkeypatch):
             raise KeyboardInterrupt
         step(self, *arguments)
 
-    step = study.GeneratorTrainer.train_step
-    monkeypatch.setattr(study.GeneratorTrainer, "train_step", stopped)
+    step = GeneratorTrainer.train_step
+    monkeypatch.setattr(GeneratorTrainer, "train_step", stopped)
     with pytest.raises(KeyboardInterrupt):
         run_study(run)
-    assert not (folder / "grid" / cell.name / "cell.json").exists()
+    assert not parts_of(folder)
     monkeypatch.undo()
     run_study(run)
-    log = (folder / "grid" / cell.name / "log.txt").read_text()
-    assert "step 2 of 3" in log
-    (found,) = json.loads((folder / "grid" / "study.json").read_text())["cells"]
+    (part,) = parts_of(folder)
+    assert "step 2 of 3" in (part.parent / "log.txt").read_text()
+    (found,) = read(folder)["cells"]
     assert found["curves"]["train"]["step"] == [1, 2, 3]
 
 
@@ -201,8 +258,8 @@ def end(monkeypatch):
                 raise exception
             step(self, *arguments)
 
-        step = study.GeneratorTrainer.train_step
-        monkeypatch.setattr(study.GeneratorTrainer, "train_step", ends)
+        step = GeneratorTrainer.train_step
+        monkeypatch.setattr(GeneratorTrainer, "train_step", ends)
 
     return end
 
@@ -211,10 +268,10 @@ def end(monkeypatch):
 def test_a_run_that_diverges_is_recorded(folder, end, last, capsys):
     end(last, Diverged("Enough is enough."))
     run_study(tiny_study(folder, "loop.log_every=2"))
-    (found,) = json.loads((folder / "grid" / "study.json").read_text())["cells"]
-    assert (found["diverged"], found["steps"]) == ("Enough is enough.", last)
+    (found,) = read(folder)["cells"]
+    assert (found["diverged"], found["numbers"]["train"]) == ("Enough is enough.", {"steps": last})
     assert found["curves"]["train"]["step"] == [2] * (last == 2)
-    assert "diverged: Enough is enough., " in capsys.readouterr().out
+    assert ": Enough is enough., " in capsys.readouterr().out
     assert (folder / "grid" / "study.png").is_file()
 
 
@@ -224,15 +281,18 @@ def test_a_run_that_something_else_ends_is_not(folder, end, monkeypatch):
         run_study(tiny_study(folder))
     monkeypatch.undo()
     run_study(tiny_study(folder))
-    (found,) = json.loads((folder / "grid" / "study.json").read_text())["cells"]
-    assert (found["diverged"], found["steps"]) == ("", 3)
+    (found,) = read(folder)["cells"]
+    assert (found["diverged"], found["numbers"]["train"]["steps"]) == ("", 3)
 
 
-def test_a_dry_run_tells_of_one_cell_and_writes_nothing(folder, capsys):
+def test_a_dry_run_lists_commands_and_writes_nothing(folder, capsys):
     before = tree(folder)
     dry_run(tiny_study(folder, ARMS))
-    told = capsys.readouterr().out
-    assert re.match(r"study +2 runs, of which the first is plain_seed=0:\nparameters ", told)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "study            2 cells, 2 parts, of which 0 are done"
+    assert re.match(
+        r"part 1 +to do: python main.py job=generator seed=0 .*network.norm=pre", told[1]
+    )
     assert tree(folder) == before
 
 
@@ -241,94 +301,7 @@ def test_a_mistake_ends_a_study(folder):
         run_study(tiny_study(folder, "network.num_classes=5"))
 
 
-@pytest.mark.slow  # a process of its own imports PyTorch again
-def test_processes_make_the_same_cells(folder, capsys):
-    run_study(tiny_study(folder, ARMS))
-    alone = json.loads((folder / "grid" / "study.json").read_text())
-    run_study(tiny_study(folder, ARMS, f"out_dir={folder / 'many'}", "study.workers=2"))
-    many = json.loads((folder / "many" / "study.json").read_text())
-    for one, other in zip(alone["cells"], many["cells"], strict=True):
-        assert (one["name"], one["curves"]) == (other["name"], other["curves"])
-    assert "img/s" not in capsys.readouterr().out.partition("wrote ")[2]
-
-
-@pytest.mark.slow
-def test_cells_save_and_end_when_their_study_is_killed(folder):
-    changes = [f"out_dir={folder / 'grid'}", "job=study", "study.seeds=0,1", "study.workers=2"]
-    changes += ["loop.steps=100000", "loop.save_every=100000", f"data.cache={folder / 'cache'}"]
-    command = [sys.executable, "main.py", *words("generator", folder), *changes]
-    job = subprocess.Popen(command, cwd=CONFIGS.parent.parent, start_new_session=True)
-    runs = [folder / "grid" / f"seed={seed}" for seed in (0, 1)]
-    until(lambda: all((run / "metrics.jsonl").exists() for run in runs))
-    job.kill()
-    job.wait()
-    until(lambda: is_gone(job.pid))  # the group, which is named after its first process
-    assert all(list((run / "checkpoints").glob("step-*/manifest.json")) for run in runs)
-
-
-def until(is_so, seconds=120):
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
-def is_gone(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
 def test_torchrun_and_processes_do_not_mix(folder, monkeypatch):
     monkeypatch.setattr(study, "world_size", lambda: 2)
     with pytest.raises(UserError, match=r"study\.workers=2 starts processes of its own; leave "):
         run_study(tiny_study(folder, "study.workers=2"))
-
-
-# Verdicts and curves
-
-
-@pytest.mark.parametrize(
-    ("losses", "skipped", "reason"),
-    [
-        ([4.0, 3.0, 2.0], 0, ""),
-        ([4.0, 2.0, 2.4], 0, ""),  # exactly 1.2 times
-        ([4.0, 2.0, 2.5], 0, "last loss 1.25 times its least"),
-        ([4.0, None], 0, "a loss that is not finite"),
-        ([None, None], 2, "a loss that is not finite"),
-        ([4.0, None, 2.0], 0, "a loss that is not finite"),
-        ([4.0, 3.0, 2.0], 2, "2 steps not taken, as they were not finite"),
-    ],
-)
-def test_what_has_diverged(losses, skipped, reason):
-    curve = {"step": list(range(len(losses))), "loss": losses}
-    assert diverged(curve | {"skip": [0] * (len(losses) - 1) + [skipped]}, 1.2) == reason
-    if not skipped:  # records of earlier versions do not count them
-        assert diverged(curve, 1.2) == reason
-
-
-def test_numbers_that_are_not_finite_become_none(tmp_path):
-    rows = [
-        {"step": 1, "kind": "train", "loss": 1 / 3, "gnorm": 2.0, "lr": 1.0},
-        {"step": 2, "kind": "train", "loss": math.nan, "gnorm": math.inf, "lr": 1.0},
-        {"step": 2, "kind": "validation", "loss": 1.0, "acc": 0.5},
-    ]
-    file = tmp_path / "metrics.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_curves(file) == {
-        "train": {"step": [1, 2], "loss": [0.33333, None], "gnorm": [2.0, None]},
-        "validation": {"step": [2], "loss": [1.0], "acc": [0.5]},
-    }
-
-
-def test_long_curves_are_thinned_and_keep_their_ends(folder):
-    steps = list(range(1, 501))
-    curves = {"train": {"step": steps, "loss": [1 / step for step in steps]}}
-    record = {"arm": "", "values": {}, "recipe": "x", "diverged": "", "curves": curves}
-    (cell,) = gathered(tiny_study(folder), [record])["cells"]
-    train = cell["curves"]["train"]
-    assert (len(train["step"]), train["step"][0], train["step"][-1]) == (POINTS, 1, 500)
-    assert train["loss"] == [1 / step for step in train["step"]]
-    assert "recipe" not in cell

@@ -46,6 +46,7 @@ def test_without_classes_the_null_condition_is_shown(tmp_path):
     pipe = Pipeline.from_pretrained(folder, "cpu", torch.float32)
     labels, _ = choose_labels(pipe, GenerateConfig(num_images=3))
     assert labels.tolist() == [pipe.network.null_label] * 3
+    assert not subjects(pipe).asks
 
 
 def test_subjects_are_classes(pipe):
@@ -72,7 +73,9 @@ def test_subjects_are_prompts(text_pipe, tmp_path):
 
 def test_without_a_prompt_there_is_one_image_of_anything(text_pipe):
     found = subjects(text_pipe)
-    assert (found.condition.texts, found.told) == ([""], "no prompt")
+    assert (found.condition.texts, found.told, found.asks) == ([""], "no prompt", False)
+    assert subjects(text_pipe, "negative_prompt=dark").asks
+    assert subjects(text_pipe, "prompt=a star").asks
 
 
 @pytest.mark.parametrize("word", ["prompt=a star", "prompts=prompts.txt", "negative_prompt=dark"])

@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny_samples import commanded
 from tiny_weights import save_tiny_weights
 
-from FID_sample import main
-from MaskGIL.command import run_command
 from Metrics import sweep as module
 from Metrics.sample_config import SampleConfig
 from Metrics.sweep import CellImages, Sweep
@@ -34,13 +33,7 @@ def weights(tmp_path_factory):
 def fid_sample(weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-
-    def fid_sample(*words):
-        words = [f"weights={weights}", *SMALL, *words]
-        code = run_command(main, SampleConfig, words, program="FID_sample.py", about="")
-        return code, *capsys.readouterr()
-
-    return fid_sample
+    return commanded(capsys, f"weights={weights}", *SMALL)
 
 
 @pytest.fixture

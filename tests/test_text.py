@@ -4,6 +4,7 @@ import json
 import random
 import socket
 import warnings
+from pathlib import Path
 
 import pytest
 import tiny
@@ -15,7 +16,7 @@ from tiny_text import CAPTIONS, MODELS, save_encoder, save_tokenizer
 from Network import text
 from Network.condition import Captions
 from Network.config import UserError
-from Network.text import load_text_encoder
+from Network.text import _leave_out, load_text_encoder
 
 transformers = pytest.importorskip("transformers", reason="needs the extra t2i")
 SENTENCE = "two red circle above a blue square"  # 7 words, 9 tokens
@@ -67,6 +68,28 @@ def test_features_are_those_of_transformers(folders, kind):
     for ours, theirs in zip(found, expected):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert encoder.lengths(CAPTIONS) == [len(caption.split()) + 2 for caption in CAPTIONS]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_features_of_a_layer_further_down_are_those_of_transformers(folders, kind):
+    """Behind the norm that ends a T5 or CLIP, as behind the last layer."""
+    encoder, model = load_text_encoder(folders[kind], skip_layers=1), READERS[kind](folders[kind])
+    tokens = torch.tensor([encoder.tokenizer.encode(SENTENCE).ids])
+    with torch.no_grad():
+        hidden = model.eval()(input_ids=tokens, output_hidden_states=True).hidden_states
+        norms = [each for name, each in model.named_modules() if name.endswith("final_layer_norm")]
+        norms += [each for name, each in model.named_modules() if name.endswith("encoder.norm")]
+        expected = norms[-1](hidden[-2]) if norms else hidden[-2]
+    torch.testing.assert_close(encoder.features([SENTENCE])[0], expected[0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(
+        load_text_encoder(folders[kind]).features([SENTENCE])[0], expected[0], atol=0.1
+    )
+    with pytest.raises(UserError) as error:
+        load_text_encoder(folders[kind], skip_layers=2)
+    assert str(error.value) == (
+        f"text.skip_layers=2 leaves nothing of {folders[kind]}, which has 2 layers; leave out at "
+        "most 1."
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -167,8 +190,9 @@ def test_a_fingerprint_is_of_weights_and_tokenizer(tmp_path):
         load_text_encoder(save_encoder(tmp_path / "weights", seed=1)),
         load_text_encoder(save_encoder(tmp_path / "tokenizer", ends=("[SEP]", "[CLS]"))),
         load_text_encoder(tmp_path / "first", dtype=torch.bfloat16),
+        load_text_encoder(tmp_path / "first", skip_layers=1),
     ]
-    assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 4
+    assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 5
 
 
 # ------------------------------------------------------------------------------- bad input
@@ -266,11 +290,11 @@ DAMAGES = {
     ),
     "images too": (
         lambda folder: change_config(folder, model_type="siglip"),
-        r".* is a siglip, of which we know no half that reads text alone\.",
+        r".* is a siglip, of which we know no half that reads text alone; name another encoder",
     ),
     "an encoder and decoder": (
         lambda folder: change_config(folder, model_type="bart", is_encoder_decoder=True),
-        r".* is a bart, of which we know no half that reads text alone\.",
+        r".* is a bart, of which we know no half that reads text alone; name another encoder",
     ),
 }
 
@@ -363,3 +387,10 @@ def test_padding_is_never_attended(folders):
         found = network(tiny.tokens(), Captions(noise, captions.mask))
     assert not torch.equal(noise, captions.features)
     assert torch.equal(found, expected)
+
+
+def test_an_encoder_whose_blocks_are_not_found_says_so():
+    model = torch.nn.Linear(2, 2)
+    _leave_out(model, 0, Path("folder"))
+    with pytest.raises(UserError, match=r"leaves nothing of folder, which has 0 layers"):
+        _leave_out(model, 1, Path("folder"))

@@ -34,12 +34,23 @@ def folder(tmp_path_factory):
     return tiny_text.save_encoder(tmp_path_factory.mktemp("encoders") / "tiny-bert")
 
 
+def check(width):
+    if width != 16:
+        raise UserError(f"of {width}")
+
+
+def wrong(width):
+    raise UserError(f"of {width}")
+
+
 def files_of(folder, **more):
     return {path.name: path.read_bytes() for path in folder.iterdir()} | more
 
 
 def test_a_folder_is_an_encoder(folder):
-    encoder = open_text_encoder("text.encoder", str(folder), num_tokens=7, dtype=torch.bfloat16)
+    encoder = open_text_encoder(
+        "text.encoder", str(folder), check, num_tokens=7, dtype=torch.bfloat16
+    )
     assert (encoder.name, encoder.num_tokens, encoder.precision) == ("tiny-bert", 7, "bf16")
 
 
@@ -54,10 +65,20 @@ def test_a_repository_is_fetched_once_and_found_afterwards(hub, folder, tmp_path
     assert capsys.readouterr().out == told
     asked = len(hub.requests)
     for value in ("flan-t5-xl", "google/flan-t5-xl"):
-        encoder = open_text_encoder("text.encoder", value)
+        encoder = open_text_encoder("text.encoder", value, check)
         assert encoder.name == "flan-t5-xl"
     assert (len(hub.requests), capsys.readouterr().out) == (asked, "")
-    assert encoder.fingerprint == open_text_encoder("text.encoder", str(folder)).fingerprint
+    assert encoder.fingerprint == open_text_encoder("text.encoder", str(folder), check).fingerprint
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "clip", "clip_text_model"])
+def test_another_width_is_told_before_weights_are_fetched(hub, tmp_path, kind):
+    hub.serve_repository("a/b", COMMIT, files_of(tiny_text.save_encoder(tmp_path / kind, kind)))
+    with pytest.raises(UserError, match=r"^of 16$"):
+        open_text_encoder("text.encoder", "a/b", wrong)
+    fetched = [path.name for path in (tmp_path / "hub").rglob("*") if path.is_symlink()]
+    assert fetched == ["config.json"]
+    assert open_text_encoder("text.encoder", "a/b", check).width == 16
 
 
 def test_a_fetch_that_broke_off_goes_on(hub, folder, monkeypatch):
@@ -110,7 +131,7 @@ def test_minilm_is_found_in_its_package_without_the_hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for value in ("all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2"):
         assert find_text_encoder("text.encoder", value) == folder
-    assert open_text_encoder("text.encoder", value).name == "all-minilm-l6-v2"
+    assert open_text_encoder("text.encoder", value, print).name == "all-minilm-l6-v2"
 
 
 def test_without_its_package_minilm_comes_from_the_hub(hub, folder, monkeypatch):

@@ -50,7 +50,7 @@ def test_it_is_written_once(folder, capsys):
     cached_tokens(run, *opened(run), "train")
     path = folder / "generator" / "cache" / "train"
     assert capsys.readouterr().out == (
-        f"cache      64 images x 1 crops -> 4x4 tokens, 2.3 kB in {path}\n"
+        f"cache      64 images x 1 crop -> 4x4 tokens, 2.3 kB in {path}\n"
     )
     before = tree(folder)
     cached_tokens(run, *opened(run), "train")

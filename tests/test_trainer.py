@@ -467,7 +467,8 @@ def test_a_batch_that_cannot_be_divided_names_the_nearest(make):
     with pytest.raises(UserError) as error:
         make("loop.accumulation=5")
     assert str(error.value) == (
-        "optim.batch=16 is not divisible by 1 ranks x 5 accumulation; nearest: 15, 20."
+        "optim.batch=16 is not divisible by 5, the number of ranks (1) times "
+        "loop.accumulation (5); nearest: 15, 20."
     )
 
 

@@ -5,10 +5,19 @@ import pytest
 import tiny
 import torch
 
-from MaskGIL.masking import draw_mask, hidden_counts
+from MaskGIL.masking import draw_mask, hidden_counts, van_der_corput
 from Network.condition import Captions
 from Trainer.objective import RowLogits
-from Trainer.validation import QUARTERS, VALIDATIONS, validate_masked, validate_next
+from Trainer.validation import (
+    BITS,
+    QUARTERS,
+    VALIDATIONS,
+    bits_masked,
+    bits_next,
+    block_sizes,
+    validate_masked,
+    validate_next,
+)
 
 COUNT = 24
 LABELS = torch.arange(COUNT) % 4
@@ -89,6 +98,31 @@ def test_groups_of_several_shapes_count_by_their_tokens(mode, network):
         assert both[prefix + name] == pytest.approx(np.average(values, weights=counts))
 
 
+@pytest.mark.parametrize("way", [*VALIDATIONS.values(), *BITS.values()])
+def test_ranks_share_the_work_and_tell_what_one_tells(way, network, monkeypatch):
+    seen, parts, hidden = [], [], network.hidden_at_once
+    monkeypatch.setattr(
+        *(network, "hidden_at_once"),
+        lambda tokens, *rest: seen.append(len(tokens)) or hidden(tokens, *rest),
+    )
+    settings = SETTINGS if way in VALIDATIONS.values() else {"chunk": 7}
+
+    def told():
+        with torch.no_grad():
+            return way(RowLogits(network), [(TOKENS, LABELS)], **settings)
+
+    whole = told()
+    with monkeypatch.context() as shared:
+        shared.setattr("Trainer.validation.summed", lambda sums, _: parts.append(sums) or sums)
+        shared.setenv("WORLD_SIZE", "2")
+        for rank in "01":
+            shared.setenv("RANK", rank)
+            told()
+    assert seen == [7, 7, 7, 3, 7, 7, 7, 3]  # of one rank, of the first of two and of the second
+    monkeypatch.setattr("Trainer.validation.summed", lambda sums, _: sum(parts))
+    assert told() == pytest.approx(whole, rel=1e-12)
+
+
 @pytest.mark.parametrize("mode", VALIDATIONS)
 def test_captions_are_cut_as_labels_are(mode):
     network = tiny.network(num_classes=0, caption_width=6)
@@ -114,3 +148,50 @@ def test_tokens_in_parts_are_scored_as_whole_ones(mode):
     assert found[f"{prefix}loss"] == pytest.approx(math.log(12))
     if mode == "ar":  # the first of equals is guessed: token 0
         assert found["ar_acc"] == pytest.approx((TOKENS == 0).double().mean().item())
+
+
+def test_bits_in_raster_order_are_the_log_likelihood(network):
+    with torch.no_grad():
+        found = bits_next(RowLogits(network), [(TOKENS, LABELS)], chunk=7)
+        logits = network(TOKENS, LABELS, causal=True)
+    likelihoods = logits.log_softmax(-1).gather(2, TOKENS.flatten(1)[..., None])
+    assert found == pytest.approx(-likelihoods.sum().item() / COUNT / math.log(2))
+
+
+def test_bits_in_a_drawn_order_are_a_mean_over_even_numbers_of_hidden_tokens(network):
+    counts = (1 + np.floor(van_der_corput(16) * 16)).astype(int)
+    assert sorted(counts) == [*range(1, 17)]  # each number of hidden tokens once
+    bits = []
+    for image, count in enumerate(counts.tolist()):
+        mask = draw_mask(torch.tensor([count]), 0, torch.tensor([image]), 16)[0]
+        tokens = TOKENS[image].flatten()
+        with torch.no_grad():
+            logits = network(tokens.masked_fill(mask, 11).view(1, 4, 4), LABELS[image, None])
+        losses = -logits[0, mask].log_softmax(-1).gather(1, tokens[mask, None])
+        bits.append(16 * losses.mean().item() / math.log(2))
+    with torch.no_grad():
+        found = bits_masked(RowLogits(network), [(TOKENS[:16], LABELS[:16])], chunk=7)
+    assert found == pytest.approx(np.mean(bits))
+
+
+def test_bits_of_a_network_that_knows_nothing_are_those_of_the_codes(network):
+    torch.nn.init.zeros_(network.output.weight)
+    with torch.no_grad():
+        for bits in (bits_masked, bits_next):
+            found = bits(RowLogits(network), [(TOKENS, LABELS)], chunk=7)
+            codes = network.config.codebook_size
+            assert found == pytest.approx(16 * math.log2(codes), rel=1e-5)
+
+
+def test_hidden_states_are_measured_behind_each_block(network):
+    rows = RowLogits(network)
+    before = block_sizes(rows, (TOKENS, LABELS), "mar", 5)
+    assert len(before) == len(network.blocks)
+    with torch.no_grad():
+        for name, weight in network.blocks[-1].named_parameters():
+            if "norm" not in name:
+                weight.mul_(5.0)
+    after = block_sizes(rows, (TOKENS, LABELS), "mar", 5)
+    assert after[:-1] == before[:-1]
+    assert after[-1] != pytest.approx(before[-1])
+    assert not network.blocks[0]._forward_hooks

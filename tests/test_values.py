@@ -2,7 +2,15 @@ from typing import Literal
 
 import pytest
 
-from MaskGIL.values import choices, describe_type, did_you_mean, quote, read_value, show_value
+from MaskGIL.values import (
+    amount,
+    choices,
+    describe_type,
+    did_you_mean,
+    quote,
+    read_value,
+    show_value,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,5 +70,10 @@ def test_describe_type(kind, words):
 def test_words_for_sentences():
     assert did_you_mean("tenn", ["five", "ten"]) == " Did you mean 'ten'?"
     assert did_you_mean("zebra", ["five", "ten"]) == ""
+    assert [amount(number, "crop") for number in (0, 1, 1000)] == [
+        "0 crops",
+        "1 crop",
+        "1,000 crops",
+    ]
     assert (quote(None), quote(3), quote("a\nb")) == ("null", "3", r"'a\nb'")
     assert len(quote("x" * 1000)) == 80

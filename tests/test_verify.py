@@ -85,14 +85,14 @@ def test_weights_and_row_may_lie_elsewhere(verify, tmp_path):
     code, _, err = verify()
     assert code == 2
     assert err.startswith(
-        "error: tiny needs what is not at hand, there is no weights: give weights=FOLDER."
+        "error: tiny needs what is not at hand, there is no weights: give weights=WEIGHTS."
         " The network has the sha256 "
     )
     code, _, err = verify("reference=data", "train=data")
     assert (code, err.partition(". The network")[0]) == (
         2,
         "error: tiny needs what is not at hand, there is no weights and no data: give "
-        "weights=FOLDER reference=FOLDER train=FOLDER",
+        "weights=WEIGHTS reference=FOLDER train=FOLDER",
     )
     (tmp_path / "results/tiny.json").rename(tmp_path / "row.json")
     code, _, err = verify("weights=moved", "verify=row.json", "out=new/again.npz")

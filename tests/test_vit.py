@@ -16,6 +16,7 @@ from tiny_runs import (
     image_folder,
     losses,
     records,
+    text_weights,
     tokenizer_weights,
     train,
     tree,
@@ -174,6 +175,27 @@ def test_an_unconditional_network_learns_the_null_label(make):
     trainer, spy = make("network.num_classes=0", "data.tokens=online"), Spy()
     trainer.loss(spy, trainer.dataset()[0])
     assert set(spy.labels.tolist()) == {0}
+
+
+def test_features_of_captions_are_made_white_by_those_of_training(tmp_path):
+    folder, words = text_weights(tmp_path), [FP32, "network.caption_whitening=true"]
+    trainer = GeneratorTrainer(config("text", folder, *words))
+    trainer.prepare()
+    whitening = trainer.module.condition.whitening
+    assert torch.equal(trainer.ema.tensors["condition.whitening.matrix"], whitening.matrix)
+    cache = trainer.source.features["train"]
+    rows = np.arange(len(cache.counts))  # all 64 pictures, of which the first captions count
+    captions = cache.captions(rows, np.zeros_like(rows))
+    found = whitening(captions.features[~captions.mask])
+    torch.testing.assert_close(found.mean(0), torch.zeros(16), atol=1e-4, rtol=0)
+    spread = torch.linalg.eigvalsh(torch.cov(found.T))
+    assert spread[-1].item() == pytest.approx(1, abs=0.01)
+    begun = GeneratorTrainer(config("text", folder, *words, f"init_from={tmp_path / 'given'}"))
+    given = build_network(trainer.module.config)
+    given.condition.whitening.measure(torch.randn(99, 16))
+    save_weights(tmp_path / "given", trainer.tokenizer, network=given)
+    begun.prepare()  # weights keep what they have learned with
+    assert torch.equal(begun.module.condition.whitening.mean, given.condition.whitening.mean)
 
 
 def test_it_learns(folder, tmp_path):

@@ -202,7 +202,7 @@ def test_a_name_alone_is_fetched_and_opened(tmp_path, monkeypatch, capsys):
 
 def test_another_tokenizer_is_refused(folder):
     save_file(tiny.fill(tiny.tokenizer(), seed=1).state_dict(), folder / "tokenizer.safetensors")
-    refused(r"tokenizer.safetensors is not the file that config.json describes\.$",
+    refused(r"tokenizer.safetensors is not the file that config.json describes; write or download ",
             load_weights, folder)  # fmt: skip
 
 
@@ -249,6 +249,8 @@ def test_a_missing_folder_names_its_neighbours(folder, tokenizer_folder):
             load_weights, missing)  # fmt: skip
     nowhere = folder / "a" / "b"
     refused(rf"^No such weights folder: {nowhere}\. Train it first\.$", load_weights, nowhere)
+    refused(r"^No such weights folder: some/one\. Train it first, or fetch it from the hub: "
+            r"hf download some/one --local-dir some/one$", load_weights, "some/one")  # fmt: skip
 
 
 def test_a_file_in_the_place_of_a_folder(folder):
@@ -284,9 +286,9 @@ def test_the_folder_above_is_meant(folder):
     ("text", "sentence"),
     [
         ("{", r"config.json is damaged \(.*\); write the weights again\.$"),
-        ('{"format": 2}', r"config.json has format 2, this version reads 1\.$"),
-        ("{}", r"config.json has format None, this version reads 1\.$"),
-        ("[]", r"config.json has format None, this version reads 1\.$"),
+        ('{"format": 2}', r"config.json has format 2, this version reads 1; take the version of"),
+        ("{}", r"is no weights folder of ours: its config.json is of another program; python -m"),
+        ("[]", r"is no weights folder of ours: its config.json is of another program; python -m"),
     ],
 )
 def test_a_config_that_is_none(folder, text, sentence):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from MaskGIL.noise import random_bits
-from MaskGIL.windows import Margins, fill_outward, windows
+from MaskGIL.windows import Margins, fill_outward, num_windows, windows
 
 MASK = 99
 CASES = [
@@ -41,7 +41,7 @@ def test_the_middle_is_the_window_without_moves():
 def numbered(calls):
     """Fills what is hidden with the low bits of the seed."""
 
-    def fill(view, seeds):
+    def fill(view, seeds, on_step=None):
         calls.append((view.clone(), seeds))
         return torch.where(view == MASK, (seeds % 50)[:, None, None], view)
 
@@ -69,3 +69,26 @@ def test_the_noise_of_a_window_does_not_depend_on_the_canvas():
     both = fill_outward(tokens.repeat(2, 1, 1), Margins(right=2), torch.tensor([9, 5]), MASK,
                         numbered([]))  # fmt: skip
     assert torch.equal(both[1:], small)
+
+
+def test_every_step_of_every_window_is_told_of_and_none_changes_what_was_told():
+    tokens, seeds = torch.arange(32).view(2, 4, 4), torch.tensor([5, 6])
+    margins, told = Margins(left=2, right=3, top=1), []
+
+    def fill(view, seeds, on_step):
+        """In two steps, the first row that has anything hidden before the others."""
+        for part in (view[:, :1], view):
+            hidden = part == MASK
+            part.masked_fill_(hidden, 7)
+            on_step(0, view.clone(), torch.where(view == MASK, -torch.inf, -1.0))
+        return view
+
+    canvas = fill_outward(tokens, margins, seeds, MASK, fill, lambda *state: told.append(state))
+    assert [step for step, *_ in told] == list(range(2 * num_windows((4, 4), margins)))
+    hidden = [(shown == MASK).sum().item() for _, shown, _ in told]
+    assert hidden == sorted(hidden, reverse=True)
+    assert (hidden[0] > 0, hidden[-1]) == (True, 0)
+    assert torch.equal(told[-1][1], canvas)
+    for _, shown, confidence in told:
+        assert torch.equal(confidence == -torch.inf, shown == MASK)
+        assert (confidence[:, 1:, 2:6] == 0).all()  # of what was given

@@ -114,7 +114,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
 def test_base_mistakes(write):
     write("base: b.yaml\n", "a.yaml")
     path = write("base: a.yaml\n", "b.yaml")
-    assert "starts from itself through its key 'base'" in refused(path)
+    assert "starts from itself through its key 'base'; leave that out." in refused(path)
     missing = write("base: gone.yaml\n")
     assert refused(missing).startswith(f"No such file: {missing.parent / 'gone.yaml'}.")
     assert "names one YAML file" in refused(write("base: [a.yaml]\n"))

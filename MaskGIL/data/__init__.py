@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from MaskGIL.config import DataConfig
-from MaskGIL.data.buckets import read_shapes
+from MaskGIL.data.bucket_shapes import read_shapes
 from MaskGIL.data.captions import CaptionTable, folder_captions
 from MaskGIL.data.crops import least_side
 from MaskGIL.data.file_list import Files

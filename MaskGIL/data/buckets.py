@@ -6,9 +6,7 @@ wait for no one, as each bucket has an endless stream of its own.
 N pictures, K buckets.
 """
 
-import hashlib
 import json
-import re
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from MaskGIL.data import Images, images_hash
+from MaskGIL.data.bucket_shapes import choose_shape
 from MaskGIL.data.crops import Shape, show_size
 from MaskGIL.data.folders import Split, UnreadableImage
 from MaskGIL.distributed import first_rank_first
@@ -29,18 +29,6 @@ from MaskGIL.noise import random_bits
 from Network.config import UserError
 
 READERS = 16  # threads that ask for the sizes of pictures: they wait for the disk
-
-
-class Pictures(Protocol):
-    """What a bucket takes its rows from, as `MaskGIL.data.Images` is."""
-
-    labels: np.ndarray
-
-    @property
-    def classes(self) -> Sequence[str]: ...  # noqa: D102
-    def __len__(self) -> int: ...
-    def image(self, index: int) -> Image.Image: ...  # noqa: D102
-    def name(self, index: int) -> str: ...  # noqa: D102
 
 
 @runtime_checkable
@@ -56,7 +44,7 @@ class Measured(Protocol):
 class Bucket:
     """The pictures `rows` (n,) of a data set, all to be cut to one `shape` (height, width)."""
 
-    images: Pictures
+    images: Images
     rows: np.ndarray
     shape: Shape
 
@@ -80,32 +68,10 @@ class Bucket:
         return self.images.name(int(self.rows[index]))
 
 
-def read_shapes(texts: Sequence[str]) -> list[Shape]:
-    """`data.buckets`, each HEIGHTxWIDTH in pixels. Raises UserError for other words and doubles."""
-    shapes: list[Shape] = []
-    for text in texts:
-        found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-        if not found:
-            raise UserError(
-                f"data.buckets has {text!r}; write height x width in pixels, as 256x256,192x320."
-            )
-        shapes.append((int(found[1]), int(found[2])))
-    if len(set(shapes)) < len(shapes):
-        raise UserError(f"data.buckets={','.join(texts)} names a shape twice; name each once.")
-    ratios = {height / width: text for text, (height, width) in zip(texts, shapes)}
-    for text, (height, width) in zip(texts, shapes):
-        if (other := ratios[height / width]) != text:
-            raise UserError(
-                f"data.buckets has {text} and {other} of the same aspect ratio, of which all "
-                "pictures would go to one; leave the other out."
-            )
-    return shapes
-
-
 def fill_buckets(
-    images: Pictures, shapes: Sequence[Shape], memory: Path, split: Split
+    images: Images, shapes: Sequence[Shape], memory: Path, split: Split
 ) -> list[Bucket]:
-    """Put every picture into the bucket whose aspect ratio is nearest: up to K buckets.
+    """Put every picture into the bucket that `choose_shape` chooses: up to K buckets.
 
     It is remembered in the file `memory`: the sizes of a million files take minutes to read. All
     ranks must come here. In `val` a bucket without pictures is left out; in `train` it is a
@@ -116,16 +82,10 @@ def fill_buckets(
     empty = [show_size(bucket.shape) for bucket in buckets if not len(bucket)]
     if empty and split == "train":
         raise UserError(
-            f"No picture of train is nearest in aspect ratio to data.buckets={','.join(empty)}; "
-            "leave that out."
+            f"No picture of train goes to data.buckets={','.join(empty)}: others are nearer in "
+            "aspect ratio, or of the same and fit its size; leave that out."
         )
     return [bucket for bucket in buckets if len(bucket)]
-
-
-def nearest_shape(shape: Shape, shapes: Sequence[Shape]) -> int:
-    """The index of the aspect ratio that is nearest by its logarithm, the first of equals."""
-    ratios = np.log([height / width for height, width in shapes])
-    return int(np.abs(ratios - np.log(shape[0] / shape[1])).argmin())
 
 
 class BucketOrder:
@@ -157,17 +117,14 @@ class BucketOrder:
         return bucket, int(epoch * self.steps[bucket]) + before
 
 
-def _numbers(images: Pictures, shapes: Sequence[Shape], memory: Path) -> np.ndarray:
+def _numbers(images: Images, shapes: Sequence[Shape], memory: Path) -> np.ndarray:
     """The bucket (N,) of every picture, as `memory` has it if it is of the same work."""
     if not isinstance(images, Measured):
         raise UserError(
             "data.buckets needs pictures of many shapes, those of data.source=folder or scenes; "
             "leave it out."
         )
-    names = hashlib.sha256()
-    for row in range(len(images)):
-        names.update(images.name(row).encode("utf-8", "surrogateescape") + b"\0")
-    work = {"shapes": [*map(list, shapes)], "names_sha256": names.hexdigest()}
+    work = {"shapes": [*map(list, shapes)], "images_sha256": images_hash(images)}
     with first_rank_first():
         if kept := _kept(memory, work):
             return np.array(kept, np.int64)
@@ -175,7 +132,7 @@ def _numbers(images: Pictures, shapes: Sequence[Shape], memory: Path) -> np.ndar
         with warnings.catch_warnings(), ThreadPoolExecutor(READERS) as pool:
             warnings.simplefilter("ignore")  # Pillow would remark on large pictures and odd tags
             sizes = pool.map(partial(_shape, images), range(len(images)))
-            numbers = [nearest_shape(shape, shapes) for shape in sizes]
+            numbers = [choose_shape(shape, shapes) for shape in sizes]
         memory.parent.mkdir(parents=True, exist_ok=True)
         replace_file(memory, to_json({**work, "numbers": numbers}))
     return np.array(numbers, np.int64)

@@ -20,8 +20,6 @@ from MaskGIL.data.shards import Packed
 from MaskGIL.noise import random_bits, uniform
 from Network.config import UserError
 
-NO_CAPTION = -1  # the number of a caption that is dropped, for guidance
-
 
 class CaptionTable(Sequence[tuple[str, ...]]):
     """The captions of each of N pictures, at least one. `counts` (N,) int64 says how many.
@@ -58,17 +56,19 @@ class CaptionTable(Sequence[tuple[str, ...]]):
         return tuple(bytes(self._bytes[a:b]).decode() for a, b in bounds)
 
 
-def draw_captions(counts: Tensor, seed: int, samples: Tensor, drop: float) -> Tensor:
-    """Which of its captions each sample gets: (B,) int64, NO_CAPTION where it is dropped.
+def draw_captions(counts: Tensor, seed: int, samples: Tensor) -> Tensor:
+    """Which of its captions each sample gets: (B,) int64.
 
-    counts (B,) captions of the samples' pictures, samples (B,) their numbers in the run's stream,
-    `drop` the share without caption. The same sample has the same one on any rank and after any
-    resume; when its picture comes again, another is drawn.
+    counts (B,) captions of the samples' pictures, samples (B,) their numbers in the run's stream.
+    The same sample has the same one on any rank and after any resume; when its picture comes
+    again, another is drawn.
     """
-    seeds = torch.tensor(seed)
-    numbers = random_bits(seeds, "caption", samples, 0) % counts
-    dropped = uniform(seeds, "caption drop", samples, 0) < drop
-    return torch.where(dropped, NO_CAPTION, numbers)
+    return random_bits(torch.tensor(seed), "caption", samples, 0) % counts
+
+
+def draw_dropped(share: float, seed: int, samples: Tensor) -> Tensor:
+    """Which samples lose their caption, for guidance: (B,) bool, drawn as `draw_captions` does."""
+    return uniform(torch.tensor(seed), "caption drop", samples, 0) < share
 
 
 def folder_captions(

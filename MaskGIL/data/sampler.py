@@ -99,8 +99,8 @@ def split_ranks(batch: int, world_size: int, accumulation: int) -> list[list[sli
     if rest or not size:
         near = [str(number) for number in (size * parts, (size + 1) * parts) if number]
         raise UserError(
-            f"optim.batch={batch} is not divisible by {world_size} ranks x {accumulation} "
-            f"accumulation; nearest: {', '.join(near)}."
+            f"optim.batch={batch} is not divisible by {parts}, the number of ranks ({world_size}) "
+            f"times loop.accumulation ({accumulation}); nearest: {', '.join(near)}."
         )
     starts = np.arange(0, batch, size).reshape(world_size, accumulation).tolist()
     return [[slice(start, start + size) for start in of_rank] for of_rank in starts]

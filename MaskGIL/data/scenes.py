@@ -1,8 +1,10 @@
 """The embedded data set with captions: one to three coloured shapes, and how they lie.
 
 Every caption is true of its picture, which is drawn by `shapes.py` from (seed, split, index)
-alone. `val` shows only combinations of shapes, colours, relation and numbers that `train` never
-does. H height, W width, N pictures, n objects of a picture.
+alone. The objects of a picture have one of two sizes and a colour has one shade, so that what a
+caption does not say is above all where things lie. `val` shows only combinations of shapes,
+colours, relation and numbers that `train` never does.
+H height, W width, N pictures, n objects of a picture.
 """
 
 from typing import Literal
@@ -25,12 +27,12 @@ from MaskGIL.data.shapes import (
     check_drawings,
     draw,
     rgb,
-    shade,
 )
 
-EDITION = 1  # grows when other pictures are drawn
-NUMBERS = ((1,), (2,), (3,), (1, 1), (1, 2), (2, 1))  # of the groups of a scene, equally often
-SIZES = {1: (6, 7, 8), 2: (5, 6), 3: (4, 5)}  # in halves of GRID, by the number of objects
+EDITION = 3  # grows when other pictures are drawn
+# Of the groups of a scene, each as often as it stands here: of single objects there are few kinds
+NUMBERS = ((1,), (1,), (2,), (3,), (1, 1), (1, 2), (2, 1))
+SIZES = {1: (4, 6), 2: (4, 6), 3: (4,)}  # in halves of GRID, by the number of objects
 RADIUS = {"circle": 0.5, "square": 0.58, "triangle": 0.61, "ring": 0.5}  # to the farthest corner
 CAPTIONS = 2  # of a picture
 
@@ -101,17 +103,14 @@ class Scenes:
 
 def random_scene(description: Description, size: tuple[int, int], random: Generator) -> Scene:
     """A scene that a description is true of, for pictures of `size` (height, width)."""
-    diameters, colours = [], []
-    for group in description.groups:
-        diameters += [random.choice(SIZES[description.num_objects]) / (2 * GRID)] * group.number
-        colours += [shade(random, group.colour)] * group.number
+    diameter = random.choice(SIZES[description.num_objects]).item() / (2 * GRID)
     kinds = [group for group in description.groups for _ in range(group.number)]
-    reach = np.array([RADIUS[kind.shape] * size for kind, size in zip(kinds, diameters)])
+    reach = np.array([RADIUS[kind.shape] * diameter for kind in kinds])
     sides = np.array(size) / min(size)  # height and width in short sides
     places = _places(random, reach, sides, description) / sides  # (n, 2)
     objects = (
-        Object(kind.shape, kind.colour, row, column, float(diameter), colour)
-        for kind, (row, column), diameter, colour in zip(kinds, places.tolist(), diameters, colours)
+        Object(kind.shape, kind.colour, row, column, diameter)
+        for kind, (row, column) in zip(kinds, places.tolist())
     )
     return Scene(tuple(objects), background(description.ground))
 

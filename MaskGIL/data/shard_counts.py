@@ -14,6 +14,7 @@ from typing import Any
 
 from MaskGIL.data.members import Members, key_of
 from Network.config import UserError
+from Network.files import some
 
 _ONE_OF = re.compile(r"(.*?)(\d+)-of-(\d+)\.tar")
 
@@ -44,8 +45,8 @@ def _check_names(tars: Sequence[Path]) -> None:
         first = 1 if number in numbers else 0  # some count from 1
         if missing := sorted(set(range(first, first + number)) - numbers):
             raise UserError(
-                f"Of the {number} tar files {start}...-of-{number}.tar {len(missing)} are missing, "
-                f"the first is number {missing[0]}; download them too."
+                f"The tar files {start}...-of-{number}.tar are not all there; download what "
+                f"is missing too, {some(list(map(str, missing)), ', ')}."
             )
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from Network.config import TokenizerConfig
 from Network.Taming import autoencoder
 from Network.Taming.quantiser import VectorQuantiser
-from Network.tokenizer import magvit2, maskgit
+from Network.tokenizer import magvit2, maskgit, patches
 from Network.tokenizer.lookup_free import LookupFreeQuantiser
 
 Part = Callable[[TokenizerConfig], nn.Module]
@@ -56,4 +56,5 @@ FAMILIES = {
         attention=False,
         least_tokens=2,  # the decoder asks for their unbiased deviation
     ),
+    "patches": _VQGAN._replace(encoder=patches.Encoder),
 }

@@ -40,7 +40,7 @@ MARKS = {
     "magvit2": ".mid_block.",
     "taming": ".mid.block_1.",
 }
-SAME_NAMES = ("taming", "chameleon", "llamagen")  # which we hold under taming's names
+SAME_NAMES = ("taming", "chameleon", "llamagen", "patches")  # which we hold under taming's names
 
 
 def official_state(path: str | Path, family: str) -> dict[str, Tensor]:
