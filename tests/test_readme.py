@@ -1,4 +1,4 @@
-"""The README names what exists: commands parse, targets, files and pictures are there."""
+"""README and docs name what exists: commands parse, targets, files and pictures are there."""
 
 import re
 import shlex
@@ -14,7 +14,9 @@ from Network.sizes import SIZES
 from Trainer.config import RunConfig
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = {page: page.read_text() for page in (README, *sorted((ROOT / "docs").glob("*.md")))}
+TEXT = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.M | re.S)
 LINES = [line.split("  #")[0].strip() for _, block in BLOCKS for line in block.splitlines()]
 COMMAND_LINES = [
@@ -46,7 +48,7 @@ def load(schema, words):
     return load_config(schema, path, overrides)
 
 
-def test_the_readme_has_commands_of_every_program():
+def test_there_are_commands_of_every_program():
     assert {word for line in COMMAND_LINES for word in line.split()} >= {"main.py", "FID_sample.py"}
 
 
@@ -60,18 +62,30 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.M), target
 
 
-def test_pictures_and_links_exist():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
-    assert any(link.endswith(".png") for link in links)
-    headings = re.findall(r"^#+ (.+)$", TEXT, flags=re.M)
-    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
-    for link in links:
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks/README.md"])
+def test_pictures_and_links_exist(page):
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         path, _, anchor = link.partition("#")
-        assert (ROOT / path).exists() if path else anchor in anchors, link
+        if "://" in link:
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def anchors(text):
+    """What links to the headings of a page are called."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+def test_every_page_is_found_from_the_readme():
+    linked = re.findall(r"\]\((docs/[^)#]+)", PAGES[README])
+    assert {ROOT / link for link in linked} == PAGES.keys() - {README}
 
 
 def test_files_of_the_map_exist():
-    map_ = TEXT.partition("## Map")[2]
+    map_ = PAGES[README].partition("## Map")[2]
     rows = re.findall(r"^\| `([^`]+)` \| (.*) \|$", map_, flags=re.M)
     assert len(rows) >= 6
     for name, what in rows:

@@ -1,6 +1,6 @@
-"""The README's blocks, typed in order in one new folder: a later one finds what earlier ones made.
+"""The blocks of README and docs, typed in order in one new folder.
 
-What takes more than seconds, or the network, has a stand-in by the tables below. The rest is typed
+A later one finds what earlier ones made. What takes more than seconds, or the network, has a stand-in by the tables below. The rest is typed
 as it stands, in this process.
 """
 
