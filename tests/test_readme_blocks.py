@@ -1,7 +1,7 @@
 """The blocks of README and docs, typed in order in one new folder.
 
-A later one finds what earlier ones made. What takes more than seconds, or the network, has a stand-in by the tables below. The rest is typed
-as it stands, in this process.
+A later one finds what earlier ones made. What takes more than seconds, or the network, has a
+stand-in by the tables below. The rest is typed as it stands, in this process.
 """
 
 import re
