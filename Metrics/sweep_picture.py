@@ -39,7 +39,7 @@ def draw_fronts(record: Record, file: Path) -> None:
         panel.set_xlabel(cost)
     handles, labels = rows[0][0].get_legend_handles_labels()
     columns = min(4, len(labels))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10)
     _save(figure, file)
 
 
@@ -61,7 +61,7 @@ def draw_axes(record: Record, file: Path) -> None:
     for panel, (key, lines) in zip(rows[-1], axes.items()):
         panel.set_xlabel(key)
         if len(lines) <= MOST_LINES:
-            panel.legend(fontsize=6)
+            panel.legend(fontsize=9)
     _save(figure, file)
 
 
@@ -103,7 +103,7 @@ def _draw_front(panel: Any, record: Record, measure: str, cost: str) -> None:
     panel.step(places, values, where="post", color="0.4", linewidth=1, zorder=0)
     for cell, place, value in zip(best, places, values):
         label = str(1 + cells.index(cell))
-        panel.annotate(label, (place, value), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        panel.annotate(label, (place, value), xytext=(4, 4), textcoords="offset points", fontsize=8)
     costs = [cost_of(cell) for cell in cells]
     panel.set_xlim(min(costs) / EDGE, max(costs) * EDGE)  # also where all cost the same
     _spread_out(panel, "x")
