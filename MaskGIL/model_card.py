@@ -6,6 +6,7 @@ All of it is read from the folder, so a card says nothing that the weights do no
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,16 @@ PAPER = "[MaskGIL](https://arxiv.org/abs/2507.13032)"
 
 def model_card(
     folder: Path,
-    name: str,
+    repository: str = "",
     licence: str = "",
     code: str = "",
     scores: Mapping[str, Any] | None = None,
 ) -> str:
-    """Markdown with the hub's header, of a weights folder that will be called `name` there.
+    """Markdown with the hub's header, of a weights folder.
 
-    `code` is the address of the code that reads it, `scores` a record of FID_sample.py about it.
+    It will be fetched from `repository`, OWNER/NAME; without one it is used where it is, of which
+    an absolute path has the last part alone, as others may read the card. `code` is the address of
+    the code that reads it, `scores` a record of FID_sample.py about it.
     Raises UserError if the folder cannot be read.
     """
     config = read_config(folder)
@@ -48,17 +51,17 @@ def model_card(
         header.pop("pipeline_tag")
     parts = [
         _yaml(header),
-        f"# {name.rpartition('/')[2]}",
+        f"# {repository.rpartition('/')[2] or folder.name}",
         _generator(folder, config) if "network" in config else _tokenizer(folder, config),
         _scores(scores) if scores else "",
-        _use(config, name, code),
+        _use(config, folder, repository, code),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def write_card(folder: Path, licence: str = "") -> None:
     """Put a card into a weights folder, which is used where it is."""
-    replace_file(folder / CARD, model_card(folder, folder.name, licence).encode())
+    replace_file(folder / CARD, model_card(folder, licence=licence).encode())
 
 
 def _yaml(header: Mapping[str, Any]) -> str:
@@ -130,12 +133,14 @@ def _scores(record: Mapping[str, Any]) -> str:
     return f"## Scores\n\n{drawn}{against}:\n\n{_table(rows)}"
 
 
-def _use(config: Mapping[str, Any], name: str, code: str) -> str:
+def _use(config: Mapping[str, Any], folder: Path, repository: str, code: str) -> str:
     """How to draw with it, in a shell and in Python."""
-    own = name.rpartition("/")[2]
-    fetch = [f"hf download {name} --local-dir {own}"] if "/" in name else []
+    here = folder.name if folder.is_absolute() else folder.as_posix()
+    own = repository.rpartition("/")[2] or here
+    typed = shlex.quote(own)
+    fetch = [f"hf download {repository} --local-dir {own}"] if repository else []
     if "network" not in config:
-        return "\n".join(["## Use", "", "```", *fetch, f"python -m MaskGIL inspect {own}", "```"])
+        return "\n".join(["## Use", "", "```", *fetch, f"python -m MaskGIL inspect {typed}", "```"])
     place = code or "the code that made these weights"
     call = f"pipe({_subject(config)}generator=0)"
     return "\n".join(
@@ -146,8 +151,8 @@ def _use(config: Mapping[str, Any], name: str, code: str) -> str:
             "",
             "```",
             *fetch,
-            f"python -m MaskGIL generate weights={own}",
-            f"python -m MaskGIL play weights={own}",
+            f"python -m MaskGIL generate weights={typed}",
+            f"python -m MaskGIL play weights={typed}",
             "```",
             "",
             "```python",

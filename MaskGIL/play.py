@@ -5,6 +5,7 @@ The page is served by this process alone, on this machine unless told otherwise.
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from MaskGIL.classes import class_names
@@ -21,6 +22,7 @@ from MaskGIL.sampling_keys import SamplingKeys, check_keys, load_pipeline
 from MaskGIL.weights import NETWORK, NETWORK_EMA, TOKENIZER
 from Network.config import UserError, setting
 
+EVERYWHERE = ("0.0.0.0", "::")
 DEMO = "runs/demo/generator/weights"
 SHORTEST_PASSWORD = 8
 MB = 1e6
@@ -35,7 +37,9 @@ class PlayConfig(SamplingKeys):
     )
     port: int = setting(7860, "port to answer at; 0: one that is free")
     password: str = setting(
-        "", "what the browser asks for, with any user name; it and all else goes unencrypted"
+        "",
+        "what the browser asks for, with any user name; it and all else goes unencrypted. Others "
+        "on this machine see what is typed, so keep it in a file: play FILE.yaml",
     )
 
     def __post_init__(self):
@@ -61,7 +65,8 @@ def play(config: PlayConfig, flags: Flags) -> None:
     if flags.dry_run:
         return
     with page_server(config, pipe, wishes) as server:
-        host = f"[{config.host}]" if ":" in config.host else config.host
+        name = gethostname() if config.host in EVERYWHERE else config.host
+        host = f"[{name}]" if ":" in name else name
         print(f"page       http://{host}:{server.server_port}  (Ctrl-C ends it)", flush=True)
         server.serve_forever()
 
@@ -105,7 +110,6 @@ def about(config: PlayConfig, pipe: Pipeline, wishes: Wishes) -> dict[str, Any]:
     network = pipe.network.config
     height, width = pipe.image_size
     return {
-        "weights": config.weights,
         "told": f"{_count(pipe)} parameters, {network.grid[0]}x{network.grid[1]} tokens of "
         f"{network.codebook_size} codes, {width}x{height} pixels, on {pipe.device}",
         "classes": class_names(pipe.classes, network.num_classes),

@@ -20,6 +20,8 @@ from Network.files import fingerprint
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+FORBIDDEN = "your token may not write there; make one that may"
+REFUSALS = {401: FORBIDDEN, 403: FORBIDDEN, 412: "it has changed in the meantime; push again"}
 TOLD = {"network_sha256", "num_images", "seed", "ema"}  # of samples, in a card
 
 
@@ -82,26 +84,27 @@ def _upload(config: PushConfig, parts: dict[str, Path | bytes]) -> str:
     hub = HfApi(library_name="maskgil")
     added = [CommitOperationAdd(name, part) for name, part in parts.items()]
     try:
-        _check_place(hub, config, set(parts))
+        before = _check_place(hub, config, set(parts))
         hub.create_repo(config.repository, private=config.private, exist_ok=True)
         commit = hub.create_commit(
-            config.repository, added, commit_message="Weights and their card"
+            config.repository,
+            added,
+            commit_message="Weights and their card",
+            parent_commit=before,  # whoever has been quicker loses nothing
         )
     except HfHubHTTPError as error:
         status = error.response.status_code
-        refused = f"The hub refuses {config.repository} ({status})"
-        if status in (401, 403):
-            told = "your token may not write there; make one that may"
-            raise Failure(f"{refused}: {told}.") from None
-        raise Failure(f"{refused}: {error.server_message or 'it says no more'}.") from None
+        told = REFUSALS.get(status) or error.server_message or "it says no more"
+        raise Failure(f"The hub refuses {config.repository} ({status}): {told}.") from None
     except UserError:
         raise
+    except json.JSONDecodeError:
+        raise Failure("What answers is not the hub; look at HF_ENDPOINT and the proxy.") from None
     except ValueError as error:  # of what its check of the card has found
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"The hub does not take the card: {reason} licence={config.licence} must be one of its "
-            "short names, such as mit, apache-2.0 or other."
-        ) from None
+        names = f"licence={config.licence} must be one of its short names, such as mit, apache-2.0"
+        remedy = f"mend card={config.card}." if config.card else f"{names} or other."
+        raise UserError(f"The hub does not take the card: {reason} {remedy}") from None
     except Exception as error:
         if not _is_of_the_line(error):
             raise
@@ -109,14 +112,17 @@ def _upload(config: PushConfig, parts: dict[str, Path | bytes]) -> str:
     return commit.commit_url
 
 
-def _check_place(hub: "HfApi", config: PushConfig, names: set[str]) -> None:
-    """Raise UserError for a repository that others see unasked, or that would lose something."""
+def _check_place(hub: "HfApi", config: PushConfig, names: set[str]) -> str | None:
+    """The newest commit of the repository, None for one that is not there.
+
+    Raises UserError for a repository that others see unasked, or that would lose something.
+    """
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         found = hub.model_info(config.repository)
     except RepositoryNotFoundError:
-        return
+        return None
     if config.private and found.private is False:
         raise UserError(
             f"{config.repository} is there already, and public; private=false says that all may "
@@ -127,6 +133,7 @@ def _check_place(hub: "HfApi", config: PushConfig, names: set[str]) -> None:
         raise UserError(
             f"{config.repository} holds {', '.join(there)} already; overwrite=true replaces them."
         )
+    return found.sha
 
 
 def _is_of_the_line(error: Exception) -> bool:

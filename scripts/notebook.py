@@ -16,7 +16,7 @@ CELLS = [
 
 A tokenizer turns pictures into grids of codes, a masked transformer learns to fill hidden codes
 in, and a few parallel steps turn an empty grid into a picture. Everything here is trained on
-drawings that the code makes itself: nothing is downloaded but the code.
+drawings that the code makes itself: nothing is downloaded but the code and the packages it needs.
 
 Eight minutes on two CPU cores, less on a GPU.
 """,
@@ -24,12 +24,15 @@ Eight minutes on two CPU cores, less on a GPU.
     (
         "setup",
         """
+import os
+
 repository = ""  # address of this code, as `git clone` takes it; empty: the notebook lies in it
-if repository:
+if repository and not os.path.exists("pyproject.toml"):
     !git clone --depth 1 {repository} MaskGIL
     %cd MaskGIL
-!test -f pyproject.toml || echo "Write the address of the code between the quotes above."
-!pip install --quiet -e .
+if not os.path.exists("pyproject.toml"):
+    raise SystemExit("Write the address of the code between the quotes above, and run this again.")
+%pip install --quiet -e .
 """,
     ),
     (

@@ -19,6 +19,8 @@ class UploadHub:
         self.repositories, self.private, self.tokens, self.blobs = {}, set(), set(), {}
         self.refuses = 0  # the status of every answer, 0: it takes all
         self.card_errors = []  # what it finds wrong in every card
+        self.told = self.newest = "0" * 40  # the commit that it tells, and the one that it has
+        self.is_another = False  # whether a page answers that is not the hub's
 
 
 @contextmanager
@@ -38,17 +40,24 @@ def upload_hub():
                 errors = [{"message": text} for text in hub.card_errors]
                 answer(self, 400, {"errors": errors, "warnings": []})
             else:
-                answer(self, 200, take(hub, urlsplit(self.path).path, data))
+                path = urlsplit(self.path).path
+                if path.endswith("/commit/main") and parent(data) not in (None, hub.newest):
+                    answer(self, 412, {"error": "Too late"})
+                else:
+                    answer(self, 200, take(hub, path, data))
 
         def do_GET(self):
             name = urlsplit(self.path).path.removeprefix("/api/models/")
-            if hub.refuses:
+            if hub.is_another:
+                answer(self, 200, "<html>Log in</html>", as_json=False)
+            elif hub.refuses:
                 answer(self, hub.refuses, {"error": "Not here"})
             elif name not in hub.repositories:
                 answer(self, 404, {"error": "Not found"}, {"X-Error-Code": "RepoNotFound"})
             else:
                 files = [{"rfilename": file} for file in hub.repositories[name]]
-                answer(self, 200, {"id": name, "private": name in hub.private, "siblings": files})
+                about = {"private": name in hub.private, "siblings": files}
+                answer(self, 200, {"id": name, "sha": hub.told, **about})
 
         def do_PUT(self):
             data = self.rfile.read(int(self.headers["Content-Length"]))
@@ -70,8 +79,8 @@ def upload_hub():
         thread.join()
 
 
-def answer(request, status, content, headers=None):
-    data = json.dumps(content).encode()
+def answer(request, status, content, headers=None, as_json=True):
+    data = (json.dumps(content) if as_json else content).encode()
     request.send_response(status)
     request.send_header("Content-Type", "application/json")
     request.send_header("Content-Length", str(len(data)))
@@ -105,6 +114,11 @@ def take(hub, path, data):
     assert what == "commit", path
     commit(hub, hub.repositories[name], data)
     return {"commitUrl": f"{hub.url}/{name}/commit/1", "commitOid": "1"}
+
+
+def parent(data):
+    """The commit that a new one says to stand on, None where it does not say."""
+    return json.loads(data.splitlines()[0])["value"].get("parentCommit")
 
 
 def preupload(file):

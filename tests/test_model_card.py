@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import tiny
@@ -44,9 +45,7 @@ def test_what_a_generator_is(tmp_path):
     megabytes = (folder / "network.safetensors").stat().st_size / 1e6
     assert f"| weights | averaged, and those of the last step, {megabytes:,.1f} MB each |" in card
     assert "github.com" not in card  # whose code it is nobody has told
-    assert "In a clone of https://x.org/y.git," in model_card(
-        folder, "x", code="https://x.org/y.git"
-    )
+    assert "In a clone of https://x.org/y.git," in model_card(folder, code="https://x.org/y.git")
     assert weights.tokenizer.fingerprint[:16] in card
 
 
@@ -67,7 +66,7 @@ def test_what_is_typed_is_understood_and_what_is_python_runs(tmp_path, monkeypat
 
 def test_prompts_and_their_encoder(tmp_path):
     save_encoder(tmp_path / "encoder")
-    card = model_card(save_text_weights(tmp_path / "text", tmp_path / "encoder"), "text")
+    card = model_card(save_text_weights(tmp_path / "text", tmp_path / "encoder"))
     assert header(card)["pipeline_tag"] == "text-to-image"
     assert re.search(r"\| prompts \| 10 tokens by encoder, fingerprint [0-9a-f]{16} \|", card)
     assert str(tmp_path) not in card
@@ -76,19 +75,21 @@ def test_prompts_and_their_encoder(tmp_path):
     assert "license" not in header(card)
 
 
-def test_a_tokenizer(tmp_path):
-    save_weights(tmp_path / "weights", tiny.fill(tiny.tokenizer(), 0))
-    write_card(tmp_path / "weights")
-    card = (tmp_path / "weights" / "README.md").read_text()
+def test_a_tokenizer_is_used_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/my weights")
+    save_weights(folder, tiny.fill(tiny.tokenizer(), 0))
+    write_card(folder)
+    card = (folder / "README.md").read_text()
     assert "pipeline_tag" not in header(card)
-    assert blocks(card) == [("", "python -m MaskGIL inspect weights\n")]
-    load_weights(tmp_path / "weights")  # it is read as before
+    assert blocks(card) == [("", "python -m MaskGIL inspect 'runs/my weights'\n")]
+    load_weights(folder)  # it is read as before
 
 
 @pytest.mark.parametrize("name", ["a|b", "<b>x</b>", "two\nlines", "`code`", "[a](b)"])
 def test_names_are_text(tmp_path, name):
     folder = save_tiny_weights(tmp_path / "weights", classes=(name, "other"))
-    (row,) = (line for line in model_card(folder, "x").splitlines() if line.startswith("| classes"))
+    (row,) = (line for line in model_card(folder).splitlines() if line.startswith("| classes"))
     plain = re.sub(r"\\(.)", r"\1", re.sub(r"(?<!\\)[<>`\[\]]", "!", row))
     assert plain == f"| classes | 2: {' '.join(name.split())}, other |"
     assert len(re.findall(r"(?<!\\)\|", row)) == 3
@@ -99,4 +100,4 @@ def test_a_folder_of_before_has_a_card_too(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     del config["objective"]
     (folder / "config.json").write_text(json.dumps(config))
-    assert "| learned to draw | many tokens a step |" in model_card(folder, "x")
+    assert "| learned to draw | many tokens a step |" in model_card(folder)

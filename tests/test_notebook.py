@@ -1,6 +1,7 @@
 """The notebook is what its script writes, and every cell of it runs."""
 
 import json
+import re
 import runpy
 import shlex
 import shutil
@@ -34,6 +35,29 @@ def test_it_names_no_code_but_its_own():
     assert "github.com" not in SCRIPT["written"]()
     (text,) = (text for kind, text in SCRIPT["CELLS"] if kind == "setup")
     assert "git clone --depth 1 {repository}" in text
+
+
+def test_setting_up_twice_is_setting_up_once(tmp_path, monkeypatch):
+    (text,) = (text for kind, text in SCRIPT["CELLS"] if kind == "setup")
+    code = re.sub(r"^( *)([!%].*)$", r'\1typed(r"""\2""")', text, flags=re.M)
+    lines = []
+
+    def typed(line):
+        lines.append(line)
+        if line.startswith("!git clone"):
+            (tmp_path / "MaskGIL").mkdir()
+            (tmp_path / "MaskGIL/pyproject.toml").touch()
+        if line.startswith("%cd "):
+            monkeypatch.chdir(line.split()[1])
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="Write the address"):
+        exec(code, {"typed": typed})
+    assert lines == []
+    code = code.replace('repository = ""', 'repository = "https://x.org/y.git"')
+    for _ in range(2):
+        exec(code, {"typed": typed})
+    assert [line.split()[0] for line in lines] == ["!git", "%cd", "%pip", "%pip"]
 
 
 @pytest.mark.slow

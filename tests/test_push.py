@@ -100,6 +100,31 @@ def test_a_wrong_licence_is_a_sentence(push, hub, weights):
     assert "note       licence is empty" in push(weights, "me/tiny", "--dry-run")[1]
 
 
+def test_a_card_of_ones_own_is_named_where_it_is_wrong(push, hub, weights, tmp_path):
+    (tmp_path / "card.md").write_text("---\nlicense: mine\n---\n")
+    hub.card_errors = ['"license" must be one of [apache-2.0, mit, ...]']
+    code, _, err = push(weights, "me/tiny", f"card={tmp_path / 'card.md'}")
+    assert code == 2
+    assert err.endswith(f" mend card={tmp_path / 'card.md'}.\n")
+
+
+def test_whoever_was_quicker_loses_nothing(push, hub, weights):
+    assert push(weights, "me/tiny")[0] == 0
+    before, hub.newest = dict(hub.repositories["me/tiny"]), "1" * 40
+    code, _, err = push(weights, "me/tiny", "licence=mit", "overwrite=true")
+    assert code == 1
+    told = "error: The hub refuses me/tiny (412): it has changed in the meantime; push again.\n"
+    assert err.endswith(told)
+    assert hub.repositories["me/tiny"] == before
+
+
+def test_another_page_than_the_hub_is_told(push, hub, weights):
+    hub.is_another = True
+    code, _, err = push(weights, "me/tiny")
+    told = "error: What answers is not the hub; look at HF_ENDPOINT and the proxy.\n"
+    assert (code, err) == (1, told)
+
+
 def test_no_place_of_this_machine_is_published(push, hub, tmp_path):
     encoder = save_encoder(tmp_path / "encoder")
     folder = save_text_weights(tmp_path / "text", encoder)

@@ -22,7 +22,7 @@ export async function draw(wish, on) {
     });
     if (!answer.ok) throw new Error((await answer.text()).trim());
     await eachLine(answer.body, handle);
-    if (!ended) throw new Error("The drawing broke off; try again, and look at the terminal of the page.");
+    if (!ended) throw new Error("The drawing broke off: the way to the program is lost or too slow. Try again, with fewer pictures.");
   } catch (error) {
     if (mine !== current || error.name === "AbortError") return;
     const lost = error instanceof TypeError;

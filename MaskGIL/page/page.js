@@ -22,7 +22,7 @@ const HINTS = {
 const SIDES = ["left", "right", "top", "bottom"];
 const PAUSE = 120; // milliseconds: of many clicks the last one counts
 
-const about = await (await fetch("/about")).json();
+const about = await told();
 const easel = new Easel(about.width, about.height, about.stride, about.bounds, pulled);
 let classes = null;
 let last = null; // the event that the board shows
@@ -31,6 +31,15 @@ let begun = false; // the first drawing is of the seed that stands there
 let watching = false; // else a drawing goes on behind the picture that is edited
 
 setUp();
+
+async function told() {
+  for (;;) {
+    const answer = await fetch("/about").catch(() => null);
+    if (answer?.ok) return answer.json();
+    problem("Many are here just now, or the program has ended; trying again.");
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
 
 // ---------------------------------------------------------------- what is asked for
 function kind() {

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import re
+import select
 import socket
 import sys
 import time
@@ -33,7 +34,7 @@ ASSETS = {
     **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in SCRIPTS},
 }
 MOST_CONNECTIONS, MOST_WAITING = 32, 6
-MOST_CONNECTIONS_EACH, MOST_WAITING_EACH = 12, 4  # of one address
+MOST_CONNECTIONS_EACH, MOST_WAITING_EACH = 24, 4  # of one address
 LARGEST_BODY = 4 << 20
 ASKING_SECONDS, SILENT_SECONDS, TOLD_SECONDS = 20, 10, 0.25
 HEADERS = {
@@ -42,8 +43,10 @@ HEADERS = {
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+FULL = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\n\r\nMany are here; try again soon.\n"
 
 Draw = Callable[[object, Tell], None]
 _OWN_NAME = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE | re.ASCII)
@@ -79,10 +82,16 @@ class PageServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """In a thread of its own, as long as there are not too many."""
-        if self.connections.add(request, client_address[0]):
-            super().process_request(request, client_address)
-        else:
+        if not self.connections.add(request, client_address[0]):
+            with suppress(OSError):
+                request.send(FULL)
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be had
+            self.connections.remove(request)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """The visit, and room for another one behind it."""
@@ -148,20 +157,15 @@ class _Visit(BaseHTTPRequestHandler):
         self._head(200, "application/x-ndjson")
         self.page.connections.let_stay(self.connection)
         with suppress(Left):
-            try:
-                asked = json.loads(body)
-            except (ValueError, RecursionError):
-                self._tell(_error("That is no wish that the page could have sent."))
-                return
-            if sentence := self._problem(asked):
+            if sentence := self._problem(body):
                 self._tell(_error(sentence))
 
-    def _problem(self, asked: object) -> str:
+    def _problem(self, body: bytes) -> str:
         """Draw and tell of it; what went wrong, empty if nothing did. Raises Left."""
         visitor = self.client_address[0]
         try:
             with self.page.turns.turn(visitor, self._tell_of_waiting, TOLD_SECONDS):
-                self.page.draw(asked, self._tell)
+                self.page.draw(_parsed(body), self._tell)
         except Left:
             raise
         except Busy:
@@ -177,9 +181,11 @@ class _Visit(BaseHTTPRequestHandler):
         self._tell({"event": "wait", "before": before})
 
     def _tell(self, event: Event) -> None:
-        """A line. Raises Left."""
+        """A line; a step is left out for whoever has not fetched the ones before. Raises Left."""
         try:
             self._check_is_there()
+            if event["event"] == "step" and not select.select([], [self.connection], [], 0)[1]:
+                return
             self.wfile.write(json.dumps(event).encode() + b"\n")
             self.wfile.flush()
         except OSError as error:
@@ -202,7 +208,8 @@ class _Visit(BaseHTTPRequestHandler):
         secret, hosts = self.page.secret, self.headers.get_all("Host", [])
         if secret and not hmac.compare_digest(secret, _digest(self._password())):
             time.sleep(1)  # for whoever tries many
-            self._head(401, "text/plain", {"WWW-Authenticate": 'Basic realm="MaskGIL"'})
+            login = {"WWW-Authenticate": 'Basic realm="MaskGIL"'}
+            self._answer(401, b"This page needs its password.\n", "text/plain", login)
             return True
         is_own = len(hosts) == 1 and _OWN_NAME.fullmatch(hosts[0])
         if not secret and not is_own:  # a name of somebody else's that leads here
@@ -229,7 +236,10 @@ class _Visit(BaseHTTPRequestHandler):
     def _body(self) -> bytes | None:
         """What is sent, None for too much or too slow, of which the visitor has been told."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length[:20]) > LARGEST_BODY:
+        if not re.fullmatch(r"\d+", length, re.ASCII):
+            self._answer(411, b"How long it is must be told.\n", "text/plain")
+            return None
+        if len(length) > len(str(LARGEST_BODY)) or int(length) > LARGEST_BODY:
             text = f"More than {LARGEST_BODY >> 20} MB; send smaller pictures.\n"
             self._answer(413, text.encode(), "text/plain")
             return None
@@ -239,8 +249,10 @@ class _Visit(BaseHTTPRequestHandler):
         self._answer(408, b"The rest of it did not come.\n", "text/plain")
         return None
 
-    def _answer(self, status: int, data: bytes, kind: str) -> None:
-        self._head(status, kind, {"Content-Length": str(len(data))})
+    def _answer(
+        self, status: int, data: bytes, kind: str, more: Mapping[str, str] | None = None
+    ) -> None:
+        self._head(status, kind, {"Content-Length": str(len(data)), **(more or {})})
         self.wfile.write(data)
 
     def _head(self, status: int, kind: str, more: Mapping[str, str] | None = None) -> None:
@@ -249,6 +261,13 @@ class _Visit(BaseHTTPRequestHandler):
         for name, value in {"Content-Type": kind + text, **HEADERS, **(more or {})}.items():
             self.send_header(name, value)
         self.end_headers()
+
+
+def _parsed(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise UserError("That is no wish that the page could have sent.") from None
 
 
 def _error(sentence: str) -> Event:
