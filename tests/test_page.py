@@ -254,7 +254,19 @@ def test_a_drawing_that_breaks_off_is_told(visit, server, monkeypatch):
     window = visit()
     window.click("#draw")
     told = window.wait("return document.querySelector('#problem:not([hidden])')?.textContent")
-    assert told.startswith("The drawing broke off; try again")
+    assert told.startswith("The drawing broke off: ")
+
+
+def test_a_page_that_is_full_is_tried_again(server, windows, monkeypatch):
+    others = {path: page for path, page in server.pages.items() if path != "/about"}
+    monkeypatch.setattr(server, "pages", others)
+    window, problem = windows[0], "document.querySelector('#problem:not([hidden])')"
+    window.open(f"http://127.0.0.1:{server.server_port}/")
+    told = window.wait(f"return {problem}?.textContent")
+    assert told.startswith("Many are here just now")
+    monkeypatch.undo()
+    window.wait("return document.querySelector('#told').textContent")
+    assert window.run(f"return {problem} === null")
 
 
 def test_the_first_picture_is_of_the_seed_that_stands_there(visit):

@@ -35,7 +35,10 @@ setUp();
 async function told() {
   for (;;) {
     const answer = await fetch("/about").catch(() => null);
-    if (answer?.ok) return answer.json();
+    if (answer?.ok) {
+      problem("");
+      return answer.json();
+    }
     problem("Many are here just now, or the program has ended; trying again.");
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
