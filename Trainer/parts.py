@@ -32,8 +32,9 @@ from Trainer.stages import REFERENCE, SEED, Cell, Stage, file_name
 FORMAT = 1  # of a part's record
 RECORD = "part.json"
 # Free keys of a run from which its result follows; settings of the sampler do too
-_COUNTED = ("precision", "init_from", "init_skip", "tokenizer.weights", "text.encoder",
-            "loop.steps", "loop.skip_spikes")  # fmt: skip
+_COUNTED = ("precision", "init_from", "init_skip", "data.path", "data.cache", "text.encoder",
+            "tokenizer.weights", "reconstruction.vgg", "loop.steps", "loop.skip_spikes",
+            "loop.validate_every", "loop.score_every", "loop.score_images")  # fmt: skip
 # Keys of FID_sample.py from which no number follows
 _UNCOUNTED = ("out", "device", "compile", "png", "nearest", "grid")
 _OUT = {"": "samples.npz", "sweep": "sweep", "reconstruct": "scores.json", "samples": "scores.json"}
