@@ -1,7 +1,7 @@
 """A part of a study: one stage of one cell, or of several that need the same; run in its folder.
 
 Its key is a hash of its resolved settings and of the keys of the parts that it stands on. The
-folder is named after the key, so what is finished is found, and what has changed is not.
+folder is named after the key, so what is finished is found, whatever its arm is called now.
 """
 
 import gc
@@ -100,9 +100,7 @@ class Part:
 
     def record(self) -> Record | None:
         """What it has found, None unless it is finished."""
-        file = self.folder / RECORD
-        known = json.loads(file.read_text()) if file.is_file() else None
-        return known if known and known["key"] == self.key else None
+        return _read_record(self.folder, self.key)
 
 
 class Parts:
@@ -153,8 +151,7 @@ class Parts:
             key = sha256(to_json([FORMAT, stage.program, recipe, [need.key for need in needs]]))
             if key not in self._known:
                 labels = _labels(cell, stage, needs, seeded=SEED in named)
-                name = "-".join(filter(None, (file_name(labels), key[:8])))
-                folder = self._root / stage.name / name
+                folder = _folder(self._root / stage.name, file_name(labels), key)
                 real = (*filled(lambda part: part.folder), *self._shared)
                 real += (program.place(config, folder),)
                 job = other_job(config) if isinstance(config, SampleConfig) else ""
@@ -204,6 +201,19 @@ def run_part(part: Part) -> Record:
 def in_one_process(part: Part) -> bool:
     """Whether its job knows no ranks."""
     return bool(part.job)
+
+
+def _folder(place: Path, name: str, key: str) -> Path:
+    """Where a part is finished, under whatever name, or else is to be made."""
+    own = place / "-".join(filter(None, (name, key[:8])))
+    found = [own, *sorted(place.glob(f"*-{key[:8]}")), place / key[:8]]
+    return next((folder for folder in found if _read_record(folder, key)), own)
+
+
+def _read_record(folder: Path, key: str) -> Record | None:
+    file = folder / RECORD
+    known = json.loads(file.read_text()) if file.is_file() else None
+    return known if known and known["key"] == key else None
 
 
 def _labels(cell: Cell, stage: Stage, needs: Sequence[Part], *, seeded: bool) -> tuple[str, ...]:

@@ -125,6 +125,34 @@ def test_settings_that_do_not_load_are_one_sentence(tmp_path, changes, sentence)
     assert str(error.value) == f"The stage train of the cell a_seed=0: {sentence}"
 
 
+def finish(part):
+    part.folder.mkdir(parents=True)
+    (part.folder / "part.json").write_text(json.dumps({"key": part.key}))
+
+
+def test_a_finished_part_is_found_whatever_its_arm_is_called(tmp_path):
+    arms = ("a train:optim.lr=1", "b train:optim.lr=2")
+    before = grid(tmp_path, arms=arms, seeds=(0,))
+    for part in {part.key: part for parts in before.values() for part in parts.values()}.values():
+        finish(part)
+    for other in (("c train:optim.lr=1",), arms[::-1], ("b train:optim.lr=1", arms[0])):
+        for parts in grid(tmp_path, arms=other, seeds=(0,)).values():
+            assert all(part.record() for part in parts.values())
+    (alone,) = grid(tmp_path, changes=("train:optim.lr=1",), seeds=(0,)).values()
+    assert alone["sample"].folder == before["a_seed=0"]["sample"].folder
+    assert f"weights={before['a_seed=0']['train'].folder}/weights" in alone["sample"].command
+    finish(bare := only(tmp_path / "bare")["tokenizer"])  # which no label reaches
+    same = only(tmp_path / "bare", arms=("a tokenizer:seed=0",))["tokenizer"]
+    assert (same.folder, same.words) == (bare.folder, (*bare.words[:-1], "seed=0", bare.words[-1]))
+
+
+def test_a_part_that_is_not_finished_is_left_to_who_makes_it(tmp_path):
+    first = only(tmp_path, arms=("a train:optim.lr=1",))["train"]
+    first.folder.mkdir(parents=True)
+    second = only(tmp_path, arms=("b train:optim.lr=1",))["train"]
+    assert (second.key, second.folder.name) == (first.key, f"b_seed=0-{first.key[:8]}")
+
+
 # Running one
 
 

@@ -173,7 +173,8 @@ def test_studies_share_equal_parts(folder):
     file, shared = staged_file(folder), f"study.parts={folder / 'grid'}"  # as parts_of looks there
     run_study(load_config(RunConfig, file, ["study.axes=train:objective=mar", shared]))
     before = set(parts_of(folder))
-    other = ["study.axes=train:objective=ar", shared, f"out_dir={folder / 'other'}"]
+    other = ["study.axes=train:objective=ar", "study.arms=again tokenizer:seed=0", shared]
+    other += [f"out_dir={folder / 'other'}"]  # whose tokenizer has another name
     run_study(load_config(RunConfig, file, other))
     new = [part.parent.parent.name for part in sorted(set(parts_of(folder)) - before)]
     assert new == ["sample", "train"]
