@@ -60,6 +60,8 @@ def run_study(config: RunConfig) -> None:
             print(f"wrote {write_job_array(folder, parts)}: read it, then run it with bash")
         return
     if config.study.part:
+        if not (folder / "config.yaml").exists():
+            _keep(config, folder)
         _run_alone(parts, config.study.part)
         return
     with only_job(folder):
@@ -126,7 +128,7 @@ def _check(config: RunConfig, parts: Sequence[Part]) -> None:
     study = config.study
     if study.part > len(parts):
         raise UserError(f"study.part={study.part} is not there; the study has {len(parts)} parts.")
-    if study.workers and world_size() > 1:
+    if study.workers and not study.part and world_size() > 1:
         raise UserError(
             f"study.workers={study.workers} starts processes of its own; leave torchrun "
             "out, or use study.workers=0, which runs every part on all ranks."
@@ -140,7 +142,7 @@ def _check(config: RunConfig, parts: Sequence[Part]) -> None:
 
 
 def _keep(config: RunConfig, folder: Path) -> None:
-    """Write what makes the folder ours; jobs of an array read it too."""
+    """Write what makes the folder ours, for the whole study; jobs of an array read it too."""
     if is_main():
         folder.mkdir(parents=True, exist_ok=True)
         whole = replace(config, study=replace(config.study, part=0, slurm=False))

@@ -7,7 +7,8 @@ import torch
 from tiny_runs import CONFIGS, tokenizer_weights, tree
 from tiny_studies import ARMS, read, staged_file, tiny_study
 
-from MaskGIL.command import Failure
+import main as program
+from MaskGIL.command import Failure, run_command
 from MaskGIL.config import identity, load_config
 from Network import build_network, build_tokenizer
 from Network.config import UserError
@@ -187,7 +188,9 @@ def test_parts_can_be_run_one_by_one(folder, capsys):
     with pytest.raises(UserError, match="which is not finished; run that first"):
         run_study(load_config(RunConfig, file, ["study.part=4"]))
     for number in (1, 2, 3, 4, 6):
-        run_study(load_config(RunConfig, file, [f"study.part={number}"]))
+        words = [str(file), f"study.part={number}"]
+        assert run_command(program.main, RunConfig, words, program="main.py", about="") == 0
+    assert load_config(RunConfig, folder / "grid" / "config.yaml", []).study.part == 0
     assert len(parts_of(folder)) == 5
     assert not (folder / "grid" / "study.json").exists()
     capsys.readouterr()
@@ -306,3 +309,5 @@ def test_torchrun_and_processes_do_not_mix(folder, monkeypatch):
     monkeypatch.setattr(study, "world_size", lambda: 2)
     with pytest.raises(UserError, match=r"study\.workers=2 starts processes of its own; leave "):
         run_study(tiny_study(folder, "study.workers=2"))
+    run_study(tiny_study(folder, "study.workers=2", "study.part=1"))  # a job of an array
+    assert len(parts_of(folder)) == 1
