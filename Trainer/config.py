@@ -192,6 +192,8 @@ class StudyConfig:
         require_at_least("study.workers", self.workers, 0)
         require_at_least("study.part", self.part, 0)
         require_at_least("study.diverged", self.diverged, 1)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError("study.seeds takes one seed or several, each once: study.seeds=0,1,2.")
 
 
 @dataclass(frozen=True)
