@@ -22,7 +22,7 @@ from Trainer.vqgan import TokenizerTrainer
 TRAINERS = {"generator": GeneratorTrainer, "tokenizer": TokenizerTrainer}
 # Numbers of a curve, where there are such
 KEPT = ("loss", "acc", "ar_loss", "ar_acc", "mar_loss", "psnr", "usage", "ppl", "bit entropy",
-        "distance", "gnorm", "skip")  # fmt: skip
+        "distance", "gnorm", "skip", "spikes")  # fmt: skip
 
 Record = dict[str, Any]
 Curves = dict[str, dict[str, list[Any]]]

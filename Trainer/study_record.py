@@ -82,14 +82,16 @@ def means_over_seeds(rows: Sequence[Record]) -> list[Record]:
 def diverged(curve: Mapping[str, list[Any]], factor: float) -> str:
     """Why the training curve of a run tells that it has diverged, or an empty text.
 
-    It has where a loss is not finite (None) or a step was not taken for that reason, and where the
-    last loss is above `factor` times the least.
+    It has where a step was not taken as it was not finite, and where the last loss is above
+    `factor` times the least. A loss of None tells that no step of its line was taken; that is no
+    divergence where loop.skip_spikes left them all out.
     """
     finite = [loss for loss in curve["loss"] if loss is not None]
-    if len(finite) < len(curve["loss"]):
+    skipped, spikes = (next(reversed(curve.get(name, [])), 0) for name in ("skip", "spikes"))
+    if len(finite) < len(curve["loss"]) and not spikes:
         return "a loss that is not finite"
-    if skipped := next(reversed(curve.get("skip", [])), 0):
-        return f"{skipped} steps not taken, as they were not finite"
+    if skipped > spikes:
+        return f"{skipped - spikes} steps not taken, as they were not finite"
     if not finite:
         return ""
     excess = finite[-1] / min(finite)

@@ -31,6 +31,14 @@ def test_what_has_diverged(losses, skipped, reason):
         assert diverged(curve, 1.2) == reason
 
 
+def test_steps_left_out_as_spikes_are_no_divergence():
+    """Even where they are all of a line, whose loss is None then."""
+    curve = {"step": [1, 2, 3], "loss": [4.0, None, 3.0], "skip": [0, 2, 2], "spikes": [0, 2, 2]}
+    assert diverged(curve, 1.2) == ""
+    reason = "1 steps not taken, as they were not finite"
+    assert diverged(curve | {"skip": [0, 2, 3]}, 1.2) == reason
+
+
 def part(name, **found) -> Any:
     record = {"command": f"run {name}", "clock": {}, "seconds": {"part": 9.0, "idle": 1.0}, **found}
     return SimpleNamespace(name=name, record=lambda: record)
