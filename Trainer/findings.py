@@ -44,10 +44,10 @@ def of_run(config: RunConfig) -> Record:
         ended = str(error)
     curves = read_curves(Path(config.out_dir) / "metrics.jsonl")
     numbers = {"steps": trainer.step}
-    for kind in ("validation", "score"):
-        last = {name: curve[-1] for name, curve in curves.get(kind, {}).items()}
-        numbers |= {name: value for name, value in last.items() if name != "step"}
-    if not ended:
+    if not ended:  # the last validation of a run that diverges was before it did
+        for kind in ("validation", "score"):
+            last = {name: curve[-1] for name, curve in curves.get(kind, {}).items()}
+            numbers |= {name: value for name, value in last.items() if name != "step"}
         numbers |= _costs(trainer)
         if isinstance(trainer, GeneratorTrainer):
             numbers |= _bits(trainer)

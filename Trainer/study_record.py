@@ -68,10 +68,14 @@ def means_over_seeds(rows: Sequence[Record]) -> list[Record]:
     """
     found = []
     for group in _grouped(rows):
+        named = {
+            (stage, name): None
+            for stage in group[0]["numbers"]
+            for row in group
+            for name in row["numbers"][stage]
+        }
         numbers = {
-            f"{stage}: {name}": _about(_of_each_part(group, stage, name))
-            for stage, values in group[0]["numbers"].items()
-            for name in values
+            f"{stage}: {name}": _about(_of_each_part(group, stage, name)) for stage, name in named
         }
         first = {name: group[0][name] for name in ("arm", "values")}
         ended = sum(bool(row["diverged"]) for row in group)

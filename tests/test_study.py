@@ -271,7 +271,7 @@ def end(monkeypatch):
 @pytest.mark.parametrize("last", [0, 1, 2])  # the first line of the log is that of step 2
 def test_a_run_that_diverges_is_recorded(folder, end, last, capsys):
     end(last, Diverged("Enough is enough."))
-    run_study(tiny_study(folder, "loop.log_every=2"))
+    run_study(tiny_study(folder, "loop.log_every=2", "loop.validate_every=1"))
     (found,) = read(folder)["cells"]
     assert (found["diverged"], found["numbers"]["train"]) == ("Enough is enough.", {"steps": last})
     assert found["curves"]["train"]["step"] == [2] * (last == 2)

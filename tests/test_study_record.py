@@ -97,6 +97,14 @@ def test_means_are_over_parts_each_once():
     assert two["numbers"]["sample: distance"]["mean"] is None
 
 
+def test_a_seed_that_has_diverged_takes_no_number_of_the_others_away():
+    rows = [row(0, "t", 1.0), row(1, "t", 3.0)]
+    rows[0]["numbers"]["sample"] = {}
+    for order in (rows, rows[::-1]):
+        (told,) = means_over_seeds(order)
+        assert told["numbers"]["sample: distance"] == {"mean": None, "deviation": None, "number": 1}
+
+
 def test_distances_at_equal_sampling_time_are_means_over_seeds():
     def swept(name, seconds, distances):
         points = [{"measures": {"shapesnet-1 distance": distance}} for distance in distances]
