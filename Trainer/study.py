@@ -155,7 +155,10 @@ def _run_alone(parts: Sequence[Part], number: int) -> None:
 
 
 def _records(parts: Sequence[Part], workers: int) -> Iterator[tuple[Part, Record]]:
-    """What the parts have found, as they end; each begins behind those it stands on."""
+    """What the parts have found, as they end; each begins behind those it stands on.
+
+    Whatever ends one part ends all that run with it; the same command goes on with them.
+    """
     if not workers:
         for part in parts:
             yield part, run_part(part)
@@ -163,9 +166,11 @@ def _records(parts: Sequence[Part], workers: int) -> Iterator[tuple[Part, Record
     threads = max(1, torch.get_num_threads() // workers)
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be forked
     waiting, running, ended = list(parts), {}, set()
-    with ProcessPoolExecutor(workers, spawn, _start_process, (threads,)) as pool:
+    pool = ProcessPoolExecutor(workers, spawn, _start_process, (threads,))
+    try:
         while waiting or running:
-            for part in [part for part in waiting if {need.key for need in part.needs} <= ended]:
+            ready = [part for part in waiting if {need.key for need in part.needs} <= ended]
+            for part in ready[: workers - len(running)]:
                 _write_shared_cache(part)
                 running[pool.submit(_run_quietly, part)] = part
                 waiting.remove(part)
@@ -173,9 +178,17 @@ def _records(parts: Sequence[Part], workers: int) -> Iterator[tuple[Part, Record
                 part = running.pop(future)
                 ended.add(part.key)
                 yield part, future.result()
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _start_process(threads: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # a process that dies as it waits blocks others
+        signal.signal(number, signal.SIG_IGN)
     start_clock()
     torch.set_num_threads(threads)
     Thread(target=_end_with_parent, daemon=True).start()
@@ -187,14 +200,23 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(60)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        time.sleep(0.1)
     os._exit(PREEMPTED)
 
 
 def _run_quietly(part: Part) -> Record:
-    """Lines of several parts at once would mix; each run has its log.txt."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        return run_part(part)
+    """Lines of several parts at once would mix; each run has its log.txt.
+
+    At SIGTERM a run saves and ends, anything else ends at once.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            return run_part(part)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _write_shared_cache(part: Part) -> None:
