@@ -248,5 +248,5 @@ class RunConfig:
 
     def __post_init__(self):
         require_within("seed", self.seed, 0, LARGEST_SEED)
-        if self.init_skip and not (self.init_from and self.job == "generator"):
+        if self.init_skip and (self.job == "tokenizer" or not self.init_from):
             raise UserError("init_skip is for job=generator with init_from=WEIGHTS; leave it out.")

@@ -27,6 +27,7 @@ from Metrics.scored_set import other_job
 from Network.config import UserError
 from Trainer.config import RunConfig
 from Trainer.findings import of_run, of_samples
+from Trainer.generator_data import has_cache
 from Trainer.stages import REFERENCE, SEED, Cell, Stage, file_name
 
 FORMAT = 1  # of a part's record
@@ -85,8 +86,12 @@ class Part:
     @property
     def command(self) -> str:
         """What makes it, as one would type it."""
-        file = [self.file] if self.file else []
-        return shlex.join(["python", self.stage.program, *file, *self.words])
+        return shlex.join(["python", self.stage.program, *self.arguments])
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of that command, behind the name of its program."""
+        return [*([self.file] if self.file else []), *self.words]
 
     @cached_property
     def config(self) -> Config:
@@ -201,6 +206,17 @@ def run_part(part: Part) -> Record:
 def in_one_process(part: Part) -> bool:
     """Whether its job knows no ranks."""
     return bool(part.job)
+
+
+def missing_cache(part: Part) -> str:
+    """A cache that it reads, others may read too, and no stage makes; empty if it is there."""
+    if part.stage.program != "main.py" or part.record():
+        return ""
+    config = part.config
+    assert isinstance(config, RunConfig)
+    reads, cache = config.job == "generator" and config.data.tokens == "cache", config.data.cache
+    made = any(Path(cache).is_relative_to(need.folder) for need in part.needs)
+    return cache if reads and cache and not made and not has_cache(config) else ""
 
 
 def _folder(place: Path, name: str, key: str) -> Path:

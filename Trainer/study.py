@@ -25,11 +25,11 @@ from MaskGIL.durable import replace_file, to_json
 from MaskGIL.values import show_value
 from Network.config import UserError
 from Trainer.config import RunConfig
-from Trainer.generator_data import has_cache, write_caches
+from Trainer.generator_data import write_caches
 from Trainer.job_array import write_job_array
 from Trainer.lock import only_job
 from Trainer.logger import format_seconds
-from Trainer.parts import Part, Parts, in_one_process, run_part, start_clock
+from Trainer.parts import Part, Parts, in_one_process, missing_cache, run_part, start_clock
 from Trainer.stages import Cell, Stage, read_cells, read_stages
 from Trainer.study_numbers import draw_blocks, draw_numbers
 from Trainer.study_picture import draw_study
@@ -171,7 +171,8 @@ def _records(parts: Sequence[Part], workers: int) -> Iterator[tuple[Part, Record
         while waiting or running:
             ready = [part for part in waiting if {need.key for need in part.needs} <= ended]
             for part in ready[: workers - len(running)]:
-                _write_shared_cache(part)
+                if missing_cache(part):  # which two of them must not write at once
+                    write_caches(part.config)
                 running[pool.submit(_run_quietly, part)] = part
                 waiting.remove(part)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -217,21 +218,6 @@ def _run_quietly(part: Part) -> Record:
             return run_part(part)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _write_shared_cache(part: Part) -> None:
-    """A cache that several parts may read, before they run: two must not write one at once."""
-    if part.stage.program != "main.py" or part.record():
-        return
-    config = part.config
-    assert isinstance(config, RunConfig)
-    if (
-        config.job == "generator"
-        and config.data.cache
-        and config.data.tokens == "cache"
-        and not has_cache(config)
-    ):
-        write_caches(replace(config, job="cache"))
 
 
 def _changed(config: RunConfig) -> Iterator[tuple[str, str]]:

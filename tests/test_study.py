@@ -1,6 +1,7 @@
 """Studies: run in stages, gathered, gone on with, and never done twice."""
 
 import re
+import shlex
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from Network.config import UserError
 from Trainer import findings, study
 from Trainer.config import RunConfig
 from Trainer.dry_run import dry_run
+from Trainer.generator_data import write_caches
 from Trainer.guard import Diverged
+from Trainer.parts import missing_cache
 from Trainer.study import grid_of, parts_in_order, run_study
 from Trainer.vit import GeneratorTrainer
 
@@ -181,6 +184,27 @@ def test_studies_share_equal_parts(folder):
     assert new == ["sample", "train"]
     assert {path.name for path in (folder / "other").iterdir()} > {"study.json", "config.yaml"}
     assert not any((folder / "other" / stage).exists() for stage in new)
+
+
+def test_a_cache_that_parts_share_is_written_before_them(folder):
+    tuned = tiny_study(folder, "init_from=weights", "init_skip=head")
+    (part,) = parts_in_order(grid_of(tuned))
+    assert missing_cache(part) == str(folder / "cache")
+    write_caches(part.config)
+    assert missing_cache(part) == ""
+    own = parts_in_order(grid_of(tiny_study(folder, "data.cache=")))
+    staged = parts_in_order(grid_of(load_config(RunConfig, staged_file(folder), [])))
+    assert not any(map(missing_cache, [*own, *staged]))  # caches of their own, and of a stage
+
+
+def test_the_cache_of_an_array_is_written_by_a_command(folder):
+    run_study(tiny_study(folder, ARMS, "init_from=weights", "init_skip=head", "study.slurm=true"))
+    lines = (folder / "grid" / "submit.sh").read_text().splitlines()
+    (job,) = [line for line in lines if "job=cache" in line]
+    words = shlex.split(job.strip().removesuffix(")"))[1:]
+    assert run_command(program.main, RunConfig, words, program="main.py", about="") == 0
+    run_study(tiny_study(folder, ARMS, "init_from=weights", "init_skip=head", "study.slurm=true"))
+    assert "job=cache" not in (folder / "grid" / "submit.sh").read_text()
 
 
 def test_parts_can_be_run_one_by_one(folder, capsys):
