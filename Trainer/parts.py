@@ -265,7 +265,8 @@ def _clear(part: Part) -> None:
 
 
 def _let_go() -> None:
-    """Give back the memory of what has just been run."""
+    """Give back the memory of what has just been run; the peak of the next is its own."""
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()

@@ -40,6 +40,13 @@ from Trainer.study_table import to_markdown
 _SHARED = ("device", "precision")  # keys of a study that all its parts take over
 _OWN = ("job", "out_dir", "report", "compare", "seed")  # those that mean something else to them
 
+PICTURES = {
+    "study.png": draw_study,
+    "numbers.png": draw_numbers,
+    "blocks.png": draw_blocks,
+    "points.png": draw_points,
+}
+
 Record = dict[str, Any]
 Grid = list[tuple[Cell, dict[str, Part]]]  # each cell with its parts by stage
 
@@ -66,8 +73,10 @@ def run_study(config: RunConfig) -> None:
         return
     with only_job(folder):
         _keep(config, folder)
+        done = {part.key for part in parts if part.record()}
         for number, (part, record) in enumerate(_records(parts, config.study.workers), 1):
-            _tell(f"part {number}/{len(parts)} {part.name}: {_in_words(record)}")
+            told = "done already, " * (part.key in done) + _in_words(record)
+            _tell(f"part {number}/{len(parts)} {part.name}: {told}")
         if is_main():
             write_record(config, grid, folder)
 
@@ -75,6 +84,10 @@ def run_study(config: RunConfig) -> None:
 def grid_of(config: RunConfig) -> Grid:
     """The cells of a study and their parts. Raises UserError as `run_study` does."""
     study, root = config.study, Path(config.study.parts or config.out_dir)
+    if config.seed:
+        raise UserError(
+            f"seed={config.seed} has no effect on a study; write study.seeds={config.seed}."
+        )
     own = [*_changed(config)]
     if study.stages:
         stages = read_stages(study.stages)
@@ -106,10 +119,9 @@ def write_record(config: RunConfig, grid: Grid, folder: Path) -> None:
     study = gathered(config, rows_of(grid, config.study.diverged), parts_in_order(grid))
     replace_file(folder / "study.json", to_json(study) + b"\n")
     replace_file(folder / "study.md", to_markdown(study).encode())
-    draw_study(study, folder / "study.png")
-    draw_numbers(study, folder / "numbers.png")
-    draw_blocks(study, folder / "blocks.png")
-    draw_points(study, folder / "points.png")
+    for name, draw in PICTURES.items():
+        (folder / name).unlink(missing_ok=True)  # of an earlier record, where nothing is drawn now
+        draw(study, folder / name)
     share = study["time"]["idle share"]
     _tell(f"wrote study.json, study.md and pictures in {folder}; {share:.1%} idle between parts")
 

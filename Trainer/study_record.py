@@ -36,7 +36,7 @@ def gathered(config: RunConfig, rows: list[Record], parts: Sequence[Part]) -> Re
     """The record of a study: how it was made, its rows, their means over seeds, and the time.
 
     What a clock has told stands under "time", "seconds" and "clock"; all else follows from the
-    settings.
+    settings. Seconds of a part that was interrupted are those of its last attempt.
     """
     budget = add_equal_compute(rows)
     seconds = {part.name: _finished(part)["seconds"] for part in parts}
@@ -75,12 +75,20 @@ def means_over_seeds(rows: Sequence[Record]) -> list[Record]:
             for name in row["numbers"][stage]
         }
         numbers = {
-            f"{stage}: {name}": _about(_of_each_part(group, stage, name)) for stage, name in named
+            f"{stage}: {name}": _about(
+                [row["numbers"][stage].get(name) for row in each_part(group, stage)]
+            )
+            for stage, name in named
         }
         first = {name: group[0][name] for name in ("arm", "values")}
         ended = sum(bool(row["diverged"]) for row in group)
         found.append({**first, "seeds": len(group), "diverged": ended, "numbers": numbers})
     return found
+
+
+def each_part(rows: Sequence[Record], stage: str) -> list[Record]:
+    """Rows of which no two have the same part in a stage: what several seeds share counts once."""
+    return list({row["parts"][stage]: row for row in rows}.values())
 
 
 def diverged(curve: Mapping[str, list[Any]], factor: float) -> str:
@@ -142,18 +150,12 @@ def _over_seeds(found: Mapping[str, Record], rows: Sequence[Record]) -> Record:
         stage: {
             "seconds per image": told["seconds per image"],
             "distances": [
-                _about([told["distance"].get(row["name"]) for row in group])
+                _about([told["distance"].get(row["name"]) for row in each_part(group, stage)])
                 for group in _grouped(rows)
             ],
         }
         for stage, told in found.items()
     }
-
-
-def _of_each_part(group: Sequence[Record], stage: str, name: str) -> list[float | None]:
-    """What the parts of a stage have found, each once."""
-    found = {row["parts"][stage]: row["numbers"][stage].get(name) for row in group}
-    return list(found.values())
 
 
 def _about(values: Sequence[float | None]) -> Record:

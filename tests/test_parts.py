@@ -4,6 +4,7 @@ import json
 import weakref
 
 import pytest
+import torch
 from tiny_runs import CONFIGS, tokenizer_weights
 
 from Metrics.sample_config import SampleConfig
@@ -204,6 +205,17 @@ def test_the_memory_of_a_part_is_let_go(train, monkeypatch):
     run_part(train["train"])
     (module,) = made
     assert module() is None
+
+
+@pytest.mark.gpu
+def test_the_peak_of_a_part_is_its_own(train, monkeypatch):
+    def find(config):
+        torch.zeros(100_000_000, device="cuda")
+        return {"numbers": {}}
+
+    monkeypatch.setitem(PROGRAMS, "main.py", PROGRAMS["main.py"]._replace(find=find))
+    run_part(train["train"])
+    assert torch.cuda.max_memory_allocated() < 100_000_000
 
 
 def test_idle_time_is_what_lies_between_parts(train, monkeypatch):

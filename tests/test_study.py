@@ -106,6 +106,12 @@ def test_a_key_beside_the_stages_is_refused(folder):
     )
 
 
+def test_a_seed_beside_a_study_is_refused(folder):
+    with pytest.raises(UserError) as error:
+        run_study(tiny_study(folder, "seed=3"))
+    assert str(error.value) == "seed=3 has no effect on a study; write study.seeds=3."
+
+
 def test_a_row_that_cannot_be_read_writes_nothing(folder):
     before = tree(folder)
     with pytest.raises(UserError, match="Did you mean 'optim.lr'"):
@@ -241,11 +247,15 @@ def test_an_array_of_jobs_is_written_and_nothing_else(folder, capsys):
     assert "submit.sh: read it, then run it with bash" in capsys.readouterr().out
 
 
-def test_cells_that_have_ended_are_not_run_again(folder, monkeypatch):
+def test_cells_that_have_ended_are_not_run_again(folder, monkeypatch, capsys):
     run_study(tiny_study(folder, ARMS))
     before, record = {path: path.read_bytes() for path in parts_of(folder)}, read(folder)
     monkeypatch.setattr(findings, "TRAINERS", {})
+    (folder / "grid" / "points.png").touch()  # of a record with a sweep
+    assert "done already" not in capsys.readouterr().out
     run_study(tiny_study(folder, ARMS, "loop.log_every=2"))  # a free key
+    assert capsys.readouterr().out.count(": done already, ") == 2
+    assert not (folder / "grid" / "points.png").exists()
     assert {path: path.read_bytes() for path in parts_of(folder)} == before
     assert read(folder)["cells"] == record["cells"]
     with pytest.raises(KeyError):  # more of them are

@@ -111,15 +111,17 @@ def test_distances_at_equal_sampling_time_are_means_over_seeds():
         return part(name, numbers={}, points=points,
                     clock={"seconds per image of points": seconds})  # fmt: skip
 
-    arms = [("a", 0), ("a", 1), ("b", 0)]
+    arms = [("a", 0), ("a", 1), ("b", 0), ("a", 2)]
     cells = [Cell(arm, {}, seed, (Choice(arm, ()),)) for arm, seed in arms]
     parts = [swept("1", [0.1, 0.4], [9.0, 3.0]), swept("2", [0.1, 0.3], [8.0, 1.0]),
              swept("3", [0.2], [6.0])]  # fmt: skip
+    parts.append(parts[1])  # the same part, which counts once
     rows = rows_of([(cell, {"sweep": each}) for cell, each in zip(cells, parts)], 1.2)
     study = gathered(load_config(RunConfig, None, ["job=study"]), rows, parts)
     told = study["time"]["at equal sampling time"]["sweep"]
     assert told["seconds per image"] == 0.2
     assert [each["mean"] for each in told["distances"]] == [8.5, 6.0]
+    assert [each["number"] for each in told["distances"]] == [2, 1]
     assert study["equal compute"] == 0.0
 
 
