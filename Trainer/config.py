@@ -192,6 +192,8 @@ class StudyConfig:
         require_at_least("study.workers", self.workers, 0)
         require_at_least("study.part", self.part, 0)
         require_at_least("study.diverged", self.diverged, 1)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError("study.seeds takes one seed or several, each once: study.seeds=0,1,2.")
 
 
 @dataclass(frozen=True)
@@ -246,5 +248,5 @@ class RunConfig:
 
     def __post_init__(self):
         require_within("seed", self.seed, 0, LARGEST_SEED)
-        if self.init_skip and not (self.init_from and self.job == "generator"):
+        if self.init_skip and (self.job == "tokenizer" or not self.init_from):
             raise UserError("init_skip is for job=generator with init_from=WEIGHTS; leave it out.")

@@ -55,15 +55,15 @@ def at_equal_seconds(rows: Sequence[Record]) -> dict[str, Record]:
 
 
 def _trained(row: Record) -> str:
-    """The last stage whose operations are counted, which the curves of a row are of, or none."""
-    counted = [name for name, found in row["numbers"].items() if "training teraFLOPs" in found]
-    return counted[-1] if counted else ""
+    """The last stage that trains, which the curves of a row are of, or none."""
+    trained = [name for name, found in row["numbers"].items() if "steps" in found]
+    return trained[-1] if trained else ""
 
 
 def _scores(row: Record, stage: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """TeraFLOPs and distances of a training, where it has told any."""
+    """TeraFLOPs and distances of a training, where it has told any and has not diverged."""
     curve, numbers = row["curves"].get("score"), row["numbers"][stage]
-    if not curve or None in curve["distance"]:
+    if not curve or None in curve["distance"] or "training teraFLOPs" not in numbers:
         return None
     flops = np.array(curve["step"]) / numbers["steps"] * numbers["training teraFLOPs"]
     return flops, np.array(curve["distance"])

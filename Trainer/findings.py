@@ -22,7 +22,7 @@ from Trainer.vqgan import TokenizerTrainer
 TRAINERS = {"generator": GeneratorTrainer, "tokenizer": TokenizerTrainer}
 # Numbers of a curve, where there are such
 KEPT = ("loss", "acc", "ar_loss", "ar_acc", "mar_loss", "psnr", "usage", "ppl", "bit entropy",
-        "distance", "gnorm", "skip")  # fmt: skip
+        "distance", "gnorm", "skip", "spikes")  # fmt: skip
 
 Record = dict[str, Any]
 Curves = dict[str, dict[str, list[Any]]]
@@ -44,10 +44,10 @@ def of_run(config: RunConfig) -> Record:
         ended = str(error)
     curves = read_curves(Path(config.out_dir) / "metrics.jsonl")
     numbers = {"steps": trainer.step}
-    for kind in ("validation", "score"):
-        last = {name: curve[-1] for name, curve in curves.get(kind, {}).items()}
-        numbers |= {name: value for name, value in last.items() if name != "step"}
-    if not ended:
+    if not ended:  # the last validation of a run that diverges was before it did
+        for kind in ("validation", "score"):
+            last = {name: curve[-1] for name, curve in curves.get(kind, {}).items()}
+            numbers |= {name: value for name, value in last.items() if name != "step"}
         numbers |= _costs(trainer)
         if isinstance(trainer, GeneratorTrainer):
             numbers |= _bits(trainer)

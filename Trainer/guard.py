@@ -54,6 +54,7 @@ class Guard:
         self._recent: dict[str, Tensor] = {}  # (RECENT,) losses by mode
         self._on_the_way: tuple[int, Tensor, torch.cuda.Event | None] | None = None
         self.skipped = 0  # steps that were not taken, in the whole run
+        self.spikes = 0  # of them, those whose loss leapt, though all was finite
         self.in_a_row = 0  # of them, the latest ones
         self.highest = torch.nan  # finite z-score since `take_highest`
 
@@ -97,6 +98,7 @@ class Guard:
             event.synchronize()
         *losses, z, finite, skip, stops = told.tolist()
         self.skipped += int(skip)
+        self.spikes += int(skip and finite)
         self.in_a_row = self.in_a_row + 1 if skip else 0
         if math.isfinite(z) and not self.highest >= z:
             self.highest = z
@@ -113,11 +115,13 @@ class Guard:
             mode: [loss for loss in recent.tolist() if loss == loss]
             for mode, recent in self._recent.items()
         }
-        return {"skipped": self.skipped, "in_a_row": self.in_a_row, "losses": losses}
+        counts = {"skipped": self.skipped, "spikes": self.spikes, "in_a_row": self.in_a_row}
+        return {**counts, "losses": losses}
 
     def resume(self, state: dict) -> None:
         """Go on with the numbers of `state`; an empty one begins anew."""
         self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
+        self.spikes = state.get("spikes", 0)
         for mode, losses in state.get("losses", {}).items():  # earlier versions mixed the modes
             padded = [torch.nan] * RECENT + losses
             self._recent[mode] = torch.tensor(padded[-RECENT:], device=self._device)

@@ -1,4 +1,6 @@
-"""The parts of a study as job arrays of SLURM: a script that queues them, each behind its stage's.
+"""The parts of a study as job arrays of SLURM: a script that queues them, stage behind stage.
+
+A cache that several parts would write at once is a job of its own, before their stage.
 
 `scripts/slurm.sh` runs a part; how many machines and cards it gets, and for how long, is said there
 or behind the name of the script that is written here.
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from MaskGIL.durable import replace_file
 from Network.config import UserError
-from Trainer.parts import Part, in_one_process
+from Trainer.parts import Part, in_one_process, missing_cache
 
 NAME = "submit.sh"
 _HEAD = """#!/usr/bin/env bash
@@ -24,12 +26,18 @@ behind=()
 """
 _STAGE = """
 # {name}: {count} parts
-job=$(sbatch --parsable "$@" {one}"${{behind[@]}}" \\
+job=$(sbatch --parsable "$@" {one}${{behind[@]+"${{behind[@]}}"}} \\
     --array={numbers} scripts/slurm.sh "${{study[@]}}")
 behind=(--dependency="afterok:$job")
 """
+_CACHE = """
+# the token cache {cache}
+job=$(sbatch --parsable "$@" ${{behind[@]+"${{behind[@]}}"}} \\
+    scripts/slurm.sh {words})
+behind=(--dependency="afterok:$job")
+"""
 _END = """
-sbatch "$@" "${one[@]}" "${behind[@]}" scripts/slurm.sh "${study[@]}"
+sbatch "$@" "${one[@]}" ${behind[@]+"${behind[@]}"} scripts/slurm.sh "${study[@]}"
 """
 
 
@@ -49,6 +57,10 @@ def write_job_array(folder: Path, parts: Sequence[Part]) -> Path:
     for name in dict.fromkeys(part.stage.name for _, part in missing):
         stage = [(number, part) for number, part in missing if part.stage.name == name]
         numbers = ",".join(str(number) for number, _ in stage)
+        caches = {cache: part for _, part in stage if (cache := missing_cache(part))}
+        for cache, part in caches.items():
+            words = shlex.join([*part.arguments, "job=cache"])
+            text += _CACHE.format(cache=cache, words=words)
         one = '"${one[@]}" ' if any(in_one_process(part) for _, part in stage) else ""
         text += _STAGE.format(name=name, count=len(stage), numbers=numbers, one=one)
     replace_file(script, (text + _END).encode())

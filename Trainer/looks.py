@@ -20,6 +20,8 @@ def report(trainer: "Trainer", window: Window) -> None:
         values = {**window.means(), **trainer.gauges()}
         trainer.hear()  # of this step: the device has been waited for
         values["skip"] = trainer.guard.skipped
+        if loop.skip_spikes:
+            values["spikes"] = trainer.guard.spikes
         if (z := trainer.guard.take_highest()) == z:
             values["z"] = z
         trainer.log.record(step, "train", _show(trainer, window, values))

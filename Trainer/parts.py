@@ -1,7 +1,7 @@
 """A part of a study: one stage of one cell, or of several that need the same; run in its folder.
 
 Its key is a hash of its resolved settings and of the keys of the parts that it stands on. The
-folder is named after the key, so what is finished is found, and what has changed is not.
+folder is named after the key, so what is finished is found, whatever its arm is called now.
 """
 
 import gc
@@ -27,13 +27,15 @@ from Metrics.scored_set import other_job
 from Network.config import UserError
 from Trainer.config import RunConfig
 from Trainer.findings import of_run, of_samples
+from Trainer.generator_data import has_cache
 from Trainer.stages import REFERENCE, SEED, Cell, Stage, file_name
 
 FORMAT = 1  # of a part's record
 RECORD = "part.json"
 # Free keys of a run from which its result follows; settings of the sampler do too
-_COUNTED = ("precision", "init_from", "init_skip", "tokenizer.weights", "text.encoder",
-            "loop.steps", "loop.skip_spikes")  # fmt: skip
+_COUNTED = ("precision", "init_from", "init_skip", "data.path", "data.cache", "text.encoder",
+            "tokenizer.weights", "reconstruction.vgg", "loop.steps", "loop.skip_spikes",
+            "loop.validate_every", "loop.score_every", "loop.score_images")  # fmt: skip
 # Keys of FID_sample.py from which no number follows
 _UNCOUNTED = ("out", "device", "compile", "png", "nearest", "grid")
 _OUT = {"": "samples.npz", "sweep": "sweep", "reconstruct": "scores.json", "samples": "scores.json"}
@@ -84,8 +86,12 @@ class Part:
     @property
     def command(self) -> str:
         """What makes it, as one would type it."""
-        file = [self.file] if self.file else []
-        return shlex.join(["python", self.stage.program, *file, *self.words])
+        return shlex.join(["python", self.stage.program, *self.arguments])
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of that command, behind the name of its program."""
+        return [*([self.file] if self.file else []), *self.words]
 
     @cached_property
     def config(self) -> Config:
@@ -99,9 +105,7 @@ class Part:
 
     def record(self) -> Record | None:
         """What it has found, None unless it is finished."""
-        file = self.folder / RECORD
-        known = json.loads(file.read_text()) if file.is_file() else None
-        return known if known and known["key"] == self.key else None
+        return _read_record(self.folder, self.key)
 
 
 class Parts:
@@ -152,8 +156,7 @@ class Parts:
             key = sha256(to_json([FORMAT, stage.program, recipe, [need.key for need in needs]]))
             if key not in self._known:
                 labels = _labels(cell, stage, needs, seeded=SEED in named)
-                name = "-".join(filter(None, (file_name(labels), key[:8])))
-                folder = self._root / stage.name / name
+                folder = _folder(self._root / stage.name, file_name(labels), key)
                 real = (*filled(lambda part: part.folder), *self._shared)
                 real += (program.place(config, folder),)
                 job = other_job(config) if isinstance(config, SampleConfig) else ""
@@ -205,6 +208,30 @@ def in_one_process(part: Part) -> bool:
     return bool(part.job)
 
 
+def missing_cache(part: Part) -> str:
+    """A cache that it reads, others may read too, and no stage makes; empty if it is there."""
+    if part.stage.program != "main.py" or part.record():
+        return ""
+    config = part.config
+    assert isinstance(config, RunConfig)
+    reads, cache = config.job == "generator" and config.data.tokens == "cache", config.data.cache
+    made = any(Path(cache).is_relative_to(need.folder) for need in part.needs)
+    return cache if reads and cache and not made and not has_cache(config) else ""
+
+
+def _folder(place: Path, name: str, key: str) -> Path:
+    """Where a part is finished, under whatever name, or else is to be made."""
+    own = place / "-".join(filter(None, (name, key[:8])))
+    found = [own, *sorted(place.glob(f"*-{key[:8]}")), place / key[:8]]
+    return next((folder for folder in found if _read_record(folder, key)), own)
+
+
+def _read_record(folder: Path, key: str) -> Record | None:
+    file = folder / RECORD
+    known = json.loads(file.read_text()) if file.is_file() else None
+    return known if known and known["key"] == key else None
+
+
 def _labels(cell: Cell, stage: Stage, needs: Sequence[Part], *, seeded: bool) -> tuple[str, ...]:
     """What tells a part from others of its stage: the choices that reach it, and the seed."""
     inherited = {label for need in needs for label in need.labels}
@@ -238,7 +265,8 @@ def _clear(part: Part) -> None:
 
 
 def _let_go() -> None:
-    """Give back the memory of what has just been run."""
+    """Give back the memory of what has just been run; the peak of the next is its own."""
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()

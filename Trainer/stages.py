@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from MaskGIL.durable import sha256
 from MaskGIL.values import did_you_mean, quote
 from Network.config import UserError
 from Trainer.config import StudyConfig
@@ -18,6 +19,7 @@ from Trainer.config import StudyConfig
 PROGRAMS = ("main.py", "FID_sample.py")
 REFERENCE = re.compile(r"(?<=[=,])@([\w-]+)")  # where a value, or an item of a list, begins
 SEED = "seed"
+LONGEST = 120  # bytes of a name, to which a part adds its key; file systems take 255
 _NAME = re.compile(r"[a-zA-Z][\w-]*")
 
 
@@ -110,9 +112,15 @@ def read_cells(study: StudyConfig, stages: Sequence[Stage]) -> list[Cell]:
 
 
 def file_name(labels: Sequence[str]) -> str:
-    """Labels joined to a name of a file; blanks and the like become dashes."""
+    """Labels joined to a name of a file; blanks and the like become dashes.
+
+    Of a long one the end is a hash of the whole, so that it tells apart what differs there.
+    """
     words = (re.sub(r"[^\w.=+]+", "-", label).strip("-") for label in labels if label)
-    return "_".join(words)[:120]
+    name = "_".join(words).encode()
+    if len(name) <= LONGEST:
+        return name.decode()
+    return f"{name[:LONGEST].decode(errors='ignore')}-{sha256(name)[:8]}"
 
 
 def _words(row: str) -> list[str]:
@@ -134,9 +142,11 @@ def _read_arm(row: str, stages: Sequence[Stage]) -> tuple[Choice, list[int] | No
     for word in [word for word in changes if word.startswith("seeds=")]:
         changes.remove(word)
         listed = word.removeprefix("seeds=").split(",")
-        if not all(seed.isdecimal() for seed in listed):
-            raise UserError(f"study.arms has {quote(word)}; seeds are whole numbers, seeds=0,1,2.")
-        seeds = [int(seed) for seed in listed]
+        seeds = [int(seed) for seed in listed if seed.isdecimal()]
+        if len(set(seeds)) < len(listed):
+            raise UserError(
+                f"study.arms has {quote(word)}; seeds are whole numbers, each once, seeds=0,1,2."
+            )
     return Choice(name, tuple(c for word in changes for c in _read_change(word, stages))), seeds
 
 
@@ -147,10 +157,10 @@ def _read_axis(row: str, stages: Sequence[Stage]) -> tuple[str, list[tuple[str, 
     if not equals or not values:
         raise UserError(f"study.axes has a row {quote(row)}; write KEY=VALUE VALUE VALUE.")
     key = left.strip().rpartition(":")[2]
-    found = []
-    for value in values:
+    found, stems = [], [Path(value).stem for value in values]
+    for value, stem in zip(values, stems):
         changes = tuple(_read_change(f"{left.strip()}={value}", stages))
-        shown = Path(value).stem if not changes[0].key else value
+        shown = stem if not changes[0].key and stems.count(stem) == 1 else value
         found.append((shown, Choice(f"{key}={shown}", changes)))
     return key, found
 

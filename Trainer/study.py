@@ -25,11 +25,11 @@ from MaskGIL.durable import replace_file, to_json
 from MaskGIL.values import show_value
 from Network.config import UserError
 from Trainer.config import RunConfig
-from Trainer.generator_data import has_cache, write_caches
+from Trainer.generator_data import write_caches
 from Trainer.job_array import write_job_array
 from Trainer.lock import only_job
 from Trainer.logger import format_seconds
-from Trainer.parts import Part, Parts, in_one_process, run_part, start_clock
+from Trainer.parts import Part, Parts, in_one_process, missing_cache, run_part, start_clock
 from Trainer.stages import Cell, Stage, read_cells, read_stages
 from Trainer.study_numbers import draw_blocks, draw_numbers
 from Trainer.study_picture import draw_study
@@ -39,6 +39,13 @@ from Trainer.study_table import to_markdown
 
 _SHARED = ("device", "precision")  # keys of a study that all its parts take over
 _OWN = ("job", "out_dir", "report", "compare", "seed")  # those that mean something else to them
+
+PICTURES = {
+    "study.png": draw_study,
+    "numbers.png": draw_numbers,
+    "blocks.png": draw_blocks,
+    "points.png": draw_points,
+}
 
 Record = dict[str, Any]
 Grid = list[tuple[Cell, dict[str, Part]]]  # each cell with its parts by stage
@@ -60,12 +67,16 @@ def run_study(config: RunConfig) -> None:
             print(f"wrote {write_job_array(folder, parts)}: read it, then run it with bash")
         return
     if config.study.part:
+        if not (folder / "config.yaml").exists():
+            _keep(config, folder)
         _run_alone(parts, config.study.part)
         return
     with only_job(folder):
         _keep(config, folder)
+        done = {part.key for part in parts if part.record()}
         for number, (part, record) in enumerate(_records(parts, config.study.workers), 1):
-            _tell(f"part {number}/{len(parts)} {part.name}: {_in_words(record)}")
+            told = "done already, " * (part.key in done) + _in_words(record)
+            _tell(f"part {number}/{len(parts)} {part.name}: {told}")
         if is_main():
             write_record(config, grid, folder)
 
@@ -73,6 +84,10 @@ def run_study(config: RunConfig) -> None:
 def grid_of(config: RunConfig) -> Grid:
     """The cells of a study and their parts. Raises UserError as `run_study` does."""
     study, root = config.study, Path(config.study.parts or config.out_dir)
+    if config.seed:
+        raise UserError(
+            f"seed={config.seed} has no effect on a study; write study.seeds={config.seed}."
+        )
     own = [*_changed(config)]
     if study.stages:
         stages = read_stages(study.stages)
@@ -104,10 +119,9 @@ def write_record(config: RunConfig, grid: Grid, folder: Path) -> None:
     study = gathered(config, rows_of(grid, config.study.diverged), parts_in_order(grid))
     replace_file(folder / "study.json", to_json(study) + b"\n")
     replace_file(folder / "study.md", to_markdown(study).encode())
-    draw_study(study, folder / "study.png")
-    draw_numbers(study, folder / "numbers.png")
-    draw_blocks(study, folder / "blocks.png")
-    draw_points(study, folder / "points.png")
+    for name, draw in PICTURES.items():
+        (folder / name).unlink(missing_ok=True)  # of an earlier record, where nothing is drawn now
+        draw(study, folder / name)
     share = study["time"]["idle share"]
     _tell(f"wrote study.json, study.md and pictures in {folder}; {share:.1%} idle between parts")
 
@@ -126,7 +140,7 @@ def _check(config: RunConfig, parts: Sequence[Part]) -> None:
     study = config.study
     if study.part > len(parts):
         raise UserError(f"study.part={study.part} is not there; the study has {len(parts)} parts.")
-    if study.workers and world_size() > 1:
+    if study.workers and not study.part and world_size() > 1:
         raise UserError(
             f"study.workers={study.workers} starts processes of its own; leave torchrun "
             "out, or use study.workers=0, which runs every part on all ranks."
@@ -140,7 +154,7 @@ def _check(config: RunConfig, parts: Sequence[Part]) -> None:
 
 
 def _keep(config: RunConfig, folder: Path) -> None:
-    """Write what makes the folder ours; jobs of an array read it too."""
+    """Write what makes the folder ours, for the whole study; jobs of an array read it too."""
     if is_main():
         folder.mkdir(parents=True, exist_ok=True)
         whole = replace(config, study=replace(config.study, part=0, slurm=False))
@@ -153,7 +167,10 @@ def _run_alone(parts: Sequence[Part], number: int) -> None:
 
 
 def _records(parts: Sequence[Part], workers: int) -> Iterator[tuple[Part, Record]]:
-    """What the parts have found, as they end; each begins behind those it stands on."""
+    """What the parts have found, as they end; each begins behind those it stands on.
+
+    Whatever ends one part ends all that run with it; the same command goes on with them.
+    """
     if not workers:
         for part in parts:
             yield part, run_part(part)
@@ -161,19 +178,30 @@ def _records(parts: Sequence[Part], workers: int) -> Iterator[tuple[Part, Record
     threads = max(1, torch.get_num_threads() // workers)
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be forked
     waiting, running, ended = list(parts), {}, set()
-    with ProcessPoolExecutor(workers, spawn, _start_process, (threads,)) as pool:
+    pool = ProcessPoolExecutor(workers, spawn, _start_process, (threads,))
+    try:
         while waiting or running:
-            for part in [part for part in waiting if {need.key for need in part.needs} <= ended]:
-                _write_shared_cache(part)
+            ready = [part for part in waiting if {need.key for need in part.needs} <= ended]
+            for part in ready[: workers - len(running)]:
+                if missing_cache(part):  # which two of them must not write at once
+                    write_caches(part.config)
                 running[pool.submit(_run_quietly, part)] = part
                 waiting.remove(part)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 part = running.pop(future)
                 ended.add(part.key)
                 yield part, future.result()
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _start_process(threads: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # a process that dies as it waits blocks others
+        signal.signal(number, signal.SIG_IGN)
     start_clock()
     torch.set_num_threads(threads)
     Thread(target=_end_with_parent, daemon=True).start()
@@ -185,29 +213,23 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(60)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        time.sleep(0.1)
     os._exit(PREEMPTED)
 
 
 def _run_quietly(part: Part) -> Record:
-    """Lines of several parts at once would mix; each run has its log.txt."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        return run_part(part)
+    """Lines of several parts at once would mix; each run has its log.txt.
 
-
-def _write_shared_cache(part: Part) -> None:
-    """A cache that several parts may read, before they run: two must not write one at once."""
-    if part.stage.program != "main.py" or part.record():
-        return
-    config = part.config
-    assert isinstance(config, RunConfig)
-    if (
-        config.job == "generator"
-        and config.data.cache
-        and config.data.tokens == "cache"
-        and not has_cache(config)
-    ):
-        write_caches(replace(config, job="cache"))
+    At SIGTERM a run saves and ends, anything else ends at once.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            return run_part(part)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _changed(config: RunConfig) -> Iterator[tuple[str, str]]:

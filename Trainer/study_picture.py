@@ -145,9 +145,9 @@ def _curve(cell: Record, kind: str) -> tuple[list[int], list[float]]:
 
 
 def _last(cell: Record) -> float:
-    """The last training loss of a cell, infinite where it is not finite."""
-    last = _curve(cell, "train")[1][-1]
-    return math.inf if math.isnan(last) else last
+    """The last training loss of a cell, infinite where there is none, or none that is finite."""
+    losses = _curve(cell, "train")[1]
+    return math.inf if not losses or math.isnan(losses[-1]) else losses[-1]
 
 
 def _limits(cells: list[Record]) -> tuple[float, float]:

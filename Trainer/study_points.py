@@ -8,6 +8,7 @@ import matplotlib
 import matplotlib.ticker
 
 from Trainer.equal_cost import DISTANCE
+from Trainer.study_record import each_part
 
 Record = dict[str, Any]
 
@@ -55,9 +56,8 @@ def lines_of(study: Record) -> dict[str, list[tuple[float, float, float, str]]]:
         words = [group[0]["arm"], *group[0]["values"].values()]
         for stage in [stage for stage in stages if stage in group[0]["points"]]:
             label = " ".join(filter(None, [*words, stage if len(stages) > 1 else ""])) or stage
-            found[label] = [
-                _point(group, stage, place) for place in range(len(group[0]["points"][stage]))
-            ]
+            own, count = each_part(group, stage), len(group[0]["points"][stage])
+            found[label] = [_point(own, stage, place) for place in range(count)]
     return found
 
 

@@ -36,7 +36,7 @@ def gathered(config: RunConfig, rows: list[Record], parts: Sequence[Part]) -> Re
     """The record of a study: how it was made, its rows, their means over seeds, and the time.
 
     What a clock has told stands under "time", "seconds" and "clock"; all else follows from the
-    settings.
+    settings. Seconds of a part that was interrupted are those of its last attempt.
     """
     budget = add_equal_compute(rows)
     seconds = {part.name: _finished(part)["seconds"] for part in parts}
@@ -68,10 +68,17 @@ def means_over_seeds(rows: Sequence[Record]) -> list[Record]:
     """
     found = []
     for group in _grouped(rows):
+        named = {
+            (stage, name): None
+            for stage in group[0]["numbers"]
+            for row in group
+            for name in row["numbers"][stage]
+        }
         numbers = {
-            f"{stage}: {name}": _about(_of_each_part(group, stage, name))
-            for stage, values in group[0]["numbers"].items()
-            for name in values
+            f"{stage}: {name}": _about(
+                [row["numbers"][stage].get(name) for row in each_part(group, stage)]
+            )
+            for stage, name in named
         }
         first = {name: group[0][name] for name in ("arm", "values")}
         ended = sum(bool(row["diverged"]) for row in group)
@@ -79,17 +86,24 @@ def means_over_seeds(rows: Sequence[Record]) -> list[Record]:
     return found
 
 
+def each_part(rows: Sequence[Record], stage: str) -> list[Record]:
+    """Rows of which no two have the same part in a stage: what several seeds share counts once."""
+    return list({row["parts"][stage]: row for row in rows}.values())
+
+
 def diverged(curve: Mapping[str, list[Any]], factor: float) -> str:
     """Why the training curve of a run tells that it has diverged, or an empty text.
 
-    It has where a loss is not finite (None) or a step was not taken for that reason, and where the
-    last loss is above `factor` times the least.
+    It has where a step was not taken as it was not finite, and where the last loss is above
+    `factor` times the least. A loss of None tells that no step of its line was taken; that is no
+    divergence where loop.skip_spikes left them all out.
     """
     finite = [loss for loss in curve["loss"] if loss is not None]
-    if len(finite) < len(curve["loss"]):
+    skipped, spikes = (next(reversed(curve.get(name, [])), 0) for name in ("skip", "spikes"))
+    if len(finite) < len(curve["loss"]) and not spikes:
         return "a loss that is not finite"
-    if skipped := next(reversed(curve.get("skip", [])), 0):
-        return f"{skipped} steps not taken, as they were not finite"
+    if skipped > spikes:
+        return f"{skipped - spikes} steps not taken, as they were not finite"
     if not finite:
         return ""
     excess = finite[-1] / min(finite)
@@ -136,18 +150,12 @@ def _over_seeds(found: Mapping[str, Record], rows: Sequence[Record]) -> Record:
         stage: {
             "seconds per image": told["seconds per image"],
             "distances": [
-                _about([told["distance"].get(row["name"]) for row in group])
+                _about([told["distance"].get(row["name"]) for row in each_part(group, stage)])
                 for group in _grouped(rows)
             ],
         }
         for stage, told in found.items()
     }
-
-
-def _of_each_part(group: Sequence[Record], stage: str, name: str) -> list[float | None]:
-    """What the parts of a stage have found, each once."""
-    found = {row["parts"][stage]: row["numbers"][stage].get(name) for row in group}
-    return list(found.values())
 
 
 def _about(values: Sequence[float | None]) -> Record:

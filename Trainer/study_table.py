@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from Trainer.equal_cost import COMPUTE
+from Trainer.equal_cost import COMPUTE, DISTANCE
 
 Record = dict[str, Any]
 
 COSTS = ("parameters", "training teraFLOPs")
 # Numbers that the table shows; the record has all
-SHOWN = ("shapesnet-1 distance", "FID", "rFID", "PSNR (dB)", "psnr", "SSIM", "usage",
+SHOWN = (DISTANCE, "FID", "rFID", "PSNR (dB)", "psnr", "SSIM", "usage",
          "usage (share)", "loss", "ar_loss", "bits per image", "bits per image (mar)",
          "bits per image (ar)", "bits per token", "distance", COMPUTE, "class accuracy",
          *COSTS)  # fmt: skip
@@ -18,7 +18,7 @@ NOTES = {
     "per image are.",
     "bits per image": "Bits per image are exact for a generator in raster order; for a masked one "
     "they are an upper bound, with the number of hidden tokens drawn evenly.",
-    "shapesnet-1 distance": "The distance is that of our own feature network: no FID.",
+    DISTANCE: "The distance is that of our own feature network: no FID.",
     "training teraFLOPs": "Operations are counted, not estimated: a multiplication and an addition "
     "are two.",
 }
@@ -55,8 +55,9 @@ def to_markdown(study: Record) -> str:
     if timed:
         notes.append(WITHIN)
     notes.append(
-        f"{time['parts']:,.0f} s in {len(time['seconds'])} parts, {time['idle share']:.1%} more "
-        f"between them. Written by `{study['command']}` at {study['environment']['commit']}."
+        f"{time['parts']:,.0f} s in {len(time['seconds'])} parts, of an interrupted one that of "
+        f"its last attempt; {time['idle share']:.1%} of the whole was idle between them. Written "
+        f"by `{study['command']}` at {study['environment']['commit']}."
     )
     lines = ["# Means over seeds ± their standard deviation", "", *_lined(table), ""]
     lines += [*(f"* {note}" for note in notes), "", "# The command of each part", "", "```"]
@@ -85,7 +86,7 @@ def _lined(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _number(about: Record | None) -> str:
-    """Mean ± deviation, as many digits as the deviation has a meaning for."""
+    """Mean ± deviation, the mean with four digits or whole, the deviation with two."""
     if about is None or about["mean"] is None:
         return "-"
     mean, deviation = about["mean"], about["deviation"]

@@ -63,15 +63,21 @@ NAMES = ("floor", "scale", "exponent")
 def points(study: dict[str, Any], axis: str) -> tuple[list[float], list[float]]:
     """Of each size the number on the axis, and the mean loss over its seeds.
 
-    Raises UserError for fewer than four sizes: three numbers are fitted, and one is left out.
+    Raises UserError for fewer than four sizes, of which three numbers are fitted while one is left
+    out, and where a run has diverged.
     """
-    x, loss = [], []
-    for row in study["means"]:
-        x.append(row["numbers"][f"{STAGE}: {axis}"]["mean"])
-        loss.append(row["numbers"][f"{STAGE}: {LOSS}"]["mean"])
-    if len(x) < 4 or None in (*x, *loss):
-        raise UserError(f"The study has {len(x)} sizes; a law and its error need four, trained.")
-    return x, loss
+    found = [
+        [row["numbers"].get(f"{STAGE}: {name}", {"mean": None})["mean"] for name in (axis, LOSS)]
+        for row in study["means"]
+    ]
+    trained = [pair for pair in found if None not in pair]
+    if len(trained) < max(4, len(found)):
+        raise UserError(
+            f"The study has {len(found)} sizes, of which {len(trained)} are trained with all "
+            "seeds; a law and its error need four, and all of them."
+        )
+    x, loss = zip(*trained)
+    return list(x), list(loss)
 
 
 def fit_with_errors(x: Sequence[float], loss: Sequence[float]) -> dict[str, float]:

@@ -32,6 +32,14 @@ def test_one_training_alone_is_not_compared():
     assert COMPUTE not in alone["numbers"]["train"]
 
 
+def test_a_training_that_has_diverged_lends_its_curve_to_no_stage_before():
+    first, second = (row(name, 10.0, (100, 200), (8.0, 4.0)) for name in "ab")
+    ended = row("c", 10.0, (100, 200), (8.0, 4.0))
+    ended["numbers"] = {"before": ended["numbers"]["train"], "train": {"steps": 200}}
+    assert add_equal_compute([first, second, ended]) == 10.0
+    assert not any(COMPUTE in numbers for numbers in ended["numbers"].values())
+
+
 def swept(name, seconds, distances):
     points = [{"measures": {"shapesnet-1 distance": distance}} for distance in distances]
     clock = {"seconds per image of points": seconds}

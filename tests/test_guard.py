@@ -208,9 +208,18 @@ def test_a_spike_is_shown_beside_the_loss(make, monkeypatch, capsys):
 def test_a_spike_is_skipped_where_asked(make, monkeypatch, capsys):
     monkeypatch.setattr(module, "RECENT", 3)
     trainer = fit(make("loop.skip_spikes=50", kind=Leaping))
-    assert trainer.guard.skipped == 2
+    assert [line["spikes"] for line in reports(trainer)] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2]
     out = capsys.readouterr().out
     assert re.search(r"^warning: step 4 is not taken: its loss is z\+\d+\.\d$", out, re.M)
+
+
+@pytest.mark.parametrize(("kind", "spikes"), [(Leaping, 2), (Poisoned, 0)])
+def test_spikes_are_told_from_what_is_not_finite(make, monkeypatch, kind, spikes):
+    monkeypatch.setattr(module, "RECENT", 3)
+    words = ["loop.skip_spikes=50", "loop.save_every=4"]
+    fit(make(*words, kind=kind), stop=6)  # one step before, one behind
+    guard = fit(make(*words, kind=kind)).guard
+    assert (guard.skipped, guard.spikes) == (2, spikes)
 
 
 def test_a_loss_is_no_spike_where_it_is_that_of_another_mode(make, monkeypatch):

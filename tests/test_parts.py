@@ -4,6 +4,7 @@ import json
 import weakref
 
 import pytest
+import torch
 from tiny_runs import CONFIGS, tokenizer_weights
 
 from Metrics.sample_config import SampleConfig
@@ -68,6 +69,12 @@ def test_cells_share_what_they_do_not_change(tmp_path):
         ("redraw:num_reference=3", ["redraw"]),
         ("train:network.depth=9", ["train", "sample"]),
         ("train:sampling.num_steps=3", ["train", "sample"]),
+        ("train:data.path=other", ["train", "sample"]),
+        ("train:data.cache=other", ["train", "sample"]),
+        ("tokenizer:reconstruction.vgg=file", ["tokenizer", "redraw", "train", "sample"]),
+        ("train:loop.validate_every=7", ["train", "sample"]),
+        ("train:loop.score_every=7", ["train", "sample"]),
+        ("train:loop.score_images=7", ["train", "sample"]),
         ("sample:num_images=33", ["sample"]),
         ("train:loop.log_every=9", []),
         ("train:data.workers=1", []),
@@ -117,6 +124,34 @@ def test_settings_that_do_not_load_are_one_sentence(tmp_path, changes, sentence)
     with pytest.raises(UserError) as error:
         only(tmp_path, arms=(f"a {changes}",))
     assert str(error.value) == f"The stage train of the cell a_seed=0: {sentence}"
+
+
+def finish(part):
+    part.folder.mkdir(parents=True)
+    (part.folder / "part.json").write_text(json.dumps({"key": part.key}))
+
+
+def test_a_finished_part_is_found_whatever_its_arm_is_called(tmp_path):
+    arms = ("a train:optim.lr=1", "b train:optim.lr=2")
+    before = grid(tmp_path, arms=arms, seeds=(0,))
+    for part in {part.key: part for parts in before.values() for part in parts.values()}.values():
+        finish(part)
+    for other in (("c train:optim.lr=1",), arms[::-1], ("b train:optim.lr=1", arms[0])):
+        for parts in grid(tmp_path, arms=other, seeds=(0,)).values():
+            assert all(part.record() for part in parts.values())
+    (alone,) = grid(tmp_path, changes=("train:optim.lr=1",), seeds=(0,)).values()
+    assert alone["sample"].folder == before["a_seed=0"]["sample"].folder
+    assert f"weights={before['a_seed=0']['train'].folder}/weights" in alone["sample"].command
+    finish(bare := only(tmp_path / "bare")["tokenizer"])  # which no label reaches
+    same = only(tmp_path / "bare", arms=("a tokenizer:seed=0",))["tokenizer"]
+    assert (same.folder, same.words) == (bare.folder, (*bare.words[:-1], "seed=0", bare.words[-1]))
+
+
+def test_a_part_that_is_not_finished_is_left_to_who_makes_it(tmp_path):
+    first = only(tmp_path, arms=("a train:optim.lr=1",))["train"]
+    first.folder.mkdir(parents=True)
+    second = only(tmp_path, arms=("b train:optim.lr=1",))["train"]
+    assert (second.key, second.folder.name) == (first.key, f"b_seed=0-{first.key[:8]}")
 
 
 # Running one
@@ -170,6 +205,17 @@ def test_the_memory_of_a_part_is_let_go(train, monkeypatch):
     run_part(train["train"])
     (module,) = made
     assert module() is None
+
+
+@pytest.mark.gpu
+def test_the_peak_of_a_part_is_its_own(train, monkeypatch):
+    def find(config):
+        torch.zeros(100_000_000, device="cuda")
+        return {"numbers": {}}
+
+    monkeypatch.setitem(PROGRAMS, "main.py", PROGRAMS["main.py"]._replace(find=find))
+    run_part(train["train"])
+    assert torch.cuda.max_memory_allocated() < 100_000_000
 
 
 def test_idle_time_is_what_lies_between_parts(train, monkeypatch):

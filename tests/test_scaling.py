@@ -33,8 +33,15 @@ def test_a_law_is_found_with_its_error(scaling):
 
 def test_a_law_needs_four_sizes(scaling):
     row = {"numbers": {f"train: {name}": {"mean": 1.0} for name in ("parameters", scaling.LOSS)}}
-    with pytest.raises(UserError, match="The study has 3 sizes; a law and its error need four"):
+    with pytest.raises(UserError, match="The study has 3 sizes, of which 3 are trained"):
         scaling.points({"means": [row] * 3}, "parameters")
+    for other in ({"numbers": {}}, {"numbers": {"train: parameters": {"mean": None}}}):  # diverged
+        with pytest.raises(UserError) as error:
+            scaling.points({"means": [*[row] * 4, other]}, "parameters")
+        assert str(error.value) == (
+            "The study has 5 sizes, of which 4 are trained with all seeds; a law and its error "
+            "need four, and all of them."
+        )
 
 
 def test_the_law_is_drawn_with_a_band_that_holds_the_points(scaling, tmp_path, monkeypatch):

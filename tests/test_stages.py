@@ -72,6 +72,12 @@ def test_a_stage_may_take_another_file():
     assert second.name == "train=ar-b_seed=0"
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders():
+    first, second, third = cells(axes=("train=a/b.yaml c/b.yaml d.yaml",))
+    assert (first.values, third.values) == ({"train": "a/b.yaml"}, {"train": "d"})
+    assert second.name == "train=c-b.yaml_seed=0"
+
+
 def test_of_one_stage_the_name_may_miss():
     (cell,) = cells(read_stages(ROWS[:1]), arms=("wide tokenizer.width=4",))
     assert changes(cell) == [("tokenizer", "tokenizer.width", "4")]
@@ -81,6 +87,15 @@ def test_names_of_files_have_no_blanks():
     assert file_name(["a b/c", "", "x=1e-3"]) == "a-b-c_x=1e-3"
 
 
+@pytest.mark.parametrize("name", ["long" * 40, "長い" * 40])
+def test_long_names_differ_by_seed_and_fit_into_a_folder(name):
+    found = [cell.name for cell in cells(arms=(name,), seeds=(0, 1))]
+    assert len(set(found)) == 2
+    for each in found:
+        assert each.startswith(name[:20])
+        assert len(f"{each}-12345678".encode()) < 255  # the most that a file system takes
+
+
 def test_rows_of_a_yaml_file_may_have_lists(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text("study:\n  stages:\n    - a main.py network.grid=4,4 data.path=@seed,@seed\n")
@@ -88,6 +103,7 @@ def test_rows_of_a_yaml_file_may_have_lists(tmp_path):
     assert stage.words == ("network.grid=4,4", "data.path=@seed,@seed")
 
 
+SEEDS = "; seeds are whole numbers, each once, seeds=0,1,2."
 FORM = "; write NAME PROGRAM FILE.yaml KEY=VALUE ..., PROGRAM one of main.py, FID_sample.py."
 
 
@@ -127,8 +143,11 @@ def test_a_stage_that_cannot_be_read_is_one_sentence(row, sentence):
             "study.arms has a row 'pre train:network.norm=pre norm'; write NAME KEY=VALUE "
             "KEY=VALUE.",
         ),
-        ({"arms": ("a seeds=1,x",)}, "study.arms has 'seeds=1,x'; seeds are whole numbers, "
-                                     "seeds=0,1,2."),
+        ({"arms": ("a seeds=1,x",)}, f"study.arms has 'seeds=1,x'{SEEDS}"),
+        ({"arms": ("a seeds=1,01",)}, f"study.arms has 'seeds=1,01'{SEEDS}"),
+        ({"seeds": (0, 1, 0)}, "study.seeds takes one seed or several, each once: "
+                               "study.seeds=0,1,2."),
+        ({"seeds": ()}, "study.seeds takes one seed or several, each once: study.seeds=0,1,2."),
         ({"axes": ("optim.lr",)}, "study.axes has a row 'optim.lr'; write KEY=VALUE VALUE VALUE."),
         ({"axes": ("lr=",)}, "study.axes has a row 'lr='; write KEY=VALUE VALUE VALUE."),
         (

@@ -1,20 +1,24 @@
 """Studies: run in stages, gathered, gone on with, and never done twice."""
 
 import re
+import shlex
 
 import pytest
 import torch
 from tiny_runs import CONFIGS, tokenizer_weights, tree
 from tiny_studies import ARMS, read, staged_file, tiny_study
 
-from MaskGIL.command import Failure
+import main as program
+from MaskGIL.command import Failure, run_command
 from MaskGIL.config import identity, load_config
 from Network import build_network, build_tokenizer
 from Network.config import UserError
 from Trainer import findings, study
 from Trainer.config import RunConfig
 from Trainer.dry_run import dry_run
+from Trainer.generator_data import write_caches
 from Trainer.guard import Diverged
+from Trainer.parts import missing_cache
 from Trainer.study import grid_of, parts_in_order, run_study
 from Trainer.vit import GeneratorTrainer
 
@@ -102,6 +106,12 @@ def test_a_key_beside_the_stages_is_refused(folder):
     )
 
 
+def test_a_seed_beside_a_study_is_refused(folder):
+    with pytest.raises(UserError) as error:
+        run_study(tiny_study(folder, "seed=3"))
+    assert str(error.value) == "seed=3 has no effect on a study; write study.seeds=3."
+
+
 def test_a_row_that_cannot_be_read_writes_nothing(folder):
     before = tree(folder)
     with pytest.raises(UserError, match="Did you mean 'optim.lr'"):
@@ -173,7 +183,8 @@ def test_studies_share_equal_parts(folder):
     file, shared = staged_file(folder), f"study.parts={folder / 'grid'}"  # as parts_of looks there
     run_study(load_config(RunConfig, file, ["study.axes=train:objective=mar", shared]))
     before = set(parts_of(folder))
-    other = ["study.axes=train:objective=ar", shared, f"out_dir={folder / 'other'}"]
+    other = ["study.axes=train:objective=ar", "study.arms=again tokenizer:seed=0", shared]
+    other += [f"out_dir={folder / 'other'}"]  # whose tokenizer has another name
     run_study(load_config(RunConfig, file, other))
     new = [part.parent.parent.name for part in sorted(set(parts_of(folder)) - before)]
     assert new == ["sample", "train"]
@@ -181,12 +192,35 @@ def test_studies_share_equal_parts(folder):
     assert not any((folder / "other" / stage).exists() for stage in new)
 
 
+def test_a_cache_that_parts_share_is_written_before_them(folder):
+    tuned = tiny_study(folder, "init_from=weights", "init_skip=head")
+    (part,) = parts_in_order(grid_of(tuned))
+    assert missing_cache(part) == str(folder / "cache")
+    write_caches(part.config)
+    assert missing_cache(part) == ""
+    own = parts_in_order(grid_of(tiny_study(folder, "data.cache=")))
+    staged = parts_in_order(grid_of(load_config(RunConfig, staged_file(folder), [])))
+    assert not any(map(missing_cache, [*own, *staged]))  # caches of their own, and of a stage
+
+
+def test_the_cache_of_an_array_is_written_by_a_command(folder):
+    run_study(tiny_study(folder, ARMS, "init_from=weights", "init_skip=head", "study.slurm=true"))
+    lines = (folder / "grid" / "submit.sh").read_text().splitlines()
+    (job,) = [line for line in lines if "job=cache" in line]
+    words = shlex.split(job.strip().removesuffix(")"))[1:]
+    assert run_command(program.main, RunConfig, words, program="main.py", about="") == 0
+    run_study(tiny_study(folder, ARMS, "init_from=weights", "init_skip=head", "study.slurm=true"))
+    assert "job=cache" not in (folder / "grid" / "submit.sh").read_text()
+
+
 def test_parts_can_be_run_one_by_one(folder, capsys):
     file = staged_file(folder)
     with pytest.raises(UserError, match="which is not finished; run that first"):
         run_study(load_config(RunConfig, file, ["study.part=4"]))
     for number in (1, 2, 3, 4, 6):
-        run_study(load_config(RunConfig, file, [f"study.part={number}"]))
+        words = [str(file), f"study.part={number}"]
+        assert run_command(program.main, RunConfig, words, program="main.py", about="") == 0
+    assert load_config(RunConfig, folder / "grid" / "config.yaml", []).study.part == 0
     assert len(parts_of(folder)) == 5
     assert not (folder / "grid" / "study.json").exists()
     capsys.readouterr()
@@ -213,11 +247,15 @@ def test_an_array_of_jobs_is_written_and_nothing_else(folder, capsys):
     assert "submit.sh: read it, then run it with bash" in capsys.readouterr().out
 
 
-def test_cells_that_have_ended_are_not_run_again(folder, monkeypatch):
+def test_cells_that_have_ended_are_not_run_again(folder, monkeypatch, capsys):
     run_study(tiny_study(folder, ARMS))
     before, record = {path: path.read_bytes() for path in parts_of(folder)}, read(folder)
     monkeypatch.setattr(findings, "TRAINERS", {})
+    (folder / "grid" / "points.png").touch()  # of a record with a sweep
+    assert "done already" not in capsys.readouterr().out
     run_study(tiny_study(folder, ARMS, "loop.log_every=2"))  # a free key
+    assert capsys.readouterr().out.count(": done already, ") == 2
+    assert not (folder / "grid" / "points.png").exists()
     assert {path: path.read_bytes() for path in parts_of(folder)} == before
     assert read(folder)["cells"] == record["cells"]
     with pytest.raises(KeyError):  # more of them are
@@ -267,7 +305,7 @@ def end(monkeypatch):
 @pytest.mark.parametrize("last", [0, 1, 2])  # the first line of the log is that of step 2
 def test_a_run_that_diverges_is_recorded(folder, end, last, capsys):
     end(last, Diverged("Enough is enough."))
-    run_study(tiny_study(folder, "loop.log_every=2"))
+    run_study(tiny_study(folder, "loop.log_every=2", "loop.validate_every=1"))
     (found,) = read(folder)["cells"]
     assert (found["diverged"], found["numbers"]["train"]) == ("Enough is enough.", {"steps": last})
     assert found["curves"]["train"]["step"] == [2] * (last == 2)
@@ -305,3 +343,5 @@ def test_torchrun_and_processes_do_not_mix(folder, monkeypatch):
     monkeypatch.setattr(study, "world_size", lambda: 2)
     with pytest.raises(UserError, match=r"study\.workers=2 starts processes of its own; leave "):
         run_study(tiny_study(folder, "study.workers=2"))
+    run_study(tiny_study(folder, "study.workers=2", "study.part=1"))  # a job of an array
+    assert len(parts_of(folder)) == 1

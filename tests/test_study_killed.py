@@ -90,17 +90,55 @@ def test_processes_make_the_same_cells(folder, capsys):
     assert "img/s" not in capsys.readouterr().out.partition("wrote ")[2]
 
 
+LONG = ("job=study", "study.workers=2", "loop.steps=100000", "loop.save_every=100000")
+
+
+def long_study(folder, *changes):
+    """A process of its own with a group of its own; its parts do not end by themselves."""
+    places = [f"out_dir={folder / 'grid'}", f"data.cache={folder / 'cache'}"]
+    command = [sys.executable, "main.py", *words("generator", folder), *LONG, *places, *changes]
+    where = CONFIGS.parent.parent
+    return subprocess.Popen(command, cwd=where, start_new_session=True, stderr=subprocess.PIPE)
+
+
+def training(folder):
+    return len(list(folder.glob("grid/train/*/metrics.jsonl")))
+
+
+def saved(folder):
+    return len(list(folder.glob("grid/train/*/checkpoints/step-*/manifest.json")))
+
+
 @pytest.mark.slow
 def test_cells_save_and_end_when_their_study_is_killed(folder):
-    changes = [f"out_dir={folder / 'grid'}", "job=study", "study.seeds=0,1", "study.workers=2"]
-    changes += ["loop.steps=100000", "loop.save_every=100000", f"data.cache={folder / 'cache'}"]
-    command = [sys.executable, "main.py", *words("generator", folder), *changes]
-    job = subprocess.Popen(command, cwd=CONFIGS.parent.parent, start_new_session=True)
-    until(lambda: len(list(folder.glob("grid/train/*/metrics.jsonl"))) == 2)
+    job = long_study(folder, "study.seeds=0,1")
+    until(lambda: training(folder) == 2)
     job.kill()
     job.wait()
     until(lambda: is_gone(job.pid))  # the group, which is named after its first process
-    assert len(list(folder.glob("grid/train/*/checkpoints/step-*/manifest.json"))) == 2
+    assert saved(folder) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tell", [os.kill, os.killpg])  # as `kill -INT` does, and a terminal
+def test_a_study_that_is_interrupted_ends_and_begins_nothing_more(folder, tell):
+    job = long_study(folder, "study.seeds=0,1,2")
+    until(lambda: training(folder) == 2)
+    tell(job.pid, signal.SIGINT)
+    told = job.communicate(timeout=120)[1].decode()
+    assert (job.returncode, told.count("Traceback")) == (130, 0), told
+    assert saved(folder) == training(folder) == 2
+
+
+@pytest.mark.slow
+def test_a_part_that_fails_ends_its_study(folder):
+    other = tokenizer_weights(folder / "other", seed=1) / "weights"  # whose is not the cache
+    arms = f"study.arms=long loop.log_every=2,wrong tokenizer.weights={other},more seed=5"
+    job = long_study(folder, arms)
+    told = job.communicate(timeout=120)[1].decode()
+    assert job.returncode == 2, told
+    assert "another tokenizer" in told
+    assert saved(folder) == training(folder) <= 1
 
 
 def until(is_so, seconds=120, pause=0.2):

@@ -70,6 +70,13 @@ def test_a_panel_for_each_arm_and_one_for_the_last_losses(tmp_path, monkeypatch)
     assert [text.get_text() for text in panels[3].get_xticklabels()] == ["1e-3", "8e-3", "1e-2"]
 
 
+def test_a_run_that_ends_before_its_first_line_has_an_endless_loss(tmp_path, monkeypatch):
+    cells = [cell("a", optim__lr="1"), cell("a", diverged="Over.", loss=(), optim__lr="2")]
+    first, last = drawn(cells, tmp_path, monkeypatch)
+    assert [len(line.get_xdata()) for line in first.lines] == [2, 0]
+    assert list(last.lines[0].get_ydata()) == [3.0, last.get_ylim()[1]]  # above all others
+
+
 def test_without_numbers_arms_share_a_panel(tmp_path, monkeypatch):
     cells = [cell("scratch", 0), cell("scratch", 1), cell("tuned", 0, kind="train")]
     for each in cells:

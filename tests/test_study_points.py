@@ -1,16 +1,21 @@
 """The picture of swept settings: quality against seconds."""
 
+from itertools import count
+
 from matplotlib.figure import Figure
 
 from Trainer.equal_cost import DISTANCE
 from Trainer.study_points import draw_points, lines_of
 
+NUMBERS = count()
+
 
 def cell(arm, stage, *points, **values):
-    """Points are (title, distance, seconds per image)."""
+    """A seed, whose part no other has. Points are (title, distance, seconds per image)."""
     told = [{"title": title, "measures": {DISTANCE: distance}} for title, distance, _ in points]
     clock = {stage: {"seconds per image of points": [seconds for *_, seconds in points]}}
-    return {"arm": arm, "values": values, "points": {stage: told}, "clock": clock}
+    found = {"arm": arm, "values": values, "points": {stage: told}, "clock": clock}
+    return {**found, "parts": {stage: str(next(NUMBERS))}}
 
 
 SWEPT = [
@@ -27,12 +32,20 @@ def test_points_are_means_over_seeds_with_their_deviation():
     assert lines_of({"cells": SWEPT})["ar"] == [(1.0, 7.0, 0.0, "1.5")]
 
 
+def test_a_sweep_that_all_seeds_share_counts_once():
+    shared = cell("mar", "sweep", ("plan=ar", 5.0, 0.5))
+    other = cell("mar", "sweep", ("plan=ar", 8.0, 0.5))
+    (point,) = lines_of({"cells": [shared, shared, other]})["mar"]
+    assert point == (0.5, 6.5, 3.0 / 2**0.5, "ar")
+
+
 def test_lines_are_told_apart_by_arm_value_and_stage():
     point = ("num_steps=4", 1.0, 1.0)
     cells = [cell("", "one", point, lr="1"), cell("", "two", point, lr="1")]
     assert [*lines_of({"cells": cells[:1]})] == ["1"]
-    both = {**cells[0], "points": {}, "clock": {}}
+    both = {**cells[0], "points": {}, "clock": {}, "parts": {}}
     for each in cells:
+        both["parts"] |= each["parts"]
         both["points"] |= each["points"]
         both["clock"] |= each["clock"]
     assert [*lines_of({"cells": [both]})] == ["1 one", "1 two"]

@@ -31,6 +31,14 @@ def test_what_has_diverged(losses, skipped, reason):
         assert diverged(curve, 1.2) == reason
 
 
+def test_steps_left_out_as_spikes_are_no_divergence():
+    """Even where they are all of a line, whose loss is None then."""
+    curve = {"step": [1, 2, 3], "loss": [4.0, None, 3.0], "skip": [0, 2, 2], "spikes": [0, 2, 2]}
+    assert diverged(curve, 1.2) == ""
+    reason = "1 steps not taken, as they were not finite"
+    assert diverged(curve | {"skip": [0, 2, 3]}, 1.2) == reason
+
+
 def part(name, **found) -> Any:
     record = {"command": f"run {name}", "clock": {}, "seconds": {"part": 9.0, "idle": 1.0}, **found}
     return SimpleNamespace(name=name, record=lambda: record)
@@ -89,21 +97,31 @@ def test_means_are_over_parts_each_once():
     assert two["numbers"]["sample: distance"]["mean"] is None
 
 
+def test_a_seed_that_has_diverged_takes_no_number_of_the_others_away():
+    rows = [row(0, "t", 1.0), row(1, "t", 3.0)]
+    rows[0]["numbers"]["sample"] = {}
+    for order in (rows, rows[::-1]):
+        (told,) = means_over_seeds(order)
+        assert told["numbers"]["sample: distance"] == {"mean": None, "deviation": None, "number": 1}
+
+
 def test_distances_at_equal_sampling_time_are_means_over_seeds():
     def swept(name, seconds, distances):
         points = [{"measures": {"shapesnet-1 distance": distance}} for distance in distances]
         return part(name, numbers={}, points=points,
                     clock={"seconds per image of points": seconds})  # fmt: skip
 
-    arms = [("a", 0), ("a", 1), ("b", 0)]
+    arms = [("a", 0), ("a", 1), ("b", 0), ("a", 2)]
     cells = [Cell(arm, {}, seed, (Choice(arm, ()),)) for arm, seed in arms]
     parts = [swept("1", [0.1, 0.4], [9.0, 3.0]), swept("2", [0.1, 0.3], [8.0, 1.0]),
              swept("3", [0.2], [6.0])]  # fmt: skip
+    parts.append(parts[1])  # the same part, which counts once
     rows = rows_of([(cell, {"sweep": each}) for cell, each in zip(cells, parts)], 1.2)
     study = gathered(load_config(RunConfig, None, ["job=study"]), rows, parts)
     told = study["time"]["at equal sampling time"]["sweep"]
     assert told["seconds per image"] == 0.2
     assert [each["mean"] for each in told["distances"]] == [8.5, 6.0]
+    assert [each["number"] for each in told["distances"]] == [2, 1]
     assert study["equal compute"] == 0.0
 
 

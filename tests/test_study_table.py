@@ -49,7 +49,8 @@ def test_notes_tell_what_numbers_mean():
     table = to_markdown(study(mean("a", train__bits_per_token=about(3.0))))
     assert "* Bits per token are not comparable across codebooks" in table
     assert "Bits per image are exact" not in table
-    assert "* 1,200 s in 2 parts, 1.2% more between them." in table
+    assert "* 1,200 s in 2 parts, of an interrupted one that of its last attempt; 1.2% of " in table
+    assert "1.2% of the whole was idle between them. Written by `python main.py x.yaml`" in table
 
 
 def test_what_costs_the_same_is_told_apart():

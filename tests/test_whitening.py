@@ -3,6 +3,7 @@
 import tiny
 import torch
 
+from Network.condition import Captions
 from Network.whitening import FLOOR, Whitening
 
 
@@ -61,9 +62,22 @@ def test_half_precision_around_it_changes_nothing():
     assert torch.equal(found, whitening(given.float()))
 
 
-def test_a_network_learns_from_white_features():
+def test_a_network_sees_and_learns_from_white_features():
+    """As a plain one does whose captions were made white before; the null caption stays."""
     network = tiny.network(num_classes=0, caption_width=12, caption_whitening=True)
-    assert "condition.whitening.matrix" in network.state_dict()
-    assert not any("whitening" in name for name, _ in network.named_parameters())
     plain = tiny.network(num_classes=0, caption_width=12)
-    assert not any("whitening" in name for name in plain.state_dict())
+    network.condition.whitening.measure(features())
+    weights = network.state_dict()
+    mean, matrix = (weights.pop(f"condition.whitening.{name}") for name in ("mean", "matrix"))
+    plain.load_state_dict(weights)
+    given = features(count=3 * 5, dtype=torch.float64).view(3, 5, 12)
+    dropped = torch.tensor([False, False, True])
+    found = network(tiny.tokens(3), Captions(given, dropped=dropped))
+    white = Captions((given - mean) @ matrix, dropped=dropped)
+    torch.testing.assert_close(found, plain(tiny.tokens(3), white))
+    assert not torch.allclose(found[:2], plain(tiny.tokens(3), Captions(given))[:2])
+    found.square().sum().backward()
+    gradient = network.condition.up.weight.grad
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum(0).all()  # from each direction of the features
+    assert not any("whitening" in name for name, _ in network.named_parameters())
