@@ -173,9 +173,11 @@ def test_each_network_puts_its_own_null_caption_where_one_is_dropped():
         condition = network(caption_tokens=caption_tokens).condition
         plain, found = condition(given), condition(some)
         assert torch.equal(found[[0, 2]], plain[[0, 2]])
-        assert torch.equal(found[1], condition(Captions(condition.null_features[None, -5:]))[0])
+        # Products of fewer rows may be rounded otherwise
+        null = condition(Captions(condition.null_features[None, -5:]))[0]
+        torch.testing.assert_close(found[1], null, rtol=1e-12, atol=1e-12)
         cut, _ = cut_padding(some[1:], some[1:])
-        assert torch.equal(condition(cut), found[1:, 1:])
+        torch.testing.assert_close(condition(cut), found[1:, 1:], rtol=1e-12, atol=1e-12)
 
 
 def test_captions_are_cut_to_some_images():
