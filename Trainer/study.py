@@ -177,6 +177,7 @@ def _records(parts: Sequence[Part], workers: int) -> Iterator[tuple[Part, Record
         return
     threads = max(1, torch.get_num_threads() // workers)
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be forked
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     waiting, running, ended = list(parts), {}, set()
     pool = ProcessPoolExecutor(workers, spawn, _start_process, (threads,))
     try:
